@@ -1,0 +1,58 @@
+// Outputs that appear whole or not at all, and clean up after killed runs.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace octavo {
+
+// A file written under a temporary sibling name and renamed by Commit(). Destroyed without Commit: removed.
+// Leftovers of a killed earlier run for the same target (its pid is dead) are removed by the constructor.
+// Errors: Error(kBadInput) naming the path when it cannot be created or written (disk full included).
+class OutputFile {
+ public:
+  explicit OutputFile(std::filesystem::path target);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  void Write(std::span<const std::byte> data);
+  void Write(std::string_view text);
+  std::uint64_t offset() const;  // bytes written so far
+  const std::filesystem::path& temp_path() const;
+  void Commit();  // flush, fsync, rename over target
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// A directory built as `.<name>.octavo-<pid>` beside its target and renamed by Commit(). When `replace` is set an
+// existing target is swapped out atomically (renameat2 RENAME_EXCHANGE, or rename twice) and then removed.
+// Leftovers of killed runs for the same target are removed by the constructor.
+class OutputDirectory {
+ public:
+  explicit OutputDirectory(std::filesystem::path target);
+  ~OutputDirectory();
+  OutputDirectory(const OutputDirectory&) = delete;
+  OutputDirectory& operator=(const OutputDirectory&) = delete;
+
+  const std::filesystem::path& path() const;  // where to write now
+  void Commit(bool replace);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Removes every uncommitted temporary of this process; async-signal-unsafe, called on the normal exit path of an
+// interrupted run.
+void RemoveAllTemporaries();
+
+std::string ReadTextFile(const std::filesystem::path& path, std::size_t max_bytes);
+
+}  // namespace octavo

@@ -1,0 +1,1 @@
+target_link_libraries(octavo_base PUBLIC Threads::Threads)

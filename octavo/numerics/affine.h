@@ -1,0 +1,42 @@
+// Affine quantization arithmetic. Scalar functions here are the law; the vector kernels are tested against them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "octavo/ir/dtype.h"
+
+namespace octavo {
+
+// q = saturate(round_half_even(x / scale) + zero_point) into the range of `storage` (ONNX QuantizeLinear).
+//  - divides by the scale in f32 (multiplying by the reciprocal differs);
+//  - NaN becomes zero_point; +-Inf saturate.
+std::int32_t QuantizeOne(float x, float scale, std::int32_t zero_point, DType storage);
+// (q - zero_point) * scale in f32 (ONNX DequantizeLinear).
+float DequantizeOne(std::int32_t q, float scale, std::int32_t zero_point);
+
+struct AffineParams {
+  float scale = 1.0f;
+  std::int32_t zero_point = 0;
+};
+
+// Parameters that cover [min, max]: the range is extended to hold 0 (so that 0 is exact), scale = (max-min)/(qmax-qmin),
+// zero_point = round_half_even(qmin - min/scale) clamped. Symmetric: scale = 2*max(|min|,|max|)/(qmax-qmin') with
+// zero_point at the middle code; signed symmetric drops the lowest code (s8: -127..127). A range of zero width gives scale 1.
+// The scale is never subnormal or zero. Precondition: min <= max, both finite.
+AffineParams ChooseParams(float min, float max, DType storage, bool symmetric);
+
+// Contiguous run with one parameter pair. Codes are written unpacked, one per element, in the storage width
+// (1, 2 or 4 bytes; 4-bit types use 1 byte). Vectorized; bit-equal to QuantizeOne.
+void QuantizeRun(std::span<const float> x, AffineParams params, DType storage, std::byte* out);
+void DequantizeRun(const std::byte* q, std::size_t n, AffineParams params, DType storage, float* out);
+
+// [outer, channels, inner] view of a tensor around `axis`; params has one entry a channel (or one for all).
+void QuantizeTensor(std::span<const float> x, std::int64_t outer, std::int64_t channels, std::int64_t inner,
+                    std::span<const AffineParams> params, DType storage, std::byte* out);
+
+// Two 4-bit codes a byte, low nibble first (ONNX int4/uint4 raw_data).
+std::vector<std::byte> PackNibbles(std::span<const std::byte> codes);
+
+}  // namespace octavo

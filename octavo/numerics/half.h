@@ -1,0 +1,19 @@
+// f16 and bf16: conversion with round-half-to-even; NaN stays NaN (quiet), overflow becomes Inf.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace octavo {
+
+std::uint16_t FloatToHalf(float x);
+float HalfToFloat(std::uint16_t h);
+std::uint16_t FloatToBf16(float x);
+float Bf16ToFloat(std::uint16_t b);
+
+// Vectorized; bit-equal to the scalar functions. FloatToHalf returns how many finite inputs became Inf.
+std::uint64_t FloatToHalf(std::span<const float> x, std::uint16_t* out);
+void HalfToFloat(std::span<const std::uint16_t> x, float* out);
+std::uint64_t FloatToBf16(std::span<const float> x, std::uint16_t* out);
+
+}  // namespace octavo

@@ -1,0 +1,1 @@
+target_link_libraries(octavo_numerics PRIVATE ${HWY_LIBRARY})
