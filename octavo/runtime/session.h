@@ -1,0 +1,72 @@
+// ONNX Runtime behind a small wall: opened with dlopen (never linked), no ORT header outside this room.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/ir/tensor.h"
+#include "octavo/ir/type.h"
+
+namespace octavo {
+
+// Where the library is looked for, in order: $OCTAVO_ORT_LIBRARY (a file), <prefix of this executable>/lib/octavo/,
+// <directory of this executable>/, then the dynamic loader's path. kUnsupported with the list of places tried, or when the
+// library's API is older than 23.
+std::string OrtVersion();        // "1.31.1"; loads the library
+std::string OrtLibraryPath();
+
+// Called for each observed tensor, on the thread that runs the sample, in the data path. `id` is the node's "id" attribute.
+// `data` is valid during the call only. An exception ends the run and is rethrown by Session::Run.
+using Observer = std::function<void(std::int64_t id, DType dtype, std::span<const std::int64_t> dims, const void* data, void* run_context)>;
+
+// Domain and operator of the observer: Observe(x) -> y, attribute `id` (int); y is x, in place where the runtime allows.
+inline constexpr const char* kObserveDomain = "octavo.runtime";
+inline constexpr const char* kObserveOp = "Observe";
+
+enum class GraphOptimization { kNone, kBasic, kExtended, kAll };
+
+struct SessionOptions {
+  GraphOptimization optimization = GraphOptimization::kAll;
+  int intra_op_threads = 0;            // 0: all cores
+  bool disable_prepacking = false;     // weights stay where they are mapped (big models)
+  bool arena = true;                   // CPU memory arena
+  std::vector<std::pair<std::string, std::string>> config;   // session config entries
+  Observer observer;                   // registers the observer operator when set
+};
+
+struct IoSpec {
+  std::string name;
+  Type type;                           // dtype and shape (symbols kept)
+};
+
+class Session {
+ public:
+  // From a file. Errors: kBadInput (the runtime refuses the model; its message, first line, is included).
+  Session(const std::filesystem::path& model, const SessionOptions& options);
+  // From bytes, with initializers handed over as views that stay alive as long as the session.
+  Session(std::string_view model_bytes, std::vector<std::pair<std::string, TensorRef>> initializers,
+          const SessionOptions& options);
+  ~Session();
+  Session(Session&&) noexcept;
+
+  const std::vector<IoSpec>& inputs() const;
+  const std::vector<IoSpec>& outputs() const;
+
+  // Inputs in the order of inputs(); outputs in the order of outputs(), or only `wanted` (by name) when not empty.
+  // Outputs own their memory (the runtime's, no copy). Thread safe. Errors: kBadInput with the runtime's message.
+  std::vector<TensorRef> Run(std::span<const TensorRef> inputs, std::span<const std::string> wanted = {},
+                             void* run_context = nullptr) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace octavo
