@@ -1,0 +1,41 @@
+// The one quantize function: float model + data -> model whose values carry QuantTypes.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "octavo/device/descriptor.h"
+#include "octavo/import/data.h"
+#include "octavo/ir/graph.h"
+#include "octavo/quantize/config.h"
+
+namespace octavo {
+
+struct SkippedNode {
+  std::string node, op, reason;
+};
+
+struct QuantizeResult {
+  std::int64_t nodes_total = 0;
+  std::int64_t nodes_quantized = 0;               // compute nodes with quantized inputs; Q/DQ are not nodes
+  std::vector<SkippedNode> nodes_skipped;
+  std::string effective_weights, effective_activations;  // "u8 per tensor", ...
+  std::int64_t calibration_samples = 0;
+  std::string calibration_source;                 // data | synthetic | loaded | none
+  std::string data_sha256;
+  double calibration_seconds = 0;
+  double insertion_seconds = 0;
+  std::uint64_t fp16_overflows = 0;
+  bool skipped = false;                           // the model was quantized already
+  std::vector<std::pair<std::string, std::int64_t>> rewrites;  // rule -> times applied, from the float passes
+};
+
+// Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be null
+// for precisions that need none (fp16, bf16, fp32, weight only). Samples [0, config.samples) calibrate.
+// Deterministic: equal inputs give equal models whatever the number of threads. Errors: kUnsupported for a precision that
+// is not built yet or a model the device cannot take; kUsage for a selector that matches nothing (nearest names).
+QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
+                        const DataSource* data, int threads);
+
+}  // namespace octavo
