@@ -1,0 +1,74 @@
+# `make` builds build/octavo; `make demo` shows it on a real model; `make test` runs every test. See README.md.
+DEPS  := $(or $(OCTAVO_DEPS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/octavo-deps)
+ENV   := $(DEPS)/env.mk
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 5
+
+# The bootstrap runs before anything is read from its result; up to date, it takes milliseconds.
+ifeq ($(filter clean help,$(MAKECMDGOALS)),)
+BOOTSTRAP_STATUS := $(shell bash tools/bootstrap 1>&2; echo $$?)
+ifneq ($(BOOTSTRAP_STATUS),0)
+$(error tools/bootstrap failed, see the line above)
+endif
+include $(ENV)
+endif
+
+CMAKE_ORT = -DOCTAVO_ORT_INCLUDE=$(OCTAVO_ORT_INCLUDE) -DOCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY)
+PYTHON := $(DEPS)/venv/bin/python
+
+.PHONY: all build demo test unit asan fuzz-smoke e2e bench install format format-check tidy clean help
+all: build
+
+build/build.ninja: $(ENV)
+	@cmake --preset release $(CMAKE_ORT) > build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }; rm -f build.log
+
+build: build/build.ninja
+	@cmake --build build
+
+# Python for the tests, the demo's data and the peers; never needed to use Octavo.
+$(DEPS)/venv.stamp: requirements-test.txt tools/venv
+	@bash tools/venv $(DEPS)
+	@touch $@
+
+.PHONY: models
+models: $(DEPS)/venv.stamp
+	@$(PYTHON) tools/fetch_models.py --cache $(DEPS)
+
+demo: build models
+	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) bash tools/demo $(PYTHON)
+
+unit: build
+	@OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) ctest --test-dir build --output-on-failure -j2
+
+asan: $(ENV)
+	@cmake --preset asan $(CMAKE_ORT) > /dev/null
+	@cmake --build build-asan
+	@OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) ctest --test-dir build-asan --output-on-failure -j2
+
+fuzz-smoke: asan
+	@bash tools/fuzz_smoke build-asan $(FUZZ_SECONDS)
+
+e2e: build models
+	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) -m pytest tests -q -rs
+
+test: unit asan fuzz-smoke e2e
+
+bench: build models
+	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) bench/run.py
+
+install: build
+	@cmake --install build --prefix $(PREFIX)
+
+SOURCES = $(shell git ls-files '*.cc' '*.h')
+format:
+	@clang-format -i $(SOURCES)
+format-check:
+	@clang-format --dry-run -Werror $(SOURCES)
+tidy: build
+	@clang-tidy -p build --quiet $(filter %.cc,$(SOURCES))
+
+clean:
+	rm -rf build build-asan build-coverage out
+
+help:
+	@sed -n '1s/^# //p' Makefile; echo "targets: build demo test unit asan fuzz-smoke e2e bench install format tidy clean"
