@@ -33,6 +33,7 @@ $(DEPS)/venv.stamp: requirements-test.txt tools/venv
 .PHONY: models
 models: $(DEPS)/venv.stamp
 	@$(PYTHON) tools/fetch_models.py --cache $(DEPS)
+	@$(PYTHON) tools/make_data.py --cache $(DEPS)
 
 demo: build models
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) bash tools/demo $(PYTHON)
