@@ -1,0 +1,362 @@
+"""Wrong inputs: one line that says what, where and how to go on, the right exit code, nothing half written."""
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import onnx
+import pytest
+from conftest import OCTAVO, load_samples, make_small_cnn, manifest, outputs
+from onnx import TensorProto, helper, numpy_helper
+
+
+@pytest.mark.parametrize("args,code,pattern", [
+    ([], 2, "build"),
+    (["frobnicate"], 2, "frobnicate"),
+    (["biuld"], 2, "build"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--precison", "uint8", "-o", "{out}"], 2, "precision"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--precision", "uint7", "-o", "{out}"], 2, "uint7.*uint8"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--precision", "q4_k", "-o", "{out}"], 4, "q4_k"),
+    (["build", "--onnx", "{cnn}", "--device", "qnn", "--precision", "uint8", "-o", "{out}"], 4, "qnn"),
+    (["build", "--onnx", "{cnn}", "--device", "toaster", "-o", "{out}"], 2, "toaster"),
+    (["build", "--device", "cpu", "-o", "{out}"], 2, "--onnx"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu"], 2, "-o"),
+    (["build", "--onnx", "missing.onnx", "--device", "cpu", "-o", "{out}"], 3, "missing.onnx"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "nowhere", "-o", "{out}"], 3, "nowhere"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--samples", "-3", "-o", "{out}"], 2, "samples"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--percentile", "140", "-o", "{out}"], 2, "percentile"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--override", "zzz=u8", "-o", "{out}"], 2, "zzz"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--op-types", "Convv", "-o", "{out}"], 2, "Convv.*Conv"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--dim", "q=3", "-o", "{out}"], 2, "q"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "-o", "/proc/nowhere/o"], 3, "/proc/nowhere"),
+    (["export", "{cnn}", "--to", "circle", "-o", "{out}"], 4, "not built yet"),
+    (["inspect", "{text}"], 3, "text"),
+    (["compare", "{cnn}", "{cnn}"], 2, "--data"),
+    (["quantize", "{cnn}", "-o", "{out}", "--config", "{text}"], 2, "text"),
+    (["calibrate", "merge", "{text}", "{text}", "-o", "{out}"], 3, "text"),
+])
+def test_one_line_and_the_right_code(octavo, small_cnn, small_data, tmp_path, args, code, pattern):
+    text = tmp_path / "text"
+    text.write_text("this is no model")
+    names = {"cnn": small_cnn, "data": small_data, "out": tmp_path / "out", "text": text}
+    r = octavo(*[a.format(**names) for a in args], code=code, cwd=tmp_path)
+    assert re.search(pattern, r.error), r.error
+    assert r.out == "" and sorted(p.name for p in tmp_path.iterdir()) == ["text"]
+
+
+@pytest.mark.parametrize("config,pattern", [
+    ('{"quantization": {"presicion": "uint8"}}', "presicion.*precision"),
+    ('{"quantization": {"samples": "many"}}', "samples"),
+    ('{"quantisation": {}}', "quantisation"),
+    ('{"quantization": {"precision": "uint8"}, "compile": {"quantization": {"precision": "int8"}}}', "both"),
+    ('{"quantization": ', "line|column|parse"),
+    ('[' * 100000, "parse|deep|nest"),
+])
+def test_bad_configurations(octavo, small_cnn, small_data, tmp_path, config, pattern):
+    (tmp_path / "c.json").write_text(config)
+    r = octavo("build", "--onnx", small_cnn, "--device", "cpu", "--data", small_data, "--config", tmp_path / "c.json", "-o",
+               tmp_path / "o", code=2)
+    assert re.search(pattern, r.error), r.error
+    assert not (tmp_path / "o").exists()
+
+
+def sample(**arrays):
+    return {"x": np.zeros((1, 3, 16, 16), np.float32), **arrays}
+
+
+@pytest.mark.parametrize("bad,pattern", [
+    (sample(x=np.zeros((1, 4, 16, 16), np.float32)), r"bad\.npz.*x.*3.*4|bad\.npz.*x.*4.*3"),
+    (sample(x=np.zeros((1, 3, 16, 16), np.float64)), r"bad\.npz.*f64|bad\.npz.*float64"),
+    (sample(x=np.full((1, 3, 16, 16), np.nan, np.float32)), r"bad\.npz"),
+    (sample(x=np.full((1, 3, 16, 16), np.inf, np.float32)), r"bad\.npz"),
+    ({"y": np.zeros((1, 3, 16, 16), np.float32)}, r"bad\.npz.*x"),
+])
+def test_bad_samples_are_named(octavo, small_cnn, tmp_path, bad, pattern):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for i in range(3):
+        np.savez(folder / f"{i}.npz", **sample())
+    np.savez(folder / "bad.npz", **bad)
+    r = octavo("build", "--onnx", small_cnn, "--device", "cpu", "--precision", "uint8", "--data", folder, "-o", tmp_path / "o", code=3)
+    assert re.search(pattern, r.error), r.error
+    assert not (tmp_path / "o").exists()
+
+
+def test_truncated_data_is_named(octavo, small_cnn, tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    np.savez(folder / "0.npz", **sample())
+    (folder / "1.npz").write_bytes((folder / "0.npz").read_bytes()[:700])
+    r = octavo("build", "--onnx", small_cnn, "--device", "cpu", "--precision", "uint8", "--data", folder, "-o", tmp_path / "o", code=3)
+    assert "1.npz" in r.error
+
+
+def forms(tmp_path, rng):
+    """Each --data form, holding the same 12 samples."""
+    arrays = [rng.normal(size=(1, 3, 16, 16)).astype(np.float32) for _ in range(12)]
+    for name in ("npz", "npy", "sub/x", "pb"):
+        (tmp_path / name).mkdir(parents=True)
+    for i, a in enumerate(arrays):
+        np.savez_compressed(tmp_path / "npz" / f"{i}.npz", x=a)
+        np.save(tmp_path / "npy" / f"{i}.npy", np.asfortranarray(a))
+        np.save(tmp_path / "sub" / "x" / f"{i}.npy", a)
+        (tmp_path / "pb" / f"test_data_set_{i}").mkdir()
+        (tmp_path / "pb" / f"test_data_set_{i}" / "input_0.pb").write_bytes(numpy_helper.from_array(a, "x").SerializeToString())
+    np.savez(tmp_path / "stacked.npz", x=np.stack(arrays))
+    return ["npz", "stacked.npz", "npy", "sub", "pb"]
+
+
+def test_every_form_of_data_gives_the_same_model(octavo, small_cnn, tmp_path):
+    made = []
+    for form in forms(tmp_path, np.random.default_rng(2)):
+        out = tmp_path / f"{form}.onnx"
+        octavo("quantize", small_cnn, "-o", out, "--precision", "uint8", "--data", tmp_path / form)
+        made.append(out.read_bytes())
+    assert all(m == made[0] for m in made)
+
+
+def test_images(octavo, small_cnn, tmp_path):
+    from PIL import Image
+    folder = tmp_path / "d"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i, kind in enumerate(["png", "jpg", "bmp"] * 4):
+        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)).save(folder / f"{i}.{kind}")
+    octavo("build", "--onnx", small_cnn, "--device", "cpu", "--precision", "uint8", "--data", folder, "--image-layout", "nchw",
+           "--image-size", "16x16", "--image-mean", "0.5,0.5,0.5", "--image-std", "0.5,0.5,0.5", "--samples", "4", "-o", tmp_path / "o")
+    assert manifest(tmp_path / "o")["validate"]["validated_on"] == "held_out"
+
+
+def cyclic():
+    return helper.make_model(helper.make_graph(
+        [helper.make_node("Relu", ["b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])], "g", [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])]))
+
+
+def outside(location):
+    model = make_small_cnn()
+    t = model.graph.initializer[0]
+    t.ClearField("raw_data")
+    t.data_location = TensorProto.EXTERNAL
+    for k, v in (("location", location), ("offset", "0"), ("length", "864")):
+        t.external_data.add(key=k, value=v)
+    return model
+
+
+def with_dims(dims):
+    model = make_small_cnn()
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend(dims)
+    return model
+
+
+def ep_context():
+    return helper.make_model(helper.make_graph(
+        [helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", embed_mode=0, ep_cache_context="c.bin")], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])]),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)])
+
+
+@pytest.mark.parametrize("model,code,pattern", [
+    (cyclic, 3, "cycl"),
+    (lambda: outside("../secret.bin"), 3, "secret"),
+    (lambda: outside("/etc/hostname"), 3, "hostname"),
+    (lambda: outside("gone.bin"), 3, "gone.bin"),
+    (lambda: with_dims([2**40, 2**40, 3, 3]), 3, "w0"),
+    (lambda: with_dims([8, 3, 3, 4]), 3, "w0"),
+    (lambda: with_dims([-8, 3, 3, 3]), 3, "w0"),
+    (ep_context, 4, "EPContext"),
+])
+def test_hostile_models(octavo, small_data, tmp_path, model, code, pattern):
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    r = octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "cpu", "--precision", "uint8", "--data", small_data, "-o",
+               tmp_path / "o", code=code)
+    assert re.search(pattern, r.error), r.error
+    assert not (tmp_path / "o").exists()
+
+
+def test_truncated_and_flipped_models(octavo, small_cnn, tmp_path):
+    whole = small_cnn.read_bytes()
+    rng = random.Random(0)
+    for i in range(40):
+        broken = bytearray(whole[:rng.randrange(1, len(whole))] if i % 2 else whole)
+        for _ in range(0 if i % 2 else 3):
+            broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
+        (tmp_path / "m.onnx").write_bytes(broken)
+        r = octavo("inspect", tmp_path / "m.onnx", code=None)
+        assert r.code in (0, 3, 4), (i, r.code, r.err)
+        if r.code:
+            assert r.error
+
+
+def test_a_killed_build_leaves_nothing_behind(octavo, environment, models, data, tmp_path):
+    out = tmp_path / "o"
+    args = [str(OCTAVO), "build", "--onnx", str(models["cls"]), "--device", "cpu", "--precision", "uint8", "--data", str(data["cls"]),
+            "--samples", "32", "--no-cache", "-o", str(out)]
+    start = time.time()
+    subprocess.run(args, env=environment, check=True, capture_output=True)
+    whole = time.time() - start
+    shutil.rmtree(out)
+    for i in range(8):
+        p = subprocess.Popen(args, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(whole * (i + 0.5) / 8)
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        if out.exists():  # it had finished
+            shutil.rmtree(out)
+    subprocess.run(args, env=environment, check=True, capture_output=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["o"], "litter of killed builds"
+    p = subprocess.Popen([*args[:-1], str(tmp_path / "p")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(whole / 3)
+    p.send_signal(signal.SIGINT)
+    assert p.wait(timeout=30) == 130
+    assert [q.name for q in tmp_path.iterdir()] == ["o"]
+
+
+def test_disk_full(octavo, small_cnn, small_data, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mount = tmp_path / "full"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(mount)], capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        r = octavo("build", "--onnx", small_cnn, "--device", "cpu", "--precision", "uint8", "--data", small_data, "-o", mount / "o", code=3)
+        assert r.error and list(mount.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+# --- models that odd exporters write -----------------------------------------------------------------------------------
+
+def build_and_compare(octavo, model, tmp_path, samples, least):
+    path = tmp_path / "m.onnx"
+    if isinstance(model, onnx.ModelProto):
+        onnx.save(model, str(path))
+    else:
+        path = model
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for i, s in enumerate(samples):
+        np.savez(folder / f"{i:03d}.npz", **s)
+    octavo("build", "--onnx", path, "--device", "cpu", "--precision", "uint8", "--data", folder, "--samples", 8, "-o", tmp_path / "o")
+    from conftest import sqnr
+    got = sqnr(outputs(path, samples), outputs(tmp_path / "o" / "model.onnx", samples))
+    assert got > least, got
+    return onnx.load(str(tmp_path / "o" / "model.onnx"))
+
+
+def cnn_samples(n=16):
+    rng = np.random.default_rng(3)
+    return [{"x": rng.normal(size=(1, 3, 16, 16)).astype(np.float32)} for _ in range(n)]
+
+
+@pytest.mark.parametrize("opset", [8, 9, 11, 12, 13, 15, 17, 19, 21])
+def test_opsets(octavo, tmp_path, opset):
+    build_and_compare(octavo, make_small_cnn(opset=opset), tmp_path, cnn_samples(), 20)
+
+
+def test_weights_in_constant_nodes(octavo, tmp_path):
+    model = make_small_cnn()
+    for t in list(model.graph.initializer):
+        model.graph.node.insert(0, helper.make_node("Constant", [], [t.name], value=t))
+    del model.graph.initializer[:]
+    made = build_and_compare(octavo, model, tmp_path, cnn_samples(), 20)
+    assert any(i.data_type == TensorProto.UINT8 and len(i.dims) == 4 for i in made.graph.initializer)
+
+
+def test_external_data(octavo, tmp_path):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "m.onnx"
+    onnx.save(make_small_cnn(), str(path), save_as_external_data=True, location="m.bin", size_threshold=64)
+    build_and_compare(octavo, path, tmp_path, cnn_samples(), 20)
+
+
+def test_subgraph_with_captures(octavo, tmp_path):
+    model = make_small_cnn()
+    branch = [helper.make_graph([helper.make_node(op, ["y0"], [f"o{op}"])], op, [],
+                                [helper.make_tensor_value_info(f"o{op}", TensorProto.FLOAT, None)]) for op in ("Relu", "Neg")]
+    g = model.graph
+    g.node[-1].output[0] = "y0"
+    g.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    g.node.extend([helper.make_node("ReduceMax", ["y0"], ["m"], keepdims=0), helper.make_node("Greater", ["m", "zero"], ["c"]),
+                   helper.make_node("If", ["c"], ["y"], then_branch=branch[0], else_branch=branch[1])])
+    build_and_compare(octavo, model, tmp_path, cnn_samples(), 18)
+
+
+def test_local_function_and_metadata_survive(octavo, tmp_path):
+    model = make_small_cnn()
+    model.graph.node[-1].output[0] = "y0"
+    model.graph.node.append(helper.make_node("Twice", ["y0"], ["y"], "twice", domain="mine"))
+    model.functions.append(helper.make_function("mine", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])],
+                                                [helper.make_opsetid("", 13)]))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.metadata_props.add(key="author", value="somebody")
+    model.doc_string = "a small model"
+    made = build_and_compare(octavo, model, tmp_path, cnn_samples(), 18)
+    assert [f.name for f in made.functions] == ["Twice"] and made.doc_string == "a small model"
+    assert {p.key: p.value for p in made.metadata_props}["author"] == "somebody"
+
+
+def test_shared_and_transposed_weights(octavo, tmp_path):
+    rng = np.random.default_rng(0)
+    w = numpy_helper.from_array((rng.normal(size=(16, 16)) / 4).astype(np.float32), "w")
+    g = helper.make_graph([
+        helper.make_node("MatMul", ["x", "w"], ["a"], "first"), helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]), helper.make_node("MatMul", ["r", "wt"], ["b"], "second"),
+        helper.make_node("Gemm", ["b", "w"], ["y"], "third", transB=1)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 16])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 16])], [w])
+    model = helper.make_model(g, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    made = build_and_compare(octavo, model, tmp_path, [{"x": rng.normal(size=(4, 16)).astype(np.float32)} for _ in range(16)], 20)
+    assert not any(i.data_type == TensorProto.FLOAT and list(i.dims) == [16, 16] for i in made.graph.initializer)
+
+
+def test_names_that_collide(octavo, tmp_path):
+    model = make_small_cnn()
+    g = model.graph
+    g.node[-1].output[0] = "x_quantized"  # what a quantizer would like to call its own tensor
+    g.node.append(helper.make_node("Identity", ["x_quantized"], ["x_scale"]))
+    g.node.append(helper.make_node("Neg", ["x_scale"], ["y"]))
+    build_and_compare(octavo, model, tmp_path, cnn_samples(), 18)
+
+
+@pytest.mark.slow
+def test_three_gigabytes_within_one(octavo, tmp_path):
+    """A 3 GB model is quantized within 1 GB of anonymous memory (weights stay mapped)."""
+    layers, n = 12, 8192
+    rng = np.random.default_rng(0)
+    with open(tmp_path / "big.bin", "wb") as f:
+        for _ in range(layers):
+            for _ in range(8):
+                f.write((rng.standard_normal((n // 8, n), dtype=np.float32) / 90).tobytes())
+    init = []
+    for i in range(layers):
+        t = TensorProto(name=f"w{i}", data_type=TensorProto.FLOAT, dims=[n, n], data_location=TensorProto.EXTERNAL)
+        for k, v in (("location", "big.bin"), ("offset", str(i * n * n * 4)), ("length", str(n * n * 4))):
+            t.external_data.add(key=k, value=v)
+        init.append(t)
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)]
+    g = helper.make_graph(nodes, "big", [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [1, n])],
+                          [helper.make_tensor_value_info(f"x{layers}", TensorProto.FLOAT, [1, n])], init)
+    (tmp_path / "big.onnx").write_bytes(helper.make_model(g, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString())
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for i in range(4):
+        np.savez(folder / f"{i}.npz", x0=rng.standard_normal((1, n), dtype=np.float32))
+    p = subprocess.Popen([str(OCTAVO), "quantize", str(tmp_path / "big.onnx"), "-o", str(tmp_path / "q.onnx"), "--precision", "int8",
+                          "--data", str(folder)], stderr=subprocess.PIPE, text=True)
+    peak = 0
+    while p.poll() is None:
+        try:
+            status = pathlib.Path(f"/proc/{p.pid}/status").read_text()
+            peak = max(peak, int(re.search(r"RssAnon:\s+(\d+)", status).group(1)))
+        except (OSError, AttributeError):
+            pass
+        time.sleep(0.02)
+    assert p.returncode == 0, p.stderr.read()
+    assert peak < 1_000_000, f"{peak} kB of anonymous memory"
