@@ -32,6 +32,7 @@ class Progress {
   std::string label_;
   std::uint64_t total_;
   std::uint64_t done_ = 0;
+  std::int64_t drawn_ms_ = 0;  // when the bar was last drawn: it is not redrawn for every step
   bool active_;
 };
 

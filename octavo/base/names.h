@@ -12,7 +12,8 @@ namespace octavo {
 bool GlobMatch(std::string_view pattern, std::string_view text);
 
 // The up to `count` names closest to `wanted` (edit distance, prefix and substring matches first), best first.
-std::vector<std::string> NearestNames(std::string_view wanted, std::span<const std::string> names, std::size_t count = 3);
+std::vector<std::string> NearestNames(std::string_view wanted, std::span<const std::string> names,
+                                      std::size_t count = 3);
 
 // "did you mean 'a', 'b'?" or, with no candidate, "".
 std::string DidYouMean(std::string_view wanted, std::span<const std::string> names);
