@@ -1,0 +1,263 @@
+#include "octavo/base/output.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <functional>
+#include <vector>
+
+#include "octavo/base/error.h"
+
+namespace octavo {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::UnorderedElementsAre;
+
+class Output : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::path(testing::TempDir()) / "octavo_output_XXXXXX").string();
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    dir_ = name;
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  std::vector<std::string> Names() const {
+    std::vector<std::string> out;
+    for (const auto& entry : fs::directory_iterator(dir_)) out.push_back(entry.path().filename().string());
+    return out;
+  }
+  static std::string Read(const fs::path& path) { return ReadTextFile(path, 1 << 20); }
+  static void Put(const fs::path& path, const std::string& text) { std::ofstream(path) << text; }
+
+  fs::path dir_;
+};
+
+ExitCode CodeOf(const std::function<void()>& fn, std::string* message = nullptr) {
+  try {
+    fn();
+  } catch (const Error& e) {
+    if (message != nullptr) *message = e.what();
+    return e.code();
+  }
+  return ExitCode::kOk;
+}
+
+pid_t DeadPid() {
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(0);
+  ::waitpid(pid, nullptr, 0);
+  return pid;
+}
+
+TEST_F(Output, FileAppearsOnCommit) {
+  {
+    OutputFile file(dir_ / "a.json");
+    file.Write("hello ");
+    file.Write(std::string(1 << 20, 'x'));  // past the buffer
+    file.Write("end");
+    EXPECT_EQ(file.offset(), 9u + (1 << 20));
+    EXPECT_FALSE(fs::exists(dir_ / "a.json"));
+    EXPECT_TRUE(fs::exists(file.temp_path()));
+    file.Commit();
+  }
+  EXPECT_THAT(Names(), ElementsAre("a.json"));
+  const std::string text = ReadTextFile(dir_ / "a.json", 2 << 20);
+  EXPECT_EQ(text.size(), 9u + (1 << 20));
+  EXPECT_EQ(text.substr(0, 7), "hello x");
+  EXPECT_EQ(text.substr(text.size() - 4), "xend");
+}
+
+TEST_F(Output, AbandonedFileLeavesTheOldOne) {
+  Put(dir_ / "a", "old");
+  {
+    OutputFile file(dir_ / "a");
+    file.Write("new");
+  }
+  EXPECT_THAT(Names(), ElementsAre("a"));
+  EXPECT_EQ(Read(dir_ / "a"), "old");
+  {
+    OutputFile file(dir_ / "a");
+    file.Write("new");
+    file.Commit();
+  }
+  EXPECT_EQ(Read(dir_ / "a"), "new");
+}
+
+TEST_F(Output, LinkStaysALink) {
+  Put(dir_ / "real", "old");
+  fs::create_symlink("real", dir_ / "link");
+  OutputFile file(dir_ / "link");
+  file.Write("new");
+  file.Commit();
+  EXPECT_TRUE(fs::is_symlink(dir_ / "link"));
+  EXPECT_EQ(Read(dir_ / "real"), "new");
+}
+
+TEST_F(Output, LeftoversOfDeadRunsOnly) {
+  const std::string dead = std::to_string(DeadPid()), alive = std::to_string(::getppid());
+  Put(dir_ / (".a.octavo-" + dead), "");
+  Put(dir_ / (".a.octavo-" + dead + ".3"), "");
+  Put(dir_ / (".a.octavo-" + std::to_string(::getpid())), "");  // an earlier process of the same pid
+  Put(dir_ / (".a.octavo-" + alive), "");
+  Put(dir_ / (".b.octavo-" + dead), "");           // another target
+  Put(dir_ / (".a.octavo-" + dead + "x"), "");     // not ours
+  Put(dir_ / (".a.octavo-" + dead + ".txt"), "");  // not ours
+  { OutputFile file(dir_ / "a"); }
+  EXPECT_THAT(Names(), UnorderedElementsAre(".a.octavo-" + alive, ".b.octavo-" + dead, ".a.octavo-" + dead + "x",
+                                            ".a.octavo-" + dead + ".txt"));
+}
+
+TEST_F(Output, TwoWritersOfOneTarget) {
+  OutputFile one(dir_ / "a"), two(dir_ / "a");
+  one.Write("1");
+  two.Write("2");
+  EXPECT_NE(one.temp_path(), two.temp_path());
+  one.Commit();
+  two.Commit();
+  EXPECT_EQ(Read(dir_ / "a"), "2");
+  EXPECT_THAT(Names(), ElementsAre("a"));
+}
+
+TEST_F(Output, FileErrors) {
+  std::string message;
+  EXPECT_EQ(CodeOf([&] { OutputFile file(dir_ / "none" / "a"); }, &message), ExitCode::kBadInput);
+  EXPECT_THAT(message, HasSubstr((dir_ / "none").string()));
+  EXPECT_EQ(CodeOf([&] { OutputFile file(dir_); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([] { OutputFile file(""); }), ExitCode::kUsage);
+  OutputFile file(dir_ / "a");
+  file.Commit();
+  EXPECT_EQ(CodeOf([&] { file.Write("x"); }), ExitCode::kInternal);
+  EXPECT_EQ(CodeOf([&] { file.Commit(); }), ExitCode::kInternal);
+}
+
+TEST_F(Output, FullDiskIsAnError) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "this system has no /dev/full";
+  std::string message;
+  EXPECT_EQ(CodeOf(
+                [] {
+                  OutputFile file("/dev/full");
+                  file.Write("x");
+                  file.Commit();
+                },
+                &message),
+            ExitCode::kBadInput);
+  EXPECT_THAT(message, HasSubstr("No space left"));
+  EXPECT_THAT(message, HasSubstr("/dev/full"));
+  // A big write fails at once, not only at the end.
+  OutputFile file("/dev/full");
+  EXPECT_EQ(CodeOf([&] { file.Write(std::string(1 << 20, 'x')); }), ExitCode::kBadInput);
+}
+
+TEST_F(Output, DeviceIsWrittenDirectly) {
+  OutputFile file("/dev/null");
+  file.Write("x");
+  file.Commit();
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+}
+
+TEST_F(Output, DirectoryAppearsOnCommit) {
+  {
+    OutputDirectory out(dir_ / "OUT/");
+    EXPECT_EQ(out.path(), dir_ / (".OUT.octavo-" + std::to_string(::getpid())));
+    Put(out.path() / "model.onnx", "m");
+    EXPECT_FALSE(fs::exists(dir_ / "OUT"));
+    out.Commit(false);
+    EXPECT_EQ(out.path(), dir_ / "OUT");
+  }
+  EXPECT_THAT(Names(), ElementsAre("OUT"));
+  EXPECT_EQ(Read(dir_ / "OUT" / "model.onnx"), "m");
+}
+
+TEST_F(Output, AbandonedDirectoryIsRemoved) {
+  {
+    OutputDirectory out(dir_ / "OUT");
+    fs::create_directories(out.path() / "sub");
+    Put(out.path() / "sub" / "f", "x");
+  }
+  EXPECT_THAT(Names(), IsEmpty());
+}
+
+TEST_F(Output, DirectoryIsReplacedOnlyWhenAsked) {
+  fs::create_directory(dir_ / "OUT");
+  Put(dir_ / "OUT" / "old", "x");
+  {
+    OutputDirectory out(dir_ / "OUT");
+    Put(out.path() / "new", "x");
+    std::string message;
+    EXPECT_EQ(CodeOf([&] { out.Commit(false); }, &message), ExitCode::kUsage);
+    EXPECT_THAT(message, HasSubstr("--force"));
+    EXPECT_TRUE(fs::exists(dir_ / "OUT" / "old"));
+    out.Commit(true);
+  }
+  EXPECT_THAT(Names(), ElementsAre("OUT"));
+  EXPECT_TRUE(fs::exists(dir_ / "OUT" / "new"));
+  EXPECT_FALSE(fs::exists(dir_ / "OUT" / "old"));
+}
+
+TEST_F(Output, FileIsNotReplacedByADirectory) {
+  Put(dir_ / "OUT", "precious");
+  OutputDirectory out(dir_ / "OUT");
+  EXPECT_EQ(CodeOf([&] { out.Commit(true); }), ExitCode::kUsage);
+  EXPECT_EQ(Read(dir_ / "OUT"), "precious");
+}
+
+TEST_F(Output, DirectoryLeftoversAndInterruptedSwap) {
+  const std::string dead = std::to_string(DeadPid());
+  fs::create_directory(dir_ / (".OUT.octavo-" + dead));
+  Put(dir_ / (".OUT.octavo-" + dead) / "f", "half");
+  fs::create_directory(dir_ / (".OUT.octavo-" + dead + ".old"));
+  Put(dir_ / (".OUT.octavo-" + dead + ".old") / "f", "whole");
+  { OutputDirectory out(dir_ / "OUT"); }
+  EXPECT_THAT(Names(), ElementsAre("OUT"));  // killed between the two renames: the old one is back
+  EXPECT_EQ(Read(dir_ / "OUT" / "f"), "whole");
+}
+
+TEST_F(Output, LiveRunIsLeftAlone) {
+  int ready[2], finish[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  ASSERT_EQ(::pipe(finish), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    OutputDirectory out(dir_ / "OUT");
+    char c = 'x';
+    if (::write(ready[1], &c, 1) != 1 || ::read(finish[0], &c, 1) != 1) ::_exit(1);
+    out.Commit(false);
+    ::_exit(0);
+  }
+  char c = 0;
+  ASSERT_EQ(::read(ready[0], &c, 1), 1);
+  { OutputDirectory out(dir_ / "OUT"); }
+  EXPECT_THAT(Names(), ElementsAre(".OUT.octavo-" + std::to_string(child)));
+  ASSERT_EQ(::write(finish[1], &c, 1), 1);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_THAT(Names(), ElementsAre("OUT"));
+}
+
+TEST_F(Output, RemoveAllTemporaries) {
+  OutputFile file(dir_ / "a");
+  OutputDirectory out(dir_ / "OUT");
+  Put(out.path() / "f", "x");
+  RemoveAllTemporaries();
+  EXPECT_THAT(Names(), IsEmpty());
+}
+
+TEST_F(Output, ReadTextFileIsBounded) {
+  Put(dir_ / "t", "12345");
+  EXPECT_EQ(ReadTextFile(dir_ / "t", 5), "12345");
+  EXPECT_EQ(CodeOf([&] { ReadTextFile(dir_ / "t", 4); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadTextFile(dir_ / "none", 4); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadTextFile(dir_, 4); }), ExitCode::kBadInput);
+}
+
+}  // namespace
+}  // namespace octavo
