@@ -3,6 +3,7 @@
 // Ownership: a Graph owns its nodes and values; a subgraph is owned by the attribute that holds it and may use values
 // of the enclosing graphs (a capture is an ordinary use of that value). Pointers stay valid until the object is erased.
 // Edits keep use lists exact; Verify() checks every invariant. All edits are O(size of what is edited).
+// A subgraph must not outlive its parent graph: it gives back its captures and its names when it is destroyed.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,11 @@ struct Use {
   std::size_t index;  // position in node->inputs()
 };
 
+struct OutputUse {
+  Graph* graph;       // the value's graph, or a subgraph that returns a captured value
+  std::size_t index;  // position in graph->outputs()
+};
+
 class Value {
  public:
   const std::string& name() const { return name_; }
@@ -44,17 +50,20 @@ class Value {
   std::optional<TensorRef> data;
   std::string extras;  // serialized ValueInfoProto/TensorProto fields that the IR does not model (doc_string, metadata)
 
-  Node* producer() const { return producer_; }            // null for inputs and constants
+  Node* producer() const { return producer_; }  // null for inputs and constants
   std::size_t output_index() const { return output_index_; }
+  // In no particular order. Invalidated by any edit that adds or drops a use of this value: copy before editing.
   std::span<const Use> uses() const { return uses_; }
-  bool is_graph_output() const { return output_uses_ > 0; }
+  std::span<const OutputUse> output_uses() const { return output_uses_; }
+  bool is_graph_output() const { return !output_uses_.empty(); }
   // No use by a node or as a graph output.
-  bool dead() const { return uses_.empty() && output_uses_ == 0; }
+  bool dead() const { return uses_.empty() && output_uses_.empty(); }
   bool is_constant() const { return kind_ == ValueKind::kConstant; }
 
  private:
   friend class Graph;
   friend class Node;
+  friend struct GraphTestPeer;  // breaks invariants on purpose, in the verifier's test
   Value() = default;
   std::string name_;
   ValueKind kind_ = ValueKind::kResult;
@@ -62,7 +71,8 @@ class Value {
   Node* producer_ = nullptr;
   std::size_t output_index_ = 0;
   std::vector<Use> uses_;
-  int output_uses_ = 0;
+  std::vector<OutputUse> output_uses_;
+  std::uint64_t order_ = 0;  // of creation, among the constants of its graph
 };
 
 // A serialized AttributeProto that the IR does not model (type protos, sparse tensors, graph lists, references).
@@ -70,8 +80,9 @@ struct OpaqueAttribute {
   std::string bytes;
 };
 
-using AttributeValue = std::variant<std::int64_t, float, std::string, TensorRef, std::vector<std::int64_t>,
-                                    std::vector<float>, std::vector<std::string>, std::unique_ptr<Graph>, OpaqueAttribute>;
+using AttributeValue =
+    std::variant<std::int64_t, float, std::string, TensorRef, std::vector<std::int64_t>, std::vector<float>,
+                 std::vector<std::string>, std::unique_ptr<Graph>, OpaqueAttribute>;
 
 struct Attribute {
   std::string name;
@@ -98,7 +109,7 @@ class Node {
   Value* output(std::size_t i = 0) const { return i < outputs_.size() ? outputs_[i] : nullptr; }
 
   void SetInput(std::size_t i, Value* value);  // grows the list with nulls where needed
-  void ResizeInputs(std::size_t n);            // drops trailing inputs
+  void ResizeInputs(std::size_t n);            // drops trailing inputs, or grows the list with nulls
   void SetOp(std::string op, std::string domain = {});
 
   std::vector<Attribute>& attributes() { return attributes_; }
@@ -107,9 +118,11 @@ class Node {
   std::int64_t IntAttribute(std::string_view name, std::int64_t fallback) const;  // fallback when absent or other kind
   float FloatAttribute(std::string_view name, float fallback) const;
   std::string StringAttribute(std::string_view name, std::string fallback) const;
-  const std::vector<std::int64_t>* IntsAttribute(std::string_view name) const;    // null when absent
-  void SetAttribute(std::string name, AttributeValue value);                     // adds or replaces
+  const std::vector<std::int64_t>* IntsAttribute(std::string_view name) const;  // null when absent
+  // Adds or replaces; a graph must have this node's graph as its parent (kInternal otherwise).
+  void SetAttribute(std::string name, AttributeValue value);
   void RemoveAttribute(std::string_view name);
+  std::vector<Graph*> subgraphs() const;  // of the attributes, in their order
 
   Node* next() const { return next_; }
   Node* prev() const { return prev_; }
@@ -117,11 +130,14 @@ class Node {
 
  private:
   friend class Graph;
+  friend struct GraphTestPeer;
   Node() = default;
   std::string op_, domain_;
   Graph* graph_ = nullptr;
   std::vector<Value*> inputs_, outputs_;
+  std::vector<std::size_t> slots_;  // slots_[i]: where in inputs_[i]->uses_ this use stands, so that it drops in O(1)
   std::vector<Attribute> attributes_;
+  bool queued_ = false;  // scratch of EraseDead
   Node* next_ = nullptr;
   Node* prev_ = nullptr;
 };
@@ -148,20 +164,24 @@ class Graph {
   std::string extras;  // serialized GraphProto fields that the IR does not model
   Graph* parent() const { return parent_; }
 
-  // Values. Names are unique within a graph and not those of an enclosing graph's visible values; an empty or taken
-  // name is made unique by a numeric suffix.
+  // Values. A name is unique within its graph, the enclosing graphs and the subgraphs (so that a capture can always be
+  // said by name); two branches of one node may use the same name. An empty or taken name is made unique by a numeric
+  // suffix ("x" -> "x_1").
   Value* AddInput(std::string name, Type type);
-  Value* AddConstant(std::string name, TensorRef data);            // type from data
+  Value* AddConstant(std::string name, TensorRef data);  // type from data
   Value* AddConstant(std::string name, TensorRef data, Type type);
-  Value* FindValue(std::string_view name) const;                   // this graph only
-  Value* Lookup(std::string_view name) const;                      // this graph, then enclosing ones
+  Value* FindValue(std::string_view name) const;  // this graph only
+  Value* Lookup(std::string_view name) const;     // this graph, then enclosing ones
+  bool NameTaken(std::string_view name) const;    // in this graph, enclosing ones or subgraphs
   std::string UniqueName(std::string_view base) const;
-  void Rename(Value* value, std::string name);                     // kInternal if taken
+  void Rename(Value* value, std::string name);  // kInternal if taken
+  // After a replacement, the new value takes the name that the outside knows. Both values must be of this graph.
+  void SwapNames(Value* a, Value* b);
 
   std::span<Value* const> inputs() const { return inputs_; }
-  std::span<Value* const> outputs() const { return outputs_; }     // a value may appear more than once
-  std::vector<Value*> constants() const;                           // in order of creation
-  std::size_t constant_count() const { return constant_count_; }
+  std::span<Value* const> outputs() const { return outputs_; }  // a value may appear more than once
+  std::vector<Value*> constants() const;                        // in order of creation
+  std::size_t constant_count() const { return constants_.size(); }
   void AddOutput(Value* value);
   void SetOutput(std::size_t i, Value* value);
   // Removes a graph input without uses.
@@ -183,35 +203,44 @@ class Graph {
 
   // Every use of `from` (nodes, subgraph captures, graph outputs) becomes a use of `to`.
   void ReplaceAllUses(Value* from, Value* to);
-  void ReplaceOutputUses(Value* from, Value* to);                  // only uses as graph output
-  void Erase(Node* node);   // outputs must be dead; its output values go with it; subgraph captures are released
+  // The same, but the uses by `except` stay: for inserting a node after a value.
+  void ReplaceAllUses(Value* from, Value* to, const Node* except);
+  void ReplaceOutputUses(Value* from, Value* to);  // only uses as graph output
+  void Erase(Node* node);       // outputs must be dead; its output values go with it; subgraph captures are released
   void Erase(Value* constant);  // a constant without uses
-  // Erases nodes and constants that nothing uses. A node whose operator is unknown is kept only if it has a live output.
-  // Returns how many nodes went.
+  void EraseResult(Node* node, std::size_t i);  // makes a dead output absent (nullptr)
+  // Erases nodes and constants that nothing uses, in subgraphs too. A node, its operator known or not, is kept only if
+  // it has a live output. Returns how many nodes went. O(nodes + edges).
   std::size_t EraseDead();
 
   // Stable topological order (ties by present order) after edits that may have broken it; kBadInput naming a node on a
-  // cycle. O(nodes + edges).
+  // cycle. Subgraphs are sorted too; a capture counts as an input of the node that holds the subgraph.
+  // O((nodes + edges) * nesting depth).
   void SortTopologically();
 
  private:
   friend class Node;
   friend class Value;
-  void AddUse(Value* value, Node* node, std::size_t index);
-  void DropUse(Value* value, Node* node, std::size_t index);
-  Value* NewValue(std::string name, ValueKind kind, Type type);
+  friend struct GraphTestPeer;
+  static void AddUse(Value* value, Node* node, std::size_t index);
+  static void DropUse(Node* node, std::size_t index);
+  static void DropOutputUse(Value* value, const Graph* graph, std::size_t index);
+  Value* NewValue(std::string name, ValueKind kind, Type type);  // the name must be free
+  void CountName(const std::string& name);                       // in the enclosing graphs
+  void UncountName(const std::string& name);
   void Destroy(Value* value);
+  void Link(Node* node, Node* before);
+  void Unlink(Node* node);
 
   Graph* parent_;
   std::vector<Value*> inputs_, outputs_;
   std::unordered_map<std::string, std::unique_ptr<Value>> values_;
-  std::map<std::uint64_t, Value*> constants_by_order_;
-  std::unordered_map<const Value*, std::uint64_t> constant_order_;
-  std::unordered_map<const Node*, std::unique_ptr<Node>> owned_nodes_;
-  Node* first_ = nullptr;
+  std::unordered_map<std::string, std::uint32_t> nested_names_;  // names in subgraphs, how often
+  mutable std::unordered_map<std::string, std::uint64_t> next_suffix_;
+  std::map<std::uint64_t, Value*> constants_;  // by order of creation
+  Node* first_ = nullptr;                      // owned, linked
   Node* last_ = nullptr;
   std::size_t node_count_ = 0;
-  std::size_t constant_count_ = 0;
   std::uint64_t next_order_ = 0;
 };
 
@@ -224,21 +253,26 @@ struct OpsetImport {
 struct Model {
   std::int64_t ir_version = 8;
   std::vector<OpsetImport> opsets;
-  std::map<std::string, std::string> metadata;   // metadata_props, order not kept (ONNX gives it no meaning)
-  std::string extras;                            // serialized ModelProto without graph, opsets, metadata
-  std::vector<std::string> functions;            // serialized FunctionProtos, untouched
-  std::vector<std::string> function_ids;         // "domain:name[:overload]" of each, in the same order
+  std::map<std::string, std::string> metadata;  // metadata_props, order not kept (ONNX gives it no meaning)
+  std::string extras;                           // serialized ModelProto without graph, opsets, metadata
+  std::vector<std::string> functions;           // serialized FunctionProtos, untouched
+  std::vector<std::string> function_ids;        // "domain:name[:overload]" of each, in the same order
   std::unique_ptr<Graph> graph;
-  std::string source;                            // path it was read from, for messages
+  std::string source;  // path it was read from, for messages
 
-  std::int64_t OpsetVersion(std::string_view domain = {}) const;  // 0 when the domain is not imported
+  // 0 when the domain is not imported; "ai.onnx" is the domain "".
+  std::int64_t OpsetVersion(std::string_view domain = {}) const;
   void SetOpsetVersion(std::string_view domain, std::int64_t version);
 };
 
 // A deep copy; constant data are shared views.
 Model Clone(const Model& model);
+// A deep copy of a graph as a graph within `parent` (null: a graph of its own). `mapping` gives what captured values
+// become (those it lacks stay themselves) and receives the copy of every value. Names are kept where they are free.
+std::unique_ptr<Graph> Clone(const Graph& graph, Graph* parent, std::unordered_map<const Value*, Value*>& mapping);
 
-// Calls fn(node) for every node of the graph and of its subgraphs, outer before inner.
+// Calls fn(node) for every node of the graph and of its subgraphs, outer before inner. fn may edit but not erase its
+// node.
 void VisitNodes(Graph& graph, const std::function<void(Node&)>& fn);
 void VisitNodes(const Graph& graph, const std::function<void(const Node&)>& fn);
 

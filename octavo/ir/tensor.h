@@ -25,8 +25,8 @@ struct TensorRef {
   DType dtype = DType::kUndefined;
   Dims dims;
   std::span<const std::byte> bytes;
-  std::shared_ptr<const void> owner;           // keeps bytes alive
-  std::shared_ptr<const MappedFile> file;      // set when bytes lie inside this mapped file (owner is then the file)
+  std::shared_ptr<const void> owner;       // keeps bytes alive
+  std::shared_ptr<const MappedFile> file;  // set when bytes lie inside this mapped file (owner is then the file)
   std::shared_ptr<const std::vector<std::string>> strings;  // only for DType::kString; bytes is empty
 
   std::uint64_t elements() const { return ElementCount(dims); }
@@ -43,6 +43,15 @@ struct TensorRef {
   std::vector<float> ToFloats() const;
   std::vector<std::int64_t> ToInts() const;
 };
+
+// Bits of element `i`, sub-byte types unpacked, upper bits zero. For dtypes of 2..64 bits; `i` must lie inside `bytes`.
+std::uint64_t ElementBits(const TensorRef& tensor, std::uint64_t i);
+
+// Value of the bit pattern of a floating-point dtype, and the reverse with round-half-to-even (overflow to Inf, NaN
+// stays NaN). BitsToFloat takes every float dtype but f64; FloatToBits f32, f16 and bf16. kInternal on others.
+// They are the IR's own, for literals and small parameters; numerics holds the codecs for tensors.
+float BitsToFloat(DType dtype, std::uint32_t bits);
+std::uint32_t FloatToBits(DType dtype, float value);
 
 // Same dtype, dims and bytes (strings compared by value).
 bool SameContent(const TensorRef& a, const TensorRef& b);

@@ -18,7 +18,8 @@ struct PrintOptions {
 std::string Print(const Model& model, const PrintOptions& options = {});
 std::string Print(const Graph& graph, const PrintOptions& options = {});
 
-// Parses what Print writes. Errors: Error(kBadInput) with line and column. Bounds nesting and sizes: safe on hostile text.
+// Parses what Print writes. Errors: Error(kBadInput) with line and column. Bounds nesting and sizes: safe on hostile
+// text.
 Model Parse(std::string_view text, std::string_view where = "<text>");
 
 }  // namespace octavo

@@ -24,11 +24,11 @@ struct Dim {
 // Granularity: per tensor (axis unset, one scale); per axis (axis set, block 0, one scale an index); blocked
 // (axis set, block > 0: one scale per `block` elements along axis).
 struct Affine {
-  DType storage = DType::kU8;             // integer type of the codes (2..32 bits), or an 8-bit float
-  std::optional<std::int64_t> axis;       // non-negative
+  DType storage = DType::kU8;        // integer type of the codes (2..32 bits), or an 8-bit float
+  std::optional<std::int64_t> axis;  // non-negative
   std::int64_t block = 0;
-  TensorRef scale;                        // f32, f16 or bf16: its dtype is part of the semantics; [] or [1] or [C] or blocked shape
-  std::optional<TensorRef> zero_point;    // dtype == storage, shape of scale; absent means 0
+  TensorRef scale;  // f32, f16 or bf16: its dtype is part of the semantics; [] or [1] or [C] or blocked shape
+  std::optional<TensorRef> zero_point;  // dtype == storage, shape of scale; absent means 0
 
   bool per_tensor() const { return !axis.has_value(); }
 };
@@ -59,13 +59,19 @@ struct QuantType {
 bool SameParams(const QuantType& a, const QuantType& b);
 
 struct Type {
-  DType dtype = DType::kUndefined;                 // what the value means (f32 for a quantized value)
-  std::optional<std::vector<Dim>> shape;           // nullopt: rank unknown
-  std::optional<QuantType> quant;                  // how it is stored, if quantized
-  std::string opaque;                              // serialized TypeProto of a non-tensor value (sequence, map, optional)
+  DType dtype = DType::kUndefined;        // what the value means (f32 for a quantized value)
+  std::optional<std::vector<Dim>> shape;  // nullopt: rank unknown
+  std::optional<QuantType> quant;         // how it is stored, if quantized
+  std::string opaque;                     // serialized TypeProto of a non-tensor value (sequence, map, optional)
 };
 
-// "f32[1,3,?,width]"
+// Bit-equality of all fields, tensors compared by content.
+bool SameType(const Type& a, const Type& b);
+
+// Type of unquantized data: its dtype and its dims.
+Type TypeOf(const TensorRef& data);
+
+// "f32[1,3,?,width]", "f32[*]" when the rank is unknown; a quantized type adds a summary: "f32[8,3] # s8(axis=0)".
 std::string ToString(const Type& type);
 // Dimensions when all are known.
 std::optional<Dims> StaticShape(const Type& type);
