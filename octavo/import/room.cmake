@@ -1,0 +1,1 @@
+target_link_libraries(octavo_import PRIVATE ZLIB::ZLIB)  # compressed npz members
