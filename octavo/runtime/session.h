@@ -17,16 +17,18 @@
 namespace octavo {
 
 // Where the library is looked for, in order: $OCTAVO_ORT_LIBRARY (a file), <prefix of this executable>/lib/octavo/,
-// <directory of this executable>/, then the dynamic loader's path. kUnsupported with the list of places tried, or when the
-// library's API is older than 23.
-std::string OrtVersion();        // "1.31.1"; loads the library
+// <directory of this executable>/, then the dynamic loader's path. kUnsupported with the list of places tried, or when
+// the library's API is older than 23.
+std::string OrtVersion();  // "1.31.1"; loads the library
 std::string OrtLibraryPath();
 
-// Called for each observed tensor, on the thread that runs the sample, in the data path. `id` is the node's "id" attribute.
-// `data` is valid during the call only. An exception ends the run and is rethrown by Session::Run.
-using Observer = std::function<void(std::int64_t id, DType dtype, std::span<const std::int64_t> dims, const void* data, void* run_context)>;
+// Called for each observed tensor, on the thread that runs the sample, in the data path. `id` is the node's "id"
+// attribute. `data` is valid during the call only. An exception ends the run and is rethrown by Session::Run.
+using Observer = std::function<void(std::int64_t id, DType dtype, std::span<const std::int64_t> dims, const void* data,
+                                    void* run_context)>;
 
-// Domain and operator of the observer: Observe(x) -> y, attribute `id` (int); y is x, in place where the runtime allows.
+// Domain and operator of the observer: Observe(x) -> y, attribute `id` (int); y is x, in place where the runtime
+// allows.
 inline constexpr const char* kObserveDomain = "octavo.runtime";
 inline constexpr const char* kObserveOp = "Observe";
 
@@ -34,16 +36,16 @@ enum class GraphOptimization { kNone, kBasic, kExtended, kAll };
 
 struct SessionOptions {
   GraphOptimization optimization = GraphOptimization::kAll;
-  int intra_op_threads = 0;            // 0: all cores
-  bool disable_prepacking = false;     // weights stay where they are mapped (big models)
-  bool arena = true;                   // CPU memory arena
-  std::vector<std::pair<std::string, std::string>> config;   // session config entries
-  Observer observer;                   // registers the observer operator when set
+  int intra_op_threads = 0;                                 // 0: all cores
+  bool disable_prepacking = false;                          // weights stay where they are mapped (big models)
+  bool arena = true;                                        // CPU memory arena
+  std::vector<std::pair<std::string, std::string>> config;  // session config entries
+  Observer observer;                                        // registers the observer operator when set
 };
 
 struct IoSpec {
   std::string name;
-  Type type;                           // dtype and shape (symbols kept)
+  Type type;  // dtype and shape (symbols kept)
 };
 
 class Session {

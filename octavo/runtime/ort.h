@@ -1,0 +1,29 @@
+// The loaded ONNX Runtime. Internal to this room: include it only from its .cc files (it needs the runtime's headers).
+#pragma once
+
+#define ORT_API_MANUAL_INIT
+#include <onnxruntime_cxx_api.h>
+#undef ORT_API_MANUAL_INIT
+
+#include <string>
+
+namespace octavo::internal {
+
+// The API level that Octavo is written against; newer libraries serve it too.
+inline constexpr std::uint32_t kOrtApi = 23;
+static_assert(ORT_API_VERSION >= kOrtApi, "ONNX Runtime headers of API 23 (1.23) or newer are needed");
+
+struct OrtLibrary {
+  const OrtApi* api = nullptr;
+  std::string version;    // "1.31.1"
+  std::string path;       // the file the loader opened
+  OrtEnv* env = nullptr;  // one a process, never released: the library's own statics may outlive ours
+};
+
+// Loads the library on first use. Thread safe. Errors: kUnsupported as documented in session.h.
+const OrtLibrary& Ort();
+
+// Takes ownership of `status`; "" when it is null, else the first line of its message.
+std::string TakeMessage(const OrtApi& api, OrtStatus* status);
+
+}  // namespace octavo::internal
