@@ -1,5 +1,5 @@
-// Round trips of real models. OCTAVO_TEST_MODELS names a directory searched for *.onnx; OCTAVO_TEST_OUT, if set, receives
-// what was written, so that it can be run beside the original.
+// Round trips of real models. OCTAVO_TEST_MODELS names a directory searched for *.onnx; OCTAVO_TEST_OUT, if set,
+// receives what was written, so that it can be run beside the original.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -70,6 +70,38 @@ TEST_F(OnnxModels, RoundTripIsStableAndWellFormed) {
     EXPECT_LT(skeleton.bytes.size(), std::size_t{2} << 20);
     EXPECT_FALSE(skeleton.externals.empty());
     std::ofstream(Out(path, "_skeleton"), std::ios::binary) << skeleton.bytes;
+  }
+}
+
+// A dead constant whose type needs the operator set asked for.
+void NeedOpset(Model& model, DType storage, bool axis) {
+  Type type{.dtype = DType::kF32, .shape = {{{2, ""}}}, .quant = QuantType{}, .opaque = {}};
+  Affine& affine = type.quant->affine;
+  affine.storage = storage;
+  if (axis) affine.axis = 0;
+  affine.scale = axis ? TensorRef::FromFloats({2}, std::vector<float>{1.0f, 1.0f}) : TensorRef::Scalar(1.0f);
+  const std::vector<std::int64_t> codes = {0, 1};
+  model.graph->AddConstant("octavo_dead", TensorRef::FromInts(storage, {2}, codes), type);
+}
+
+TEST_F(OnnxModels, OpsetIsRaised) {
+  struct Case {
+    DType storage;
+    bool axis;
+    std::int64_t opset;
+  };
+  for (const fs::path& path : paths_) {
+    SCOPED_TRACE(path.string());
+    for (const Case& c : {Case{DType::kS8, true, 13}, Case{DType::kU16, false, 21}, Case{DType::kU2, false, 25}}) {
+      Model model = ReadOnnx(path);
+      const std::int64_t before = model.OpsetVersion();
+      NeedOpset(model, c.storage, c.axis);
+      RaiseOpsetForQuantization(model);
+      EXPECT_EQ(model.OpsetVersion(), std::max(before, c.opset));
+      model.graph->Erase(model.graph->FindValue("octavo_dead"));
+      EXPECT_EQ(Verify(model), std::vector<std::string>{});
+      WriteOnnx(model, Out(path, "_op" + std::to_string(c.opset)));
+    }
   }
 }
 

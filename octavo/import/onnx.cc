@@ -515,7 +515,7 @@ void Importer::ReadGraph(std::span<const std::byte> bytes, Graph& graph, int dep
     }
     graph.AddOutput(value);
   }
-  graph.SortTopologically();
+  if (depth == 0) graph.SortTopologically();  // sorts the subgraphs too
 }
 
 Model Importer::Run(std::span<const std::byte> bytes) {
