@@ -15,31 +15,43 @@ struct PassCount {
   std::int64_t applied = 0;
 };
 
-// Q/DQ nodes -> QuantTypes (DESIGN.md "Hard cases"): a Q->DQ pair folds only if scale, zero point, axis, block and dtypes are
-// bit-equal; folding makes a new value; DequantizeLinear of a constant makes a quantized constant; anything else stays a raw
-// integer with StorageCast, or stays a Q/DQ node where the parameters are not constant. LowerToQdq of the result behaves
-// bit for bit like the original with optimizations off. Returns the number of pairs folded.
+// Q/DQ nodes -> QuantTypes (DESIGN.md "Hard cases"): a Q->DQ pair folds only if scale, zero point, axis, block and
+// dtypes are bit-equal; folding makes a new value; DequantizeLinear of a constant makes a quantized constant; anything
+// else stays a raw integer with StorageCast, or stays a Q/DQ node where the parameters are not constant. LowerToQdq of
+// the result behaves bit for bit like the original with optimizations off. Returns the number of pairs folded.
 std::int64_t FoldQdq(Model& model);
 
 // True if the model holds quantized types or quantized operators (QLinear*, *Integer, MatMulNBits, QGemm...).
 bool IsQuantized(const Model& model);
 
-// Function-preserving simplification of a float model before calibration: constant folding (nodes of which all inputs are
-// constant are run once by the runtime), shape chains with static shapes, Identity/Dropout/no-op Cast removed,
-// BatchNormalization and Mul/Add/Div/Sub by per-channel constants folded into Conv/ConvTranspose/Gemm/MatMul weights and
-// bias, dead code. Results differ from the input model by float rounding only. Returns what was applied.
+// Function-preserving simplification of a float model before calibration: constant folding (nodes of which all inputs
+// are constant are run once by the runtime), shape chains with static shapes, Identity/Dropout/no-op Cast removed,
+// BatchNormalization and Mul/Add/Div/Sub by per-channel constants folded into Conv/ConvTranspose/Gemm/MatMul weights
+// and bias, dead code. Results differ from the input model by float rounding only. Returns what was applied.
 std::vector<PassCount> SimplifyFloat(Model& model);
 
-// Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv -> Relu/none -> (depthwise) Conv chains, data-free,
-// function-preserving up to float rounding (a power-of-two scale makes it exact).
+// Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes over what the
+// IR does not know yet: dtype, rank, dimensions. What the model declares stands. Returns how many values became better
+// known; 0 with a warning when the runtime refuses the model, 0 for a graph with quantized types.
+std::int64_t InferTypes(Model& model);
+
+// Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
+// with single uses (grouped and depthwise too), data-free. The scales are powers of two, so the function is preserved
+// bit for bit. A pair is equalized only where the per-tensor quantization SQNR of neither weight gets worse and that of
+// the two together gains. Activations move with the scales: calibrate afterwards. Returns the number of pairs
+// equalized.
 std::int64_t EqualizeLayers(Model& model);
 
-// Converts to 16-bit floats (f16 | bf16): weights and internal values; graph inputs and outputs keep their type behind
-// Casts. Operators in `blocked` (type names) stay f32. Returns how many finite weights overflowed to Inf and were clamped.
+// Converts the main graph to 16-bit floats (f16 | bf16): weights and internal values; graph inputs and outputs keep
+// their type behind Casts. Kept in f32, between Casts: operators without a 16-bit form, those that need range or sum
+// many terms (normalizations, Softmax, reductions, Pow, Sqrt, Exp), nodes with subgraphs, other domains, and the
+// operator types in `blocked`. Finite weights that overflow are counted and clamped to the largest finite value;
+// infinities stay. Errors: kUsage for another type; kUnsupported for bf16 below opset 13. ONNX Runtime's CPU provider
+// runs f16 everywhere (it casts where it has no kernel), but has hardly any bf16 kernel.
 struct HalfResult {
-  std::uint64_t overflows = 0;
-  std::vector<std::string> kept_float;  // node: reason
+  std::uint64_t overflows = 0;          // weights, not inputs
+  std::vector<std::string> kept_float;  // "node: reason"
 };
-HalfResult ConvertToHalf(Model& model, DType half);
+HalfResult ConvertToHalf(Model& model, DType half, const std::vector<std::string>& blocked = {});
 
 }  // namespace octavo

@@ -1,0 +1,246 @@
+// Before:  %y = MatMul %x, %w                 After:  %xh : f16 = Cast %x
+//          %p = Softmax %y                            %yh : f16 = MatMul %xh, %wh
+//                                                     %y  : f32 = Cast %yh
+//                                                     %p  = Softmax %y            (kept in f32)
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <unordered_map>
+
+#include "octavo/base/error.h"
+#include "octavo/numerics/half.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/rule.h"
+
+namespace octavo {
+namespace {
+
+struct KeptOp {
+  std::string_view op, reason;
+};
+
+constexpr std::string_view kNoForm = "the operator has no 16-bit float form";
+constexpr std::string_view kRandom = "its random numbers would differ";
+constexpr std::string_view kQuantized = "a quantization operator keeps its float type";
+constexpr std::string_view kRange = "its range needs more exponent than 16-bit floats have";
+constexpr std::string_view kSums = "it sums many terms or divides by small ones";
+
+// Operators that stay f32. Those of the first kind cannot be 16-bit (operator specifications); those of the last two
+// lose too much: x^2, exp(x) and 1e-12 leave f16's range (6e-8 .. 65504), and means over hundreds of terms its 11 bits.
+constexpr auto kKept = std::to_array<KeptOp>({
+    {"Range", kNoForm},
+    {"NonMaxSuppression", kNoForm},
+    {"IsInf", kNoForm},
+    {"EyeLike", kNoForm},
+    {"ConstantOfShape", kNoForm},
+    {"TfIdfVectorizer", kNoForm},
+    {"MelWeightMatrix", kNoForm},
+    {"HannWindow", kNoForm},
+    {"HammingWindow", kNoForm},
+    {"BlackmanWindow", kNoForm},
+    {"DFT", kNoForm},
+    {"STFT", kNoForm},
+    {"CastLike", kNoForm},
+    {"BitCast", kNoForm},
+    {"ImageDecoder", kNoForm},
+    {"RandomNormal", kRandom},
+    {"RandomNormalLike", kRandom},
+    {"RandomUniform", kRandom},
+    {"RandomUniformLike", kRandom},
+    {"Multinomial", kRandom},
+    {"Bernoulli", kRandom},
+    {"QuantizeLinear", kQuantized},
+    {"DequantizeLinear", kQuantized},
+    {"DynamicQuantizeLinear", kQuantized},
+    {"Pow", kRange},
+    {"Exp", kRange},
+    {"Log", kRange},
+    {"Sqrt", kRange},
+    {"Reciprocal", kRange},
+    {"CumSum", kSums},
+    {"CumProd", kSums},
+    {"Softmax", kSums},
+    {"LogSoftmax", kSums},
+    {"LayerNormalization", kSums},
+    {"GroupNormalization", kSums},
+    {"InstanceNormalization", kSums},
+    {"RMSNormalization", kSums},
+    {"LpNormalization", kSums},
+    {"MeanVarianceNormalization", kSums},
+    {"ReduceMean", kSums},
+    {"ReduceSum", kSums},
+    {"ReduceSumSquare", kSums},
+    {"ReduceL1", kSums},
+    {"ReduceL2", kSums},
+    {"ReduceLogSum", kSums},
+    {"ReduceLogSumExp", kSums},
+    {"ReduceProd", kSums},
+});
+
+// Inputs that are float32 by the operator's specification whatever its data are.
+bool FixedFloatInput(const Node& node, std::size_t index) {
+  if (node.op() == "Resize") return index == 1 || index == 2;  // roi, scales
+  return node.op() == "Upsample" && index == 1;                // scales
+}
+
+class HalfConverter {
+ public:
+  HalfConverter(Model& model, DType half) : graph_(*model.graph), half_(half) {}
+
+  HalfResult Run(const std::vector<std::string>& blocked) {
+    for (Node* node : graph_.nodes()) {
+      const std::string reason = Kept(*node, blocked);
+      if (reason.empty()) {
+        Convert(*node);
+      } else {
+        bool floats = false;
+        for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+          Value* input = node->input(i);
+          if (input == nullptr) continue;
+          floats = floats || input->type.dtype == DType::kF32 || input->type.dtype == half_;
+          if (halves_.contains(input)) node->SetInput(i, CastBehind(input));
+        }
+        for (const Value* output : node->outputs())
+          floats = floats || (output != nullptr && output->type.dtype == DType::kF32);
+        if (floats) result_.kept_float.push_back(Describe(*node) + ": " + reason);
+      }
+    }
+    // Subgraphs compute in f32, and the graph's outputs keep their type.
+    for (Node* node : graph_.nodes()) {
+      for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+        Value* value = node->output(i);
+        if (value == nullptr || !halves_.contains(value)) continue;
+        std::vector<Use> uses(value->uses().begin(), value->uses().end());
+        for (const Use& use : uses) {
+          if (use.node->graph() != &graph_) use.node->SetInput(use.index, CastBehind(value));
+        }
+        if (value->is_graph_output()) {
+          Value* cast = CastBehind(value);
+          graph_.ReplaceOutputUses(value, cast);
+          graph_.SwapNames(value, cast);
+        }
+      }
+    }
+    graph_.EraseDead();
+    return std::move(result_);
+  }
+
+ private:
+  static std::string Kept(const Node& node, const std::vector<std::string>& blocked) {
+    if (std::find(blocked.begin(), blocked.end(), node.op()) != blocked.end()) return "blocked by the caller";
+    if (!node.domain().empty()) return "operators of domain " + node.domain() + " are kept";
+    for (const Attribute& attribute : node.attributes()) {
+      if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return "its subgraphs compute in f32";
+    }
+    for (const KeptOp& kept : kKept) {
+      if (node.op() == kept.op) return std::string(kept.reason);
+    }
+    for (const Value* output : node.outputs()) {
+      if (output == nullptr) continue;
+      if (!output->type.opaque.empty()) return "its output is not a tensor";
+      if (output->type.dtype == DType::kUndefined) return "the type of its output is not known";
+    }
+    for (const Value* input : node.inputs()) {
+      if (input != nullptr && input->type.quant.has_value()) return std::string(kQuantized);
+    }
+    return {};
+  }
+
+  void Convert(Node& node) {
+    for (std::size_t i = 0; i < node.inputs().size(); ++i) {
+      Value* input = node.input(i);
+      if (input == nullptr || FixedFloatInput(node, i) || input->type.dtype != DType::kF32) continue;
+      node.SetInput(i, ToHalf(input, node));
+    }
+    for (std::size_t i = 0; i < node.inputs().size(); ++i) {
+      Value* input = node.input(i);
+      if (input != nullptr && FixedFloatInput(node, i) && halves_.contains(input)) node.SetInput(i, CastBehind(input));
+    }
+    if (node.Is("Cast") && node.IntAttribute("to", 0) == static_cast<std::int64_t>(DType::kF32)) {
+      node.SetAttribute("to", static_cast<std::int64_t>(half_));
+    }
+    for (Value* output : node.outputs()) {
+      if (output == nullptr || output->type.dtype != DType::kF32) continue;
+      output->type.dtype = half_;
+      halves_.insert(output);
+    }
+  }
+
+  // The 16-bit version of an f32 value, made once: constants are converted, others cast in front of the first user.
+  Value* ToHalf(Value* value, Node& user) {
+    Value*& half = to_half_[value];
+    if (half != nullptr) return half;
+    if (value->is_constant() && value->data.has_value()) {
+      half = graph_.AddConstant(value->name() + "_half", Rounded(*value->data));
+    } else {
+      half = AddCast(value, half_, &user);
+    }
+    return half;
+  }
+
+  // The f32 version of a 16-bit value; it stands right behind the producer, so every use sees it.
+
+  Value* CastBehind(Value* value) {
+    Value*& cast = to_float_[value];
+    if (cast == nullptr) cast = AddCast(value, DType::kF32, value->producer()->next());
+    return cast;
+  }
+
+  Value* AddCast(Value* value, DType to, Node* before) {
+    Type type = value->type;
+    type.dtype = to;
+    Node* cast =
+        graph_.AddNode("Cast", "", {value}, {{value->name() + (to == DType::kF32 ? "_float" : "_half"), type}}, before);
+    cast->name = cast->output()->name() + "_cast";
+    cast->SetAttribute("to", static_cast<std::int64_t>(to));
+    return cast->output();
+  }
+
+  // Rounds to the nearest 16-bit float. What is finite and overflows is counted and clamped to the largest one: masks
+  // such as -FLT_MAX must not become -Inf (Inf - Inf is NaN). Infinities stay.
+  TensorRef Rounded(const TensorRef& tensor) {
+    std::vector<float> values = tensor.ToFloats();
+    const float limit = half_ == DType::kF16 ? 65504.0f : Bf16ToFloat(0x7F7F);
+    std::vector<std::uint16_t> halves(values.size());
+    const std::span<const float> view(values);
+    const std::uint64_t overflows =
+        half_ == DType::kF16 ? FloatToHalf(view, halves.data()) : FloatToBf16(view, halves.data());
+    if (overflows > 0) {
+      result_.overflows += overflows;
+      const std::uint16_t largest = half_ == DType::kF16 ? 0x7BFF : 0x7F7F;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const bool infinite = half_ == DType::kF16 ? (halves[i] & 0x7FFF) == 0x7C00 : (halves[i] & 0x7FFF) == 0x7F80;
+        if (infinite && std::isfinite(values[i]) && std::abs(values[i]) > limit) {
+          halves[i] = static_cast<std::uint16_t>((halves[i] & 0x8000) | largest);
+        }
+      }
+    }
+    std::vector<std::byte> bytes(halves.size() * 2);
+    for (std::size_t i = 0; i < halves.size(); ++i) {
+      bytes[2 * i] = static_cast<std::byte>(halves[i] & 0xFF);
+      bytes[2 * i + 1] = static_cast<std::byte>(halves[i] >> 8);
+    }
+    return TensorRef::FromBytes(half_, tensor.dims, std::move(bytes));
+  }
+
+  Graph& graph_;
+  DType half_;
+  HalfResult result_;
+  std::unordered_set<const Value*> halves_;  // results that are 16-bit now
+  std::unordered_map<const Value*, Value*> to_half_, to_float_;
+};
+
+}  // namespace
+
+HalfResult ConvertToHalf(Model& model, DType half, const std::vector<std::string>& blocked) {
+  if (half != DType::kF16 && half != DType::kBF16) {
+    ThrowUsage("not a 16-bit float type", std::string(Name(half)), "use f16 or bf16");
+  }
+  if (half == DType::kBF16 && model.OpsetVersion() < 13) {
+    ThrowUnsupported("bf16 needs opset 13", "opset " + std::to_string(model.OpsetVersion()), "use fp16");
+  }
+  InferTypes(model);
+  return HalfConverter(model, half).Run(blocked);
+}
+
+}  // namespace octavo

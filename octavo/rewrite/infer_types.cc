@@ -1,0 +1,71 @@
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/emit/onnx.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/runtime/session.h"
+
+namespace octavo {
+namespace {
+
+// Takes over what `found` knows and `type` does not. Returns whether anything was new.
+bool Refine(Type& type, const Type& found) {
+  if (!found.opaque.empty() || !type.opaque.empty()) return false;
+  bool changed = false;
+  if (type.dtype == DType::kUndefined && found.dtype != DType::kUndefined) {
+    type.dtype = found.dtype;
+    changed = true;
+  }
+  if (!found.shape.has_value()) return changed;
+  if (!type.shape.has_value()) {
+    type.shape = found.shape;
+    return true;
+  }
+  if (type.shape->size() != found.shape->size()) return changed;  // the model's own declaration stands
+  for (std::size_t i = 0; i < type.shape->size(); ++i) {
+    Dim& dim = (*type.shape)[i];
+    if (!dim.known() && (*found.shape)[i].known()) {
+      dim = (*found.shape)[i];
+      changed = true;
+    }
+  }
+  return changed;
+}
+
+}  // namespace
+
+std::int64_t InferTypes(Model& model) {
+  Model probe = Clone(model);
+  std::vector<std::string> names;
+  for (Node* node : probe.graph->nodes()) {
+    if (node->domain() == kIrDomain) return 0;  // quantized: not an ONNX graph, and its types are known
+    for (Value* value : node->outputs()) {
+      if (value == nullptr || value->type.quant.has_value() || !value->type.opaque.empty()) continue;
+      if (!value->is_graph_output()) probe.graph->AddOutput(value);
+    }
+  }
+  SessionOptions options;
+  options.optimization = GraphOptimization::kNone;
+  options.intra_op_threads = 1;
+  options.disable_prepacking = true;  // weights are not touched: they stay mapped
+  options.arena = false;
+  std::int64_t refined = 0;
+  try {
+    OnnxSkeleton skeleton = SerializeSkeleton(probe);
+    std::vector<std::pair<std::string, TensorRef>> initializers;
+    for (OnnxSkeleton::External& external : skeleton.externals) {
+      initializers.emplace_back(std::move(external.name), std::move(external.tensor));
+    }
+    const Session session(skeleton.bytes, std::move(initializers), options);
+    for (const IoSpec& spec : session.outputs()) {
+      Value* value = model.graph->FindValue(spec.name);
+      if (value != nullptr && value->kind() == ValueKind::kResult && Refine(value->type, spec.type)) ++refined;
+    }
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;
+    LogWarning(std::string("the runtime cannot infer the types of this model, which leaves some of it as it is: ") +
+               error.what());
+  }
+  return refined;
+}
+
+}  // namespace octavo

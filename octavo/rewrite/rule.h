@@ -1,0 +1,131 @@
+// Rewrite rules and the driver that runs them to a fixed point.
+//
+// A rule is rooted at an operator type. `Match` looks and edits nothing: it returns the match, or a refusal with the
+// sentence why not. `Apply` edits through the Rewriter, which tells the driver what to look at again.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "octavo/ir/graph.h"
+
+namespace octavo {
+
+// What a rule may do to the numbers. Ordered: the driver runs the rules of the permitted class and those before it.
+enum class RuleClass : std::uint8_t {
+  kExact,     // equal bits
+  kOneLsb,    // quantized results differ by at most one step; float results only in the sign of a zero
+  kImproves,  // differs by rounding, with less rounding than before
+  kLossy,     // may lose accuracy
+};
+std::string_view Name(RuleClass rule_class);  // "exact", "onelsb", "improves", "lossy"
+
+// Why a rule did not apply. An empty reason means that the node is none of the rule's business: nothing is traced.
+struct Refusal {
+  std::string reason;
+};
+
+template <class M>
+using MatchOr = std::variant<M, Refusal>;
+
+// The edits that a rule makes. Keeps the driver's worklist right: whatever is next to an edit is visited again, and
+// what is erased is forgotten.
+class Rewriter {
+ public:
+  explicit Rewriter(Model& model) : model_(model) {}
+  Model& model() const { return model_; }
+
+  // Marks the producer and the users of a value (a null value is allowed), or a node, for another visit.
+  void Touch(Value* value);
+  void Touch(Node* node);
+
+  // Whether Bypass(node, by) keeps every graph output's name: false when output 0 is a graph output and `by` cannot
+  // take over its name (it is a constant, a graph input, a graph output itself, or of another graph).
+  static bool CanBypass(const Node& node, const Value& by);
+  // Every use of output 0 of `node` becomes a use of `by`, and the node goes, with what nobody uses any more. A graph
+  // output keeps its name: `by` takes it over. Precondition: CanBypass.
+  void Bypass(Node& node, Value* by);
+  // Input `index` of `node` becomes a new constant in the node's graph; the old one goes when nobody else uses it, and
+  // then the new one has its name. Other users of the old constant keep it.
+  Value* ReplaceConstant(Node& node, std::size_t index, TensorRef data);
+  // Erases the node if its outputs are dead, then what only it used.
+  void EraseIfDead(Node& node);
+
+ private:
+  friend class Driver;
+  Model& model_;
+  std::vector<Node*> touched_;
+  std::unordered_set<const Node*> erased_;
+};
+
+class Rule {
+ public:
+  Rule() = default;
+  virtual ~Rule() = default;
+  Rule(const Rule&) = delete;
+  Rule& operator=(const Rule&) = delete;
+
+  virtual std::string_view name() const = 0;
+  virtual RuleClass rule_class() const = 0;
+  // Operator types that the rule is rooted at.
+  virtual std::vector<std::string_view> roots() const = 0;
+  // nullopt-like outcome: empty refusal = not concerned. `applied` is a Refusal-free result.
+  struct Outcome {
+    bool applied = false;
+    std::string reason;
+  };
+  virtual Outcome TryApply(Node& node, Rewriter& rewriter) const = 0;
+};
+
+// A rule written as a match and its application.
+template <class M>
+class PatternRule : public Rule {
+ public:
+  virtual MatchOr<M> Match(Node& node) const = 0;
+  virtual void Apply(const M& match, Rewriter& rewriter) const = 0;
+
+  Outcome TryApply(Node& node, Rewriter& rewriter) const final {
+    MatchOr<M> match = Match(node);
+    if (auto* refusal = std::get_if<Refusal>(&match)) return {false, std::move(refusal->reason)};
+    Apply(std::get<M>(match), rewriter);
+    return {true, {}};
+  }
+};
+
+struct RuleCount {
+  std::string rule;
+  RuleClass rule_class = RuleClass::kExact;
+  std::int64_t applied = 0;
+  std::int64_t refused = 0;  // nodes that it refused in the end, with a reason
+};
+
+struct TraceEntry {
+  std::string rule;
+  std::string node;  // its name, or operator and first output where it has none
+  bool applied = false;
+  std::string reason;  // of a refusal
+};
+
+struct RewriteResult {
+  std::vector<RuleCount> rules;   // one for each rule that was given, in that order
+  std::vector<TraceEntry> trace;  // what was applied in order of application, then what was refused in graph order
+};
+
+using RuleSet = std::vector<std::unique_ptr<Rule>>;
+
+// Runs the rules of class <= `permitted` over all nodes, subgraphs included, until none applies. Every application
+// re-queues only its neighbourhood, so the work is linear in the graph as long as each rule makes the graph smaller.
+// Error(kInternal) naming the rule when rules undo each other.
+RewriteResult RunRules(Model& model, const RuleSet& rules, RuleClass permitted = RuleClass::kImproves);
+
+// How a node is called in messages.
+std::string Describe(const Node& node);
+
+}  // namespace octavo

@@ -1,0 +1,212 @@
+// Before:  %s = Unsqueeze %c0, [0]            After:  %y = Reshape %x, %t
+//          %t = Concat %s, %c1                        %t = constant, computed once by the runtime
+//          %y = Reshape %x, %t
+#include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/emit/onnx.h"
+#include "octavo/rewrite/rules/rules.h"
+#include "octavo/runtime/session.h"
+
+namespace octavo {
+namespace {
+
+constexpr std::uint64_t kMaxResult = 64u << 20;
+constexpr std::uint64_t kMaxTotal = 256u << 20;
+constexpr std::uint64_t kSmall = 64u << 10;
+
+bool In(std::string_view op, std::span<const std::string_view> list) {
+  return std::find(list.begin(), list.end(), op) != list.end();
+}
+
+// Operators whose result is not a function of their inputs, or is not a tensor.
+constexpr std::array<std::string_view, 19> kNeverFold = {"RandomNormal",
+                                                         "RandomNormalLike",
+                                                         "RandomUniform",
+                                                         "RandomUniformLike",
+                                                         "Multinomial",
+                                                         "Bernoulli",
+                                                         "Dropout",
+                                                         "If",
+                                                         "Loop",
+                                                         "Scan",
+                                                         "SequenceMap",
+                                                         "SequenceConstruct",
+                                                         "SequenceEmpty",
+                                                         "SplitToSequence",
+                                                         "Optional",
+                                                         "QuantizeLinear",
+                                                         "DequantizeLinear",
+                                                         "DynamicQuantizeLinear",
+                                                         "ImageDecoder"};
+
+// Operators whose result can be larger than their inputs by any factor: run only where the size is known before.
+constexpr std::array<std::string_view, 16> kGrows = {
+    "ConstantOfShape", "Expand", "Tile",     "Range",          "OneHot",    "Pad",    "Resize",        "Upsample",
+    "EyeLike",         "Gather", "GatherND", "GatherElements", "ScatterND", "MatMul", "CenterCropPad", "Einsum"};
+
+std::optional<std::uint64_t> KnownBytes(const Type& type) {
+  const std::optional<Dims> dims = StaticShape(type);
+  if (!dims.has_value() || type.dtype == DType::kUndefined || type.dtype == DType::kString) return std::nullopt;
+  return ByteSize(type.dtype, ElementCount(*dims));
+}
+
+// Broadcasting of two constants can multiply their sizes; everything else not in kGrows gives at most what it gets, up
+// to the width of the type.
+bool SizeAcceptable(const Node& node, std::uint64_t input_bytes) {
+  for (const Value* output : node.outputs()) {
+    if (output == nullptr) continue;
+    const std::optional<std::uint64_t> bytes = KnownBytes(output->type);
+    if (bytes.has_value()) {
+      if (*bytes > kMaxResult || (*bytes > kSmall && *bytes > 4 * input_bytes)) return false;
+    } else if (In(node.op(), kGrows) || input_bytes > (node.inputs().size() > 1 ? 4096u : kMaxResult / 8)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Foldable(const Node& node) {
+  if (!node.domain().empty() || node.inputs().empty() || In(node.op(), kNeverFold)) return false;
+  for (const Attribute& attribute : node.attributes()) {
+    if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return false;
+  }
+  for (const Value* output : node.outputs()) {
+    if (output != nullptr &&
+        (output->is_graph_output() || !output->type.opaque.empty() || output->type.quant.has_value()))
+      return false;
+  }
+  return true;
+}
+
+AttributeValue CopyAttribute(const AttributeValue& value) {
+  return std::visit(
+      [](const auto& v) -> AttributeValue {
+        if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::unique_ptr<Graph>>) {
+          ThrowInternal("a node with a subgraph is not folded");
+        } else {
+          return v;
+        }
+      },
+      value);
+}
+
+}  // namespace
+
+std::int64_t FoldConstants(Model& model) {
+  Graph& graph = *model.graph;
+  // 1. The nodes that depend on constants only, in execution order.
+  std::vector<Node*> folded;
+  std::unordered_set<const Node*> set;
+  for (Node* node = graph.first(); node != nullptr; node = node->next()) {
+    if (!Foldable(*node)) continue;
+    bool ready = true;
+    std::uint64_t input_bytes = 0;
+    for (const Value* input : node->inputs()) {
+      if (input == nullptr) continue;
+      if (input->is_constant() && input->data.has_value() && !input->type.quant.has_value()) {
+        input_bytes += input->data->bytes.size();
+      } else if (input->producer() != nullptr && set.contains(input->producer())) {
+        input_bytes += KnownBytes(input->type).value_or(kSmall);
+      } else {
+        ready = false;
+      }
+    }
+    if (!ready || !SizeAcceptable(*node, input_bytes)) continue;
+    folded.push_back(node);
+    set.insert(node);
+  }
+  if (folded.empty()) return 0;
+
+  // 2. One model of them; its outputs are what the rest of the graph reads.
+  Model sub;
+  sub.ir_version = model.ir_version;
+  sub.opsets = model.opsets;
+  sub.graph = std::make_unique<Graph>();
+  sub.graph->name = "constants";
+  std::unordered_map<const Value*, Value*> copy;
+  std::vector<std::pair<Node*, std::size_t>> wanted;  // node, output index
+  for (Node* node : folded) {
+    std::vector<Value*> inputs;
+    for (Value* input : node->inputs()) {
+      if (input != nullptr && !copy.contains(input))
+        copy[input] = sub.graph->AddConstant(input->name(), *input->data, input->type);
+      inputs.push_back(input == nullptr ? nullptr : copy[input]);
+    }
+    std::vector<Graph::OutputSpec> outputs;
+    for (const Value* output : node->outputs()) {
+      outputs.push_back(output == nullptr ? Graph::OutputSpec{} : Graph::OutputSpec{output->name(), output->type});
+    }
+    Node* twin = sub.graph->AddNode(node->op(), "", std::move(inputs), std::move(outputs));
+    twin->name = node->name;
+    for (const Attribute& attribute : node->attributes())
+      twin->SetAttribute(attribute.name, CopyAttribute(attribute.value));
+    for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+      const Value* output = node->output(i);
+      if (output == nullptr) continue;
+      copy[output] = twin->output(i);
+      const bool leaves = std::any_of(output->uses().begin(), output->uses().end(),
+                                      [&](const Use& use) { return !set.contains(use.node); });
+      if (leaves) {
+        wanted.emplace_back(node, i);
+        sub.graph->AddOutput(twin->output(i));
+      }
+    }
+  }
+  if (wanted.empty()) return 0;  // dead code
+
+  // 3. Run it once.
+  SessionOptions options;
+  options.optimization =
+      GraphOptimization::kNone;  // else the runtime would fold all of it while loading, twice the memory
+  options.intra_op_threads = 1;
+  options.disable_prepacking = true;
+  options.arena = false;
+  std::vector<TensorRef> results;
+  try {
+    OnnxSkeleton skeleton = SerializeSkeleton(sub);
+    std::vector<std::pair<std::string, TensorRef>> initializers;
+    for (OnnxSkeleton::External& external : skeleton.externals) {
+      initializers.emplace_back(std::move(external.name), std::move(external.tensor));
+    }
+    const Session session(skeleton.bytes, std::move(initializers), options);
+    std::vector<std::string> names;
+    for (const auto& [node, index] : wanted) names.push_back(copy[node->output(index)]->name());
+    results = session.Run({}, names);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;
+    LogWarning(std::string("constant parts of the model are left unfolded, because the runtime cannot run them: ") +
+               error.what());
+    return 0;
+  }
+
+  // 4. Results in their place, and what they were made of away.
+  std::uint64_t total = 0;
+  std::vector<std::pair<Value*, std::string>> renames;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    Value* value = wanted[i].first->output(wanted[i].second);
+    const std::uint64_t bytes = results[i].bytes.size();
+    if (bytes > kMaxResult || total + bytes > kMaxTotal) continue;
+    total += bytes;
+    Value* constant = graph.AddConstant(value->name(), std::move(results[i]));
+    graph.ReplaceAllUses(value, constant);
+    renames.emplace_back(constant, value->name());
+  }
+  const std::size_t before = graph.node_count();
+  // Consumers first, so that each erased node frees its inputs' producers.
+  for (auto it = folded.rbegin(); it != folded.rend(); ++it) {
+    const bool dead = std::all_of((*it)->outputs().begin(), (*it)->outputs().end(),
+                                  [](const Value* v) { return v == nullptr || v->dead(); });
+    if (dead) graph.Erase(*it);
+  }
+  for (auto& [constant, name] : renames) {
+    if (graph.FindValue(name) == nullptr) graph.Rename(constant, name);
+  }
+  return static_cast<std::int64_t>(before - graph.node_count());
+}
+
+}  // namespace octavo

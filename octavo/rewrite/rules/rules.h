@@ -1,0 +1,28 @@
+// The catalogue of rules; each is one file beside this one.
+#pragma once
+
+#include <memory>
+
+#include "octavo/rewrite/rule.h"
+
+namespace octavo {
+
+std::unique_ptr<Rule> RemoveIdentity();  // Identity, Dropout, Cast to the same type
+std::unique_ptr<Rule> RemoveNeutral();   // x * 1, x / 1, x - 0
+std::unique_ptr<Rule> RemoveAddZero();   // x + 0
+std::unique_ptr<Rule> FoldShape();       // Shape and Size of a value with a static shape
+std::unique_ptr<Rule> FoldBatchNorm();   // BatchNormalization into the layer before it
+std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
+std::unique_ptr<Rule> FoldScale();       // Mul, Div, Add, Sub by constants into the layer before it
+
+// The rules of SimplifyFloat, in order of preference.
+RuleSet FloatRules();
+
+// Runs every node of the main graph that depends on constants only, all in one session of the runtime, and puts the
+// results in their place. What is not folded: control flow, random and stateful operators, unknown domains, Q/DQ,
+// producers of graph outputs (they keep their name), results above 64 MiB, results above 64 KiB that are over 4 times
+// their inputs, and more than 256 MiB in all (weights stay mapped instead of becoming anonymous memory). Returns the
+// number of nodes that went. Results: Exact, as the runtime's own kernels made them.
+std::int64_t FoldConstants(Model& model);
+
+}  // namespace octavo

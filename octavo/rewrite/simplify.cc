@@ -1,0 +1,48 @@
+#include <algorithm>
+#include <map>
+
+#include "octavo/base/log.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/rules/rules.h"
+
+namespace octavo {
+
+RuleSet FloatRules() {
+  RuleSet rules;
+  rules.push_back(RemoveIdentity());
+  rules.push_back(FoldShape());
+  rules.push_back(RemoveNeutral());
+  rules.push_back(RemoveAddZero());
+  rules.push_back(FoldBatchNorm());
+  rules.push_back(FoldScale());
+  rules.push_back(SplitBatchNorm());
+  return rules;
+}
+
+std::vector<PassCount> SimplifyFloat(Model& model) {
+  std::map<std::string, std::int64_t> counts;
+  const RuleSet rules = FloatRules();
+  counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
+  // A folded shape makes constants, constants make shapes known, and those fold: a few rounds settle real models, the
+  // bound settles the others.
+  constexpr int kMaxRounds = 8;
+  for (int round = 0; round < kMaxRounds; ++round) {
+    std::int64_t changes = 0;
+    InferTypes(model);
+    for (const RuleCount& count : RunRules(model, rules, RuleClass::kImproves).rules) {
+      counts[count.rule] += count.applied;
+      changes += count.applied;
+    }
+    const std::int64_t folded = FoldConstants(model);
+    counts["fold-constants"] += folded;
+    counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
+    if (changes + folded == 0) break;
+  }
+  std::vector<PassCount> result;
+  for (auto& [rule, applied] : counts) {
+    if (applied > 0) result.push_back({rule, applied});
+  }
+  return result;
+}
+
+}  // namespace octavo
