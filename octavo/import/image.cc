@@ -54,10 +54,39 @@ void CheckPng(std::span<const std::byte> bytes, const std::string& name) {
   }
 }
 
+// Walks the segments (ITU-T T.81, annex B): all of them whole, the end marker there, and no Huffman table of more than
+// the 256 codes that the decoder has room for (it does not look).
 void CheckJpeg(std::span<const std::byte> bytes, const std::string& name) {
-  // Entropy-coded data never hold these markers: the end marker has to stand behind the last scan.
-  const std::size_t scan = Text(bytes).rfind("\xff\xda"), end = Text(bytes).rfind("\xff\xd9");
-  if (end == std::string_view::npos || scan == std::string_view::npos || end < scan) Damaged("truncated JPEG", name);
+  const auto at = [&](std::size_t i) { return std::to_integer<std::size_t>(bytes[i]); };
+  bool in_scan = false, any_scan = false;
+  for (std::size_t i = 2;;) {
+    while (i < bytes.size() && at(i) != 0xff) ++i;
+    while (i < bytes.size() && at(i) == 0xff) ++i;
+    if (i == bytes.size()) Damaged("truncated JPEG", name);
+    const std::size_t marker = at(i++);
+    if (in_scan && (marker == 0 || (marker >= 0xd0 && marker <= 0xd7))) continue;  // a stuffed 0xff, a restart
+    in_scan = marker == 0xda;
+    any_scan = any_scan || in_scan;
+    if (marker == 0xd9) {
+      if (!any_scan) Damaged("JPEG without an image", name);
+      return;
+    }
+    if (bytes.size() - i < 2) Damaged("truncated JPEG", name);
+    const std::size_t length = at(i) << 8 | at(i + 1);
+    if (length < 2) Damaged("damaged JPEG", name);
+    if (length > bytes.size() - i) Damaged("truncated JPEG", name);
+    const std::size_t end = i + length;
+    if (marker == 0xc4) {
+      for (std::size_t table = i + 2; table < end;) {
+        if (end - table < 17) Damaged("damaged JPEG", name);
+        std::size_t codes = 0;
+        for (std::size_t k = 1; k <= 16; ++k) codes += at(table + k);
+        if (codes > 256 || codes > end - table - 17) Damaged("damaged JPEG", name);
+        table += 17 + codes;
+      }
+    }
+    i = end;
+  }
 }
 
 void CheckBmp(std::span<const std::byte> bytes, const std::string& name) {

@@ -50,6 +50,14 @@ std::string Png(std::uint32_t width, std::uint32_t height, const std::string& ro
          Chunk("IDAT", packed) + Chunk("IEND", "");
 }
 
+std::string FromHex(std::string_view hex) {
+  std::string out;
+  for (std::size_t i = 0; i < hex.size(); i += 2) {
+    out.push_back(static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16)));
+  }
+  return out;
+}
+
 ExitCode CodeOf(const std::string& file) {
   try {
     DecodeImage(Bytes(file), "f");
@@ -82,6 +90,34 @@ TEST(Image, RefusesHugeAndForeign) {
   EXPECT_EQ(CodeOf("GIF89a......"), ExitCode::kUnsupported);
   EXPECT_EQ(CodeOf(""), ExitCode::kUnsupported);
   EXPECT_EQ(CodeOf("\xff\xd8\xff\xe0 no end"), ExitCode::kBadInput);
+}
+
+// The decoder has room for 256 codes in a Huffman table and trusts the file: this one says 272.
+TEST(Image, RefusesHuffmanTablesThatAreTooLarge) {
+  const auto file = [](int codes_a_length) {
+    std::string table = std::string(1, '\0') + std::string(16, static_cast<char>(codes_a_length));
+    table += std::string(static_cast<std::size_t>(16 * codes_a_length), 'x');
+    const std::size_t length = table.size() + 2;
+    return "\xff\xd8\xff\xc4" + std::string(1, static_cast<char>(length >> 8)) +
+           std::string(1, static_cast<char>(length & 0xff)) + table + "\xff\xda" + std::string("\0\x02", 2) +
+           "\xff\xd9";
+  };
+  EXPECT_EQ(CodeOf(file(17)), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf(file(1)), ExitCode::kBadInput);  // not too large, but no image either
+}
+
+// A 2x2 gray JPEG by Pillow 11; decoding it exactly is the decoder's business, refusing every cut is ours.
+TEST(Image, JpegIsWholeOrRefused) {
+  const std::string jpeg = FromHex(
+      "ffd8ffe000104a46494600010100000100010000ffdb0043000302020302020303030304030304050805050404050a070706"
+      "080c0a0c0c0b0a0b0b0d0e12100d0e110e0b0b1016101113141515150c0f171816141812141514ffc0000b08000200020101"
+      "1100ffc40014000100000000000000000000000000000007ffc40014100100000000000000000000000000000000ffda0008"
+      "010100003f00347fffd9");
+  const Image image = DecodeImage(Bytes(jpeg), "f");
+  EXPECT_EQ(image.width, 2);
+  EXPECT_EQ(image.height, 2);
+  for (const std::uint8_t v : image.rgb) EXPECT_NEAR(v, 100, 2);
+  for (std::size_t n = 0; n < jpeg.size(); ++n) EXPECT_NE(CodeOf(jpeg.substr(0, n)), ExitCode::kOk) << n;
 }
 
 // Expected values: Pillow 11, Image.fromarray(gray).resize((w, h), Image.BILINEAR).
