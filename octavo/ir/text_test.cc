@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <fstream>
+#include <iterator>
 
 #include "octavo/base/error.h"
 #include "octavo/ir/compare.h"
@@ -57,6 +59,16 @@ graph @main(%x: f32[1,3,?,width,"w + 1"], %n: s64[1] extras=hex"01" = s64[1] [3]
   _ = "constant"() @"node name"
 }
 )");
+}
+
+TEST(Text, TheExampleOfTheDocumentationParses) {
+  std::ifstream in(OCTAVO_SOURCE_DIR "/docs/ir.md");
+  const std::string page((std::istreambuf_iterator<char>(in)), {});
+  const std::size_t start = page.find("```\n");
+  ASSERT_NE(start, std::string::npos);
+  const Model m = Parse(page.substr(start + 4, page.find("```", start + 4) - start - 4));
+  EXPECT_EQ(m.graph->node_count(), 3u);
+  EXPECT_THAT(Print(m), HasSubstr("%c: f32[1,8,?,?] # u8(scale=0.0235, zero=0) = Conv(%xq, %w) {strides=[2, 2], "));
 }
 
 TEST(Text, SketchOfTheDesign) {
