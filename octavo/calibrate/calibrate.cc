@@ -1,0 +1,288 @@
+#include "octavo/calibrate/calibrate.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+#include "octavo/base/error.h"
+#include "octavo/base/interrupt.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/base/sha256.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/emit/onnx.h"
+#include "octavo/numerics/half.h"
+#include "octavo/runtime/session.h"
+
+namespace octavo {
+namespace {
+
+// Prepacked weights are a copy: fast, but beyond this size (as a sum) the memory matters more.
+constexpr std::uint64_t kMaxPrepackedBytes = std::uint64_t{1} << 30;
+
+bool Observable(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF64;
+}
+
+// ------------------------------------------------------------------------------------------------ the observed model
+
+std::unordered_map<std::string, std::vector<Value*>> ValuesByName(Graph& graph) {
+  std::unordered_map<std::string, std::vector<Value*>> values;
+  const auto add_graph = [&](Graph& g) {
+    for (Value* input : g.inputs()) values[input->name()].push_back(input);
+    for (Value* constant : g.constants()) values[constant->name()].push_back(constant);
+  };
+  add_graph(graph);
+  VisitNodes(graph, [&](Node& node) {
+    for (Value* output : node.outputs()) {
+      if (output != nullptr) values[output->name()].push_back(output);
+    }
+    for (Attribute& attribute : node.attributes()) {
+      if (const auto* body = std::get_if<std::unique_ptr<Graph>>(&attribute.value)) add_graph(**body);
+    }
+  });
+  return values;
+}
+
+Value* FindOne(const std::unordered_map<std::string, std::vector<Value*>>& values, const Graph& top,
+               const std::string& name) {
+  const auto it = values.find(name);
+  if (it == values.end()) {
+    std::vector<std::string> names;
+    for (const auto& entry : values) names.push_back(entry.first);
+    std::sort(names.begin(), names.end());
+    ThrowUsage("no value of the model has this name", name, DidYouMean(name, names));
+  }
+  if (it->second.size() == 1) return it->second.front();
+  for (Value* value : it->second) {
+    if (value->graph() == &top) return value;
+  }
+  ThrowUsage("more than one subgraph has a value of this name", name);
+}
+
+// Before:  producer -> v -> consumers
+// After:   producer -> v -> Observe(id) -> o -> consumers
+// A graph output keeps its name: v is renamed, o takes the name. A graph input keeps its own name and, where it is an
+// output too, its use as one.
+void InsertObserver(Value* v, std::int64_t id) {
+  Graph* graph = v->graph();
+  const bool result = v->kind() == ValueKind::kResult;
+  const bool rename = result && v->is_graph_output();
+  const std::string name = v->name();
+  if (rename) graph->Rename(v, graph->UniqueName(name + "_unobserved"));
+  Node* before = result ? v->producer()->next() : graph->first();
+  Node* node = graph->AddNode(kObserveOp, kObserveDomain, {v}, {{rename ? name : name + "_observed", v->type}}, before);
+  node->SetAttribute("id", id);
+  graph->ReplaceAllUses(v, node->output());
+  node->SetInput(0, v);
+  if (!result) graph->ReplaceOutputUses(node->output(), v);
+}
+
+// ------------------------------------------------------------------------------------------------------ the observers
+
+// Adding needs a lock only: the order in which samples come leaves no trace in the statistics. One accumulator a
+// tensor, not one a thread: histograms are large.
+struct Accumulator {
+  std::string name;
+  std::optional<int> channel_axis;
+  std::mutex mutex;
+  TensorStatistics statistics;
+};
+
+struct SampleContext {
+  const std::string& sample;
+  std::vector<float> converted;  // scratch for values that are not f32
+};
+
+std::span<const float> AsFloats(DType dtype, const void* data, std::size_t n, std::vector<float>& scratch) {
+  if (dtype == DType::kF32) return {static_cast<const float*>(data), n};
+  scratch.resize(n);
+  if (dtype == DType::kF16) {
+    HalfToFloat({static_cast<const std::uint16_t*>(data), n}, scratch.data());
+  } else if (dtype == DType::kBF16) {
+    const auto* bits = static_cast<const std::uint16_t*>(data);
+    for (std::size_t i = 0; i < n; ++i) scratch[i] = Bf16ToFloat(bits[i]);
+  } else {
+    const auto* doubles = static_cast<const double*>(data);
+    for (std::size_t i = 0; i < n; ++i) scratch[i] = static_cast<float>(doubles[i]);
+  }
+  return scratch;
+}
+
+void AddSums(ChannelSums& channels, const Accumulator& accumulator, std::span<const float> x,
+             std::span<const std::int64_t> dims, bool finite) {
+  const auto rank = static_cast<int>(dims.size());
+  const int axis = *accumulator.channel_axis < 0 ? *accumulator.channel_axis + rank : *accumulator.channel_axis;
+  if (axis < 0 || axis >= rank) {
+    ThrowBadInput(
+        "the value has rank " + std::to_string(rank) + ", no channel axis " + std::to_string(*accumulator.channel_axis),
+        accumulator.name);
+  }
+  if (channels.axis < 0) channels.axis = axis;
+  if (!finite) channels.finite = false;
+  if (!channels.finite) {
+    channels.sums.clear();
+    channels.squares.clear();
+    return;
+  }
+  const auto size = static_cast<std::size_t>(dims[static_cast<std::size_t>(axis)]);
+  if (channels.sums.empty()) {
+    channels.sums.resize(size);
+    channels.squares.resize(size);
+  }
+  if (channels.axis != axis || channels.sums.size() != size) {
+    ThrowBadInput("the channel axis is not the same in all samples", accumulator.name);
+  }
+  std::int64_t outer = 1, inner = 1;
+  for (int i = 0; i < rank; ++i) (i < axis ? outer : inner) *= i == axis ? 1 : dims[static_cast<std::size_t>(i)];
+  AddChannelSums(x, outer, dims[static_cast<std::size_t>(axis)], inner, channels.sums, channels.squares);
+}
+
+void Observe(Accumulator& accumulator, DType dtype, std::span<const std::int64_t> dims, const void* data,
+             SampleContext& context) {
+  if (!Observable(dtype)) {
+    ThrowUsage("a value of type " + std::string(Name(dtype)) + " cannot be observed: it is not a float",
+               accumulator.name);
+  }
+  const std::span<const float> x = AsFloats(dtype, data, ElementCount(dims, accumulator.name), context.converted);
+  TensorStatistics& statistics = accumulator.statistics;
+  MinMax seen;
+  if (!statistics.histogram) seen.Add(x);  // outside the lock
+  const std::lock_guard lock(accumulator.mutex);
+  if (statistics.histogram) {
+    const MinMax before = statistics.range;
+    statistics.histogram->Add(x);
+    statistics.range = statistics.histogram->range;
+    seen.nans = statistics.range.nans - before.nans;
+    seen.infs = statistics.range.infs - before.infs;
+  } else {
+    statistics.range.Merge(seen);
+  }
+  if (seen.nans > 0) {
+    ThrowBadInput(
+        "the model computes NaN (value '" + accumulator.name + "', " + std::to_string(seen.nans) + " elements)",
+        "sample " + context.sample);
+  }
+  if (statistics.channels && !x.empty()) AddSums(*statistics.channels, accumulator, x, dims, seen.infs == 0);
+}
+
+// ----------------------------------------------------------------------------------------------------------- the
+// samples
+
+void CheckInputs(const Sample& sample, const std::vector<IoSpec>& inputs) {
+  for (std::size_t i = 0; i < sample.tensors.size() && i < inputs.size(); ++i) {
+    const TensorRef& tensor = sample.tensors[i];
+    if (!Observable(tensor.dtype)) continue;
+    MinMax range;
+    const auto address = reinterpret_cast<std::uintptr_t>(tensor.bytes.data());
+    if (tensor.dtype == DType::kF32 && address % alignof(float) == 0) {
+      range.Add({reinterpret_cast<const float*>(tensor.bytes.data()), tensor.bytes.size() / sizeof(float)});
+    } else {
+      range.Add(tensor.ToFloats());
+    }
+    if (!range.AllFinite()) {
+      ThrowBadInput(
+          "the data hold " + std::string(range.nans > 0 ? "NaN" : "Inf") + " (input '" + inputs[i].name + "')",
+          "sample " + sample.name);
+    }
+  }
+}
+
+// By content, not by name or place: the same samples in other files or shards are the same samples.
+std::string SampleDigest(const Sample& sample) {
+  Sha256 sha;
+  for (const TensorRef& tensor : sample.tensors) {
+    std::string head = std::string(Name(tensor.dtype)) + "[";
+    for (const std::int64_t dim : tensor.dims) head += std::to_string(dim) + ",";
+    sha.Update(head + "]");
+    sha.Update(tensor.bytes);
+    if (tensor.strings == nullptr) continue;
+    for (const std::string& text : *tensor.strings) sha.Update(std::to_string(text.size()) + ":" + text);
+  }
+  return sha.HexDigest();
+}
+
+}  // namespace
+
+Statistics Calibrate(const Model& float_model, const DataSource& data, std::size_t first, std::size_t count,
+                     std::span<const ObserveSpec> observe, const CalibrateOptions& options) {
+  if (first > data.size() || count > data.size() - first) {
+    ThrowInternal("calibration asks for samples that are not there", data.Describe());
+  }
+  Statistics statistics;
+  statistics.model_sha256 = ModelFingerprint(float_model);
+  statistics.method = options.method;
+
+  std::vector<std::unique_ptr<Accumulator>> accumulators;
+  OnnxSkeleton skeleton;
+  {
+    Model model = Clone(float_model);
+    const auto values = ValuesByName(*model.graph);
+    for (const ObserveSpec& spec : observe) {
+      Value* value = FindOne(values, *model.graph, spec.value);
+      if (value->is_constant()) ThrowUsage("a constant cannot be observed", spec.value);
+      if (value->type.dtype != DType::kUndefined && !Observable(value->type.dtype)) {
+        ThrowUsage("a value of type " + std::string(Name(value->type.dtype)) + " cannot be observed: it is not a float",
+                   spec.value);
+      }
+      auto accumulator = std::make_unique<Accumulator>();
+      accumulator->name = spec.value;
+      accumulator->channel_axis = spec.channel_axis;
+      if (spec.histogram) accumulator->statistics.histogram.emplace();
+      if (spec.channel_axis) accumulator->statistics.channels.emplace();
+      if (!statistics.tensors.emplace(spec.value, TensorStatistics()).second) {
+        ThrowInternal("a value is to be observed twice", spec.value);
+      }
+      InsertObserver(value, static_cast<std::int64_t>(accumulators.size()));
+      accumulators.push_back(std::move(accumulator));
+    }
+    if (!accumulators.empty()) model.SetOpsetVersion(kObserveDomain, 1);
+    skeleton = SerializeSkeleton(model);
+  }
+
+  std::vector<std::pair<std::string, TensorRef>> initializers;
+  std::uint64_t weight_bytes = 0;
+  for (OnnxSkeleton::External& external : skeleton.externals) {
+    weight_bytes += external.tensor.bytes.size();
+    initializers.emplace_back(std::move(external.name), std::move(external.tensor));
+  }
+  SessionOptions session_options;
+  session_options.intra_op_threads = 1;
+  session_options.disable_prepacking = weight_bytes > kMaxPrepackedBytes;
+  session_options.observer = [&accumulators](std::int64_t id, DType dtype, std::span<const std::int64_t> dims,
+                                             const void* value, void* context) {
+    Observe(*accumulators.at(static_cast<std::size_t>(id)), dtype, dims, value, *static_cast<SampleContext*>(context));
+  };
+  const Session session(skeleton.bytes, std::move(initializers), session_options);
+  skeleton = {};
+
+  statistics.samples.resize(count);
+  {
+    Progress progress("calibrating", count);
+    const int threads = options.threads > 0 ? options.threads : HardwareThreads();
+    ParallelFor(count, threads, [&](std::size_t i) {
+      CheckInterrupt();
+      const Sample sample = data.Read(first + i);
+      CheckInputs(sample, session.inputs());
+      statistics.samples[i] = SampleDigest(sample);
+      SampleContext context{sample.name, {}};
+      try {
+        session.Run(sample.tensors, {}, &context);
+      } catch (const Error& e) {
+        if (e.code() != ExitCode::kBadInput || e.where() == "sample " + sample.name) throw;
+        throw Error(e.code(), e.reason(), "sample " + sample.name + ": " + e.where(), e.how());
+      }
+      progress.Advance();
+    });
+  }
+  std::sort(statistics.samples.begin(), statistics.samples.end());
+  for (const std::unique_ptr<Accumulator>& accumulator : accumulators) {
+    statistics.tensors[accumulator->name] = std::move(accumulator->statistics);
+  }
+  return statistics;
+}
+
+}  // namespace octavo
