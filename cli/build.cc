@@ -1,0 +1,103 @@
+#include <memory>
+
+#include "cli/options.h"
+#include "octavo/base/error.h"
+#include "octavo/build/pipeline.h"
+
+namespace octavo::cli {
+namespace {
+
+struct Flags {
+  std::string onnx, out;
+  CommonFlags common;
+  DataFlags data;
+  QuantizationFlags quantization;
+  std::optional<std::string> validate_data;
+  std::optional<std::int64_t> validate_samples;
+  std::optional<double> min_sqnr;
+  bool no_quant = false, no_compile = false, no_cache = false, embed_context = false;
+  std::vector<std::string> epoptions;
+};
+
+int Run(const Flags& flags) {
+  ApplyQuiet(flags.common);
+  BuildOptions options;
+  BuildConfig& config = options.config;
+  config = MakeConfig(flags.onnx, flags.common, flags.data, &flags.quantization);
+  if (config.model.empty()) RequireArgument("", "--onnx", "give --onnx M.onnx");
+  RequireArgument(flags.out, "-o", "give -o OUT/");
+  if (flags.no_quant) {
+    if (flags.quantization.precision && *flags.quantization.precision != "fp32") {
+      ThrowUsage("both --no-quant and --precision " + *flags.quantization.precision + " were given", "command line",
+                 "keep one of the two");
+    }
+    config.quantize = false;
+  }
+  if (flags.no_compile) config.compile.enabled = false;
+  if (flags.embed_context) config.compile.embed_context = true;
+  for (const std::string& text : flags.epoptions) {
+    const std::size_t eq = text.find('=');
+    if (eq == std::string::npos || eq == 0) ThrowUsage("'" + text + "' is not K=V", "--epoption");
+    config.compile.options.emplace_back(text.substr(0, eq), text.substr(eq + 1));
+  }
+  if (flags.validate_samples) config.validate_samples = *flags.validate_samples;
+  if (flags.min_sqnr) config.min_sqnr = flags.min_sqnr;
+  if (flags.validate_data) {
+    config.validate_data.emplace();
+    if (config.data) *config.validate_data = *config.data;  // the same image options
+    config.validate_data->path = *flags.validate_data;
+  }
+  options.out = flags.out;
+  options.threads = ThreadCount(flags.common);
+  options.force = flags.common.force;
+  options.require_data = flags.data.require_data;
+  options.cache = !flags.no_cache;
+  Validate(config);
+  if (flags.common.dry_run) {
+    Print(DescribePlan(config, options.out, options.require_data));
+    return 0;
+  }
+  const BuildResult result = Build(options);
+  if (result.up_to_date) {
+    Print(options.out.string() + " is up to date\n");
+    if (flags.common.json) WriteJson(flags.common, ReadManifest(options.out));
+    return 0;
+  }
+  WriteJson(flags.common, result.manifest_json);
+  Print(Summary(result, options.out));
+  return 0;
+}
+
+}  // namespace
+
+Command BuildCommand() {
+  auto f = std::make_shared<Flags>();
+  Command c;
+  c.name = "build";
+  c.summary = "quantize, check by running, validate on held-out samples, write OUT/ with a manifest";
+  c.examples =
+      "  octavo build --onnx m.onnx --device cpu --precision uint8 --data samples/ -o out/\n"
+      "  octavo build --onnx m.onnx --device cpu --precision int8 --data photos/ --image-size 224x224 -o out/\n"
+      "  octavo build --onnx m.onnx --precision fp16 --data samples/ --min-sqnr 55 -o out/\n"
+      "  octavo build --config out/config.json -o again/\n";
+  c.options.push_back({"--onnx", &f->onnx, "the model", "Build"});
+  c.options.push_back({"-o,--output", &f->out, "the directory to make", "Build"});
+  c.options.push_back(
+      {"--validate-samples", &f->validate_samples, "held-out samples to validate on, at most (64)", "Build"});
+  c.options.push_back(
+      {"--validate-data", &f->validate_data, "validate on these instead of what --data has left", "Build"});
+  c.options.push_back(
+      {"--min-sqnr", &f->min_sqnr, "dB that every output must reach, else exit 5 and nothing is written", "Build"});
+  c.options.push_back({"--no-quant", &f->no_quant, "fold and check only", "Build"});
+  c.options.push_back({"--no-compile", &f->no_compile, "stop before the device's compiler", "Build"});
+  c.options.push_back({"--no-cache", &f->no_cache, "do not reuse or keep calibration statistics", "Build"});
+  c.options.push_back({"--epoption", &f->epoptions, "K=V for the device's execution provider (repeatable)", "Build"});
+  c.options.push_back({"--embed-context", &f->embed_context, "put the compiled context into the model", "Build"});
+  AddDataOptions(c.options, f->data);
+  AddQuantizationOptions(c.options, f->quantization);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce | kDryRun);
+  c.run = [f] { return Run(*f); };
+  return c;
+}
+
+}  // namespace octavo::cli

@@ -1,0 +1,49 @@
+#include "octavo/build/inspect.h"
+
+#include <filesystem>
+#include <memory>
+
+#include "cli/options.h"
+
+namespace octavo::cli {
+namespace {
+
+struct Flags {
+  std::string file;
+  InspectOptions options;
+  CommonFlags common;
+};
+
+int Run(const Flags& flags) {
+  ApplyQuiet(flags.common);
+  RequireArgument(flags.file, "FILE", "octavo inspect FILE");
+  std::string file = flags.file;
+  if (std::filesystem::is_directory(file)) file += "/model.onnx";  // a build's output directory
+  const InspectResult result = Inspect(file, flags.options);
+  WriteJson(flags.common, result.json);
+  Print(result.text);
+  return 0;
+}
+
+}  // namespace
+
+Command InspectCommand() {
+  auto f = std::make_shared<Flags>();
+  Command c;
+  c.name = "inspect";
+  c.summary = "what is in a model or statistics file, what is quantized how";
+  c.examples =
+      "  octavo inspect out/model.onnx\n"
+      "  octavo inspect out/ --nodes\n"
+      "  octavo inspect q.onnx --ir\n"
+      "  octavo inspect s.json\n";
+  c.options.push_back({"file", &f->file, "an ONNX model, a build's output directory, or statistics", "Inspect"});
+  c.options.push_back({"--ir", &f->options.ir, "print the textual IR", "Inspect"});
+  c.options.push_back({"--nodes", &f->options.nodes, "also a line for every node", "Inspect"});
+  AddCommonOptions(c.options, f->common, 0);
+  std::erase_if(c.options, [](const Option& o) { return o.names == "--threads"; });
+  c.run = [f] { return Run(*f); };
+  return c;
+}
+
+}  // namespace octavo::cli

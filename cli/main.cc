@@ -1,0 +1,155 @@
+// octavo: parses the command line, runs one command, turns every failure into one line and an exit code.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <new>
+
+#include "cli/options.h"
+#include "octavo/base/error.h"
+#include "octavo/base/interrupt.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/base/output.h"
+#include "octavo/build/version.h"
+#include "octavo/runtime/session.h"
+
+namespace octavo::cli {
+namespace {
+
+// The option as the parser sees it; every kind of target is one line here and nowhere else.
+void AddOption(CLI::App& app, const Option& option) {
+  CLI::Option* made = std::visit(
+      [&](auto* target) -> CLI::Option* {
+        using T = std::remove_pointer_t<decltype(target)>;
+        if constexpr (std::is_same_v<T, bool>) {
+          return app.add_flag(option.names, *target, option.help);
+        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          CLI::Option* list = app.add_option(option.names, *target, option.help);
+          // One value each time it is given; a positional takes all that there are.
+          return option.names[0] == '-' ? list->expected(1)->take_all()->type_name("") : list->type_name("");
+        } else {
+          return app.add_option(option.names, *target, option.help)->type_name("");
+        }
+      },
+      option.target);
+  if (!option.group.empty()) made->group(option.group);
+}
+
+std::vector<std::string> OptionNames(const Command& command) {
+  std::vector<std::string> names = {"--help"};
+  for (const Option& option : command.options) {
+    std::size_t at = 0;
+    while (at < option.names.size()) {
+      const std::size_t end = std::min(option.names.find(',', at), option.names.size());
+      const std::string name = option.names.substr(at, end - at);
+      if (name.starts_with("--")) names.push_back(name);
+      at = end + 1;
+    }
+  }
+  return names;
+}
+
+std::string VersionText() {
+  std::string text = std::string("octavo ") + Version();
+  try {
+    text += " (ONNX Runtime " + OrtVersion() + ")";
+  } catch (const Error&) {
+    text += " (ONNX Runtime was not found: set OCTAVO_ORT_LIBRARY)";
+  }
+  return text + "\n";
+}
+
+int Run(int argc, char** argv) {
+  std::vector<Command> commands;
+  commands.push_back(BuildCommand());
+  commands.push_back(QuantizeCommand());
+  commands.push_back(CalibrateCommand());
+  commands.push_back(CompareCommand());
+  commands.push_back(PerfCommand());
+  commands.push_back(InspectCommand());
+  commands.push_back(DevicesCommand());
+  for (Command& command : UnbuiltCommands()) commands.push_back(std::move(command));
+
+  CLI::App app{"Quantizes a trained model, makes what a device runs, and checks by running it that it is right."};
+  app.name("octavo");
+  app.footer(
+      "Example:\n  octavo build --onnx model.onnx --device cpu --precision uint8 --data samples/ -o out/\n"
+      "`octavo COMMAND --help` has the options and more examples.");
+  bool version = false;
+  app.add_flag("--version", version, "print the version");
+  app.allow_extras();
+  app.require_subcommand(0, 1);
+  std::vector<CLI::App*> parsers;
+  std::vector<std::string> names;
+  for (const Command& command : commands) {
+    CLI::App* sub = app.add_subcommand(command.name, command.summary);
+    sub->allow_extras();
+    sub->footer(command.examples.empty() ? "" : "Examples:\n" + command.examples);
+    for (const Option& option : command.options) AddOption(*sub, option);
+    parsers.push_back(sub);
+    names.push_back(command.name);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::CallForAllHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    std::string command;
+    for (std::size_t i = 0; i < parsers.size(); ++i) {
+      if (parsers[i]->parsed()) command = " " + names[i];
+    }
+    ThrowUsage(error.what(), "octavo" + command, "see octavo" + command + " --help");
+  }
+  if (version) {
+    Print(VersionText());
+    return 0;
+  }
+  for (std::size_t i = 0; i < parsers.size(); ++i) {
+    if (!parsers[i]->parsed()) continue;
+    for (const std::string& extra : parsers[i]->remaining()) {
+      const std::string where = "octavo " + names[i];
+      if (!extra.starts_with("-") || extra == "-") ThrowUsage("unexpected argument '" + extra + "'", where);
+      const std::string how = DidYouMean(extra.substr(0, extra.find('=')), OptionNames(commands[i]));
+      ThrowUsage("unknown option '" + extra + "'", where, how.empty() ? "see " + where + " --help" : how);
+    }
+    for (const std::string& extra : app.remaining()) ThrowUsage("unexpected argument '" + extra + "'", "octavo");
+    return commands[i].run();
+  }
+  std::string known;
+  for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
+  for (const std::string& extra : app.remaining()) {
+    const std::string how = DidYouMean(extra, names);
+    ThrowUsage((extra.starts_with("-") ? "unknown option '" : "unknown command '") + extra + "'", "octavo",
+               how.empty() ? "commands are " + known : how);
+  }
+  ThrowUsage("no command", "octavo", "commands are " + known);
+}
+
+// One line on stderr, whatever the exception.
+int Report(const char* what, ExitCode code) {
+  std::string line = std::string("octavo: error: ") + what;
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  std::fprintf(stderr, "%s\n", line.c_str());
+  RemoveAllTemporaries();
+  return static_cast<int>(code);
+}
+
+}  // namespace
+}  // namespace octavo::cli
+
+int main(int argc, char** argv) {
+  using octavo::cli::Report;
+  try {
+    octavo::InstallInterruptHandler();
+    return octavo::cli::Run(argc, argv);
+  } catch (const octavo::Error& error) {
+    return Report(error.what(), error.code());
+  } catch (const std::bad_alloc&) {
+    return Report("out of memory", octavo::ExitCode::kInternal);
+  } catch (const std::exception& error) {
+    return Report(error.what(), octavo::ExitCode::kInternal);
+  }
+}

@@ -1,0 +1,267 @@
+#include "cli/options.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/base/output.h"
+
+namespace octavo::cli {
+namespace {
+
+DType ParseTypeFlag(const std::string& text, const char* option) {
+  const std::optional<DType> type = ParseDType(text);
+  const std::vector<std::string> known = {"u8", "s8", "u16", "s16"};
+  if (!type) {
+    const std::string how = DidYouMean(text, known);
+    ThrowUsage("unknown type '" + text + "'", option, how.empty() ? "types are u8, s8, u16, s16" : how);
+  }
+  return *type;
+}
+
+CalibrationMethod ParseMethod(const std::string& text) {
+  if (text == "minmax") return CalibrationMethod::kMinMax;
+  if (text == "percentile") return CalibrationMethod::kPercentile;
+  if (text == "entropy") return CalibrationMethod::kEntropy;
+  if (text == "mse") return CalibrationMethod::kMse;
+  const std::vector<std::string> known = {"minmax", "percentile", "entropy", "mse"};
+  const std::string how = DidYouMean(text, known);
+  ThrowUsage("unknown calibration method '" + text + "'", "--calibration",
+             how.empty() ? "methods are minmax, percentile, entropy, mse" : how);
+}
+
+// Overrides of the config file by a list on the command line: the list replaces the file's.
+void SplitCommas(const std::vector<std::string>& given, std::vector<std::string>& out) {
+  for (const std::string& text : given) {
+    std::size_t at = 0;
+    while (at <= text.size()) {
+      const std::size_t end = std::min(text.find(',', at), text.size());
+      if (end > at) out.push_back(text.substr(at, end - at));
+      at = end + 1;
+    }
+  }
+}
+
+void ApplyData(const DataFlags& flags, BuildConfig& config) {
+  const bool image = flags.layout || flags.size || flags.mean || flags.std || flags.scale || flags.color;
+  if (flags.data) {
+    config.data.emplace();
+    config.data->path = *flags.data;
+  }
+  if (!image) return;
+  if (!config.data) ThrowUsage("image options without data", "--image-*", "give --data D with images");
+  config.data->image_options_given = true;
+  ImageOptions& options = config.data->image;
+  if (flags.layout) {
+    if (*flags.layout != "nchw" && *flags.layout != "nhwc") {
+      ThrowUsage("unknown layout '" + *flags.layout + "'", "--image-layout", "use nchw or nhwc");
+    }
+    options.layout = *flags.layout == "nchw" ? ImageLayout::kNchw : ImageLayout::kNhwc;
+  }
+  if (flags.size) std::tie(options.width, options.height) = ParseSize(*flags.size, "--image-size");
+  if (flags.mean) options.mean = ParseTriple(*flags.mean, "--image-mean");
+  if (flags.std) {
+    options.std = ParseTriple(*flags.std, "--image-std");
+    for (const float s : options.std) {
+      if (s <= 0) ThrowUsage("a standard deviation must be positive", "--image-std");
+    }
+  }
+  if (flags.scale) {
+    char* end = nullptr;
+    options.scale = std::strtof(flags.scale->c_str(), &end);
+    if (flags.scale->empty() || *end != '\0' || !std::isfinite(options.scale)) {
+      ThrowUsage("'" + *flags.scale + "' is not a number", "--image-scale");
+    }
+  }
+  if (flags.color) {
+    if (*flags.color != "rgb" && *flags.color != "bgr") {
+      ThrowUsage("unknown color order '" + *flags.color + "'", "--image-color", "use rgb or bgr");
+    }
+    options.color = *flags.color == "rgb" ? ImageColor::kRgb : ImageColor::kBgr;
+  }
+}
+
+void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
+  if (flags.precision) q.precision = *flags.precision;
+  if (flags.calibration) q.calibration = ParseMethod(*flags.calibration);
+  if (flags.percentile) q.percentile = *flags.percentile;
+  if (flags.weight_type) q.weight_type = ParseTypeFlag(*flags.weight_type, "--weight-type");
+  if (flags.activation_type) q.activation_type = ParseTypeFlag(*flags.activation_type, "--activation-type");
+  if (flags.per_channel && flags.per_tensor) {
+    ThrowUsage("both --per-channel and --per-tensor were given", "command line", "keep one of the two");
+  }
+  if (flags.per_channel || flags.per_tensor) q.per_channel = flags.per_channel;
+  if (flags.symmetric && flags.asymmetric) {
+    ThrowUsage("both --symmetric and --asymmetric were given", "command line", "keep one of the two");
+  }
+  if (flags.symmetric || flags.asymmetric) q.symmetric = flags.symmetric;
+  if (flags.block) q.block = *flags.block;
+  if (flags.keep_float) {
+    if (*flags.keep_float != "auto" && *flags.keep_float != "none") {
+      ThrowUsage("unknown value '" + *flags.keep_float + "'", "--keep-float", "use auto or none");
+    }
+    q.keep_float_auto = *flags.keep_float == "auto";
+  }
+  if (flags.load_path) q.load_path = *flags.load_path;
+  if (flags.save_path) q.save_path = *flags.save_path;
+  if (flags.requantize) q.requantize = true;
+  if (!flags.op_types.empty()) {
+    q.op_types.clear();
+    SplitCommas(flags.op_types, q.op_types);
+  }
+  if (!flags.exclude.empty()) q.exclude = flags.exclude;
+  if (!flags.overrides.empty()) q.overrides.clear();
+  for (const std::string& text : flags.overrides) {
+    const std::size_t eq = text.rfind('=');
+    if (eq == std::string::npos || eq == 0 || eq + 1 == text.size()) {
+      ThrowUsage("'" + text + "' is not TENSOR=TYPE", "--override", "write for example --override logits=f32");
+    }
+    q.overrides.emplace_back(text.substr(0, eq), text.substr(eq + 1));
+  }
+}
+
+}  // namespace
+
+void AddDataOptions(std::vector<Option>& o, DataFlags& f) {
+  const std::string g = "Data";
+  o.push_back({"--data", &f.data, "samples: folder of .npz/.npy/.pb/images, or a stacked .npz", g});
+  o.push_back({"--samples", &f.samples, "how many of them calibrate (128, or all there are)", g});
+  o.push_back({"--seed", &f.seed, "of synthetic samples (0)", g});
+  o.push_back({"--distribution", &f.distribution, "of synthetic samples: uniform|normal", g});
+  o.push_back({"--require-data", &f.require_data, "no --data is an error (also OCTAVO_REQUIRE_DATA=1)", g});
+  o.push_back({"--image-layout", &f.layout, "nchw|nhwc (from the model)", g});
+  o.push_back({"--image-size", &f.size, "WxH that images are resized to", g});
+  o.push_back({"--image-mean", &f.mean, "a,b,c subtracted after scaling", g});
+  o.push_back({"--image-std", &f.std, "a,b,c divided by", g});
+  o.push_back({"--image-scale", &f.scale, "factor on pixels (1/255)", g});
+  o.push_back({"--image-color", &f.color, "rgb|bgr", g});
+}
+
+void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f) {
+  const std::string g = "Quantization";
+  o.push_back({"-p,--precision", &f.precision, "uint8|int8|w8a16|int16|fp16|bf16|fp32 (uint8)", g});
+  o.push_back({"--calibration", &f.calibration, "minmax|percentile|entropy|mse (minmax)", g});
+  o.push_back({"--percentile", &f.percentile, "for --calibration percentile (99.99)", g});
+  o.push_back({"--per-channel", &f.per_channel, "one weight scale an output channel", g});
+  o.push_back({"--per-tensor", &f.per_tensor, "one weight scale a tensor", g});
+  o.push_back({"--symmetric", &f.symmetric, "activations with the zero point in the middle", g});
+  o.push_back({"--asymmetric", &f.asymmetric, "activations with a zero point of their own", g});
+  o.push_back({"--weight-type", &f.weight_type, "u8|s8|s16", g});
+  o.push_back({"--activation-type", &f.activation_type, "u8|s8|u16|s16", g});
+  o.push_back({"--block", &f.block, "block size of weight-only formats (32)", g});
+  o.push_back({"--op-types", &f.op_types, "A,B: quantize only these operators", g});
+  o.push_back({"--exclude", &f.exclude, "NODE or glob that stays float (repeatable)", g});
+  o.push_back({"--override", &f.overrides, "TENSOR=TYPE: u8|s8|u16|s16|f32 (repeatable)", g});
+  o.push_back({"--keep-float", &f.keep_float, "auto|none: leave in float what would be slower or worse (auto)", g});
+  o.push_back({"--load-statistics", &f.load_path, "statistics of `octavo calibrate` instead of data", g});
+  o.push_back({"--save-statistics", &f.save_path, "where to write the calibration statistics", g});
+  o.push_back({"--requantize", &f.requantize, "drop the quantization that the model has", g});
+}
+
+void AddCommonOptions(std::vector<Option>& o, CommonFlags& f, unsigned which) {
+  const std::string g = "Common";
+  if (which & kConfig) o.push_back({"--config", &f.config, "F.json: a build's config.json; flags override it", g});
+  if (which & kDevice) o.push_back({"--device", &f.device, "cpu (qnn, openvino, dml are not built yet)", g});
+  if (which & kDims) o.push_back({"--dim", &f.dims, "NAME=VALUE fixes a symbolic dimension (repeatable)", g});
+  o.push_back({"--threads", &f.threads, "how many threads (all cores); never changes the result", g});
+  if (which & kForce) o.push_back({"-f,--force", &f.force, "replace what exists", g});
+  if (which & kDryRun) o.push_back({"--dry-run", &f.dry_run, "say what would be written, write nothing", g});
+  o.push_back({"--json", &f.json, "F: also write the result as JSON", g});
+  o.push_back({"-q,--quiet", &f.quiet, "no progress, warnings only", g});
+}
+
+std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<std::string>& dims) {
+  std::vector<std::pair<std::string, std::int64_t>> out;
+  for (const std::string& text : dims) {
+    const std::size_t eq = text.rfind('=');
+    const std::string value = eq == std::string::npos ? "" : text.substr(eq + 1);
+    if (eq == 0 || value.empty() || value.size() > 12 || value.find_first_not_of("0123456789") != std::string::npos ||
+        std::stoll(value) < 1) {
+      ThrowUsage("'" + text + "' is not NAME=VALUE with a positive value", "--dim", "write for example --dim batch=1");
+    }
+    out.emplace_back(text.substr(0, eq), std::stoll(value));
+  }
+  return out;
+}
+
+BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
+                       const QuantizationFlags* flags) {
+  BuildConfig config;
+  if (common.config) {
+    try {
+      config = ReadBuildConfig(*common.config);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kBadInput) throw;
+      throw Error(ExitCode::kUsage, error.reason(), error.where(), error.how());  // a configuration is usage
+    }
+  }
+  if (!model.empty()) config.model = model;
+  if (common.device) config.device = *common.device;
+  for (auto& [name, value] : ParseDims(common.dims)) {
+    std::erase_if(config.dims, [&](const auto& dim) { return dim.first == name; });
+    config.dims.emplace_back(name, value);
+  }
+  ApplyData(data, config);
+  // Flags change whichever section the file used; with no file they are the build's.
+  const bool set_in_compile = config.compile.quantization.has_value();
+  QuantizationConfig q = EffectiveQuantization(config);
+  const QuantizationConfig before = q;
+  if (data.samples) q.samples = *data.samples;
+  if (data.seed) {
+    if (*data.seed < 0) ThrowUsage("seed must not be negative", "--seed");
+    q.seed = static_cast<std::uint64_t>(*data.seed);
+  }
+  if (data.distribution) q.distribution = *data.distribution;
+  if (flags != nullptr) ApplyQuantization(*flags, q);
+  if (set_in_compile && !(q == before)) {
+    throw ConfigConflictError("quantization is set by flags and inside the compile section of " + *common.config,
+                              "--config", "keep one of the two");
+  }
+  if (!set_in_compile) config.quantization = std::move(q);
+  Validate(config);
+  return config;
+}
+
+int ThreadCount(const CommonFlags& common) {
+  if (!common.threads) return 0;
+  if (*common.threads < 1 || *common.threads > 1024) ThrowUsage("threads must be from 1 to 1024", "--threads");
+  return static_cast<int>(*common.threads);
+}
+
+void ApplyQuiet(const CommonFlags& common) {
+  if (common.quiet) SetLogLevel(LogLevel::kWarn);
+}
+
+void Print(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    ThrowBadInput("cannot write the result", "stdout");
+  }
+}
+
+void WriteJson(const CommonFlags& common, const std::string& text) {
+  if (!common.json) return;
+  OutputFile file(*common.json);
+  file.Write(text);
+  file.Commit();
+}
+
+void CheckOutputFile(const std::string& file, const CommonFlags& common) {
+  RequireArgument(file, "-o", "give -o FILE");
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(file, error);
+  if (std::filesystem::is_directory(status)) ThrowUsage("the output is a directory", file, "name a file");
+  if (std::filesystem::is_regular_file(status) && !common.force) {
+    ThrowUsage("output file exists", file, "pass --force to replace it");
+  }
+}
+
+void RequireArgument(const std::string& value, const std::string& name, const std::string& how) {
+  if (value.empty()) ThrowUsage("missing " + name, "command line", how);
+}
+
+}  // namespace octavo::cli

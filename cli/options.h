@@ -1,0 +1,85 @@
+// The commands as data: a name, options bound to variables, a function to run. Only main.cc sees the parser.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "octavo/build/config.h"
+
+namespace octavo::cli {
+
+using Target = std::variant<bool*, std::string*, std::optional<std::string>*, std::optional<std::int64_t>*,
+                            std::optional<double>*, std::vector<std::string>*>;
+
+struct Option {
+  std::string names;  // "-o,--output"; "model" for a positional
+  Target target;      // a bool* is a flag
+  std::string help;
+  std::string group;  // heading in --help
+};
+
+struct Command {
+  std::string name, summary, examples;
+  std::vector<Option> options;
+  std::function<int()> run;
+};
+
+// Each command file makes one. What the options are bound to lives in the command's `run`.
+Command BuildCommand();
+Command QuantizeCommand();
+Command CalibrateCommand();
+Command CompareCommand();
+Command PerfCommand();
+Command InspectCommand();
+Command DevicesCommand();
+std::vector<Command> UnbuiltCommands();  // rewrite, compile, export
+
+// The options that several commands share. A command takes the groups it needs; each option has one effect everywhere.
+struct DataFlags {
+  std::optional<std::string> data, layout, size, mean, std, scale, color;
+  std::optional<std::string> distribution;
+  std::optional<std::int64_t> samples, seed;
+  bool require_data = false;
+};
+struct QuantizationFlags {
+  std::optional<std::string> precision, calibration, weight_type, activation_type, keep_float, load_path, save_path;
+  std::optional<double> percentile;
+  std::optional<std::int64_t> block;
+  bool per_channel = false, per_tensor = false, symmetric = false, asymmetric = false, requantize = false;
+  std::vector<std::string> op_types, exclude, overrides;
+};
+struct CommonFlags {
+  std::optional<std::string> config, device, json;
+  std::vector<std::string> dims;
+  std::optional<std::int64_t> threads;
+  bool quiet = false, force = false, dry_run = false;
+};
+
+void AddDataOptions(std::vector<Option>& options, DataFlags& flags);
+void AddQuantizationOptions(std::vector<Option>& options, QuantizationFlags& flags);
+enum CommonOption : unsigned { kConfig = 1, kDevice = 2, kDims = 4, kForce = 8, kDryRun = 16 };
+void AddCommonOptions(std::vector<Option>& options, CommonFlags& flags,
+                      unsigned which);  // --threads --quiet --json always
+
+// The configuration file, if any, and the flags over it. Errors: kUsage naming the option.
+BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
+                       const QuantizationFlags* quantization);
+// The data that the flags name; nothing when --data was not given. `config` holds --distribution and the rest.
+std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<std::string>& dims);
+
+int ThreadCount(const CommonFlags& common);  // 0: all cores
+void ApplyQuiet(const CommonFlags& common);
+void WriteJson(const CommonFlags& common, const std::string& text);  // to --json F, if given
+void Print(const std::string& text);  // to stdout; Error(kBadInput) when it cannot be written
+// An output FILE that exists is left alone unless --force was given.
+void CheckOutputFile(const std::string& file, const CommonFlags& common);
+void RequireArgument(const std::string& value, const std::string& name, const std::string& how);
+
+}  // namespace octavo::cli

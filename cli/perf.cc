@@ -1,0 +1,91 @@
+#include "octavo/validate/perf.h"
+
+#include <memory>
+
+#include "cli/options.h"
+#include "octavo/base/error.h"
+#include "octavo/build/pipeline.h"
+#include "octavo/import/onnx.h"
+
+namespace octavo::cli {
+namespace {
+
+struct Flags {
+  std::string model;
+  std::optional<std::string> against;
+  std::optional<std::int64_t> iterations, warmup;
+  std::optional<double> duration;
+  CommonFlags common;
+  DataFlags data;
+};
+
+int Run(const Flags& flags) {
+  ApplyQuiet(flags.common);
+  RequireArgument(flags.model, "the model", "octavo perf M.onnx");
+  const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, nullptr);
+  RequireDevice(config.device);
+  PerfOptions options;
+  options.threads = ThreadCount(flags.common);
+  if (flags.iterations) {
+    if (*flags.iterations < 1 || *flags.iterations > 10'000'000)
+      ThrowUsage("iterations must be from 1 to 10000000", "--iterations");
+    options.iterations = *flags.iterations;
+  }
+  if (flags.warmup) {
+    if (*flags.warmup < 0 || *flags.warmup > 10'000'000) ThrowUsage("warmup must be from 0 to 10000000", "--warmup");
+    options.warmup = *flags.warmup;
+  }
+  if (flags.duration) {
+    if (!(*flags.duration > 0 && *flags.duration < 1e6))
+      ThrowUsage("duration must be a positive number of seconds", "--duration");
+    options.seconds = *flags.duration;
+  }
+  std::string model = flags.model;
+  if (std::filesystem::is_directory(model)) model += "/model.onnx";  // a build's output directory
+  std::optional<std::filesystem::path> against;
+  if (flags.against) {
+    against = *flags.against;
+    if (std::filesystem::is_directory(*against)) *against /= "model.onnx";
+  }
+  std::unique_ptr<DataSource> data;
+  {
+    Model graph = ReadOnnx(model);
+    FixDims(graph, config.dims);
+    const std::vector<InputSpec> inputs = InputSpecs(*graph.graph);
+    if (config.data) {
+      data = OpenData(*config.data, inputs);
+    } else {
+      const QuantizationConfig& q = EffectiveQuantization(config);
+      data = SyntheticData(inputs, ParseDistribution(q.distribution), q.seed, 8);
+    }
+  }
+  const PerfResult result = MeasurePerf(model, against, *data, options);
+  WriteJson(flags.common, ToJson(result));
+  Print(data->Describe() + "\n" + ToTable(result));
+  return 0;
+}
+
+}  // namespace
+
+Command PerfCommand() {
+  auto f = std::make_shared<Flags>();
+  Command c;
+  c.name = "perf";
+  c.summary = "latency, throughput and memory of a model here, alone or in turn with another";
+  c.examples =
+      "  octavo perf out/model.onnx --against m.onnx --data samples/\n"
+      "  octavo perf m.onnx --dim batch=1 --iterations 200 --threads 1 --json p.json\n";
+  c.options.push_back({"model", &f->model, "the model, or a build's output directory", "Perf"});
+  c.options.push_back(
+      {"--against", &f->against, "another model, run in turn with this one on the same samples", "Perf"});
+  c.options.push_back({"--iterations", &f->iterations, "counted runs (as many as fit in --duration)", "Perf"});
+  c.options.push_back({"--warmup", &f->warmup, "runs that are not counted (5)", "Perf"});
+  c.options.push_back({"--duration", &f->duration, "seconds of counted runs (3)", "Perf"});
+  AddDataOptions(c.options, f->data);
+  std::erase_if(c.options, [](const Option& o) { return o.names == "--samples" || o.names == "--require-data"; });
+  AddCommonOptions(c.options, f->common, kDevice | kDims);
+  c.run = [f] { return Run(*f); };
+  return c;
+}
+
+}  // namespace octavo::cli

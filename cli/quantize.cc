@@ -1,0 +1,54 @@
+#include <memory>
+
+#include "cli/options.h"
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/build/pipeline.h"
+
+namespace octavo::cli {
+namespace {
+
+struct Flags {
+  std::string model, out;
+  CommonFlags common;
+  DataFlags data;
+  QuantizationFlags quantization;
+};
+
+int Run(const Flags& flags) {
+  ApplyQuiet(flags.common);
+  const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
+  if (config.model.empty()) RequireArgument("", "the model", "octavo quantize M.onnx -o Q.onnx");
+  RequireArgument(flags.out, "-o", "give -o Q.onnx");
+  if (flags.common.dry_run) {
+    Print(DescribePlan(config, flags.out, flags.data.require_data));
+    return 0;
+  }
+  CheckOutputFile(flags.out, flags.common);
+  const QuantizeFileResult result = QuantizeFile(config, flags.out, ThreadCount(flags.common), flags.data.require_data);
+  WriteJson(flags.common, ToJson(result.quantize));
+  Print(Summary(result));
+  return 0;
+}
+
+}  // namespace
+
+Command QuantizeCommand() {
+  auto f = std::make_shared<Flags>();
+  Command c;
+  c.name = "quantize";
+  c.summary = "one model in, one quantized model out";
+  c.examples =
+      "  octavo quantize m.onnx -o q.onnx --precision uint8 --data samples/\n"
+      "  octavo quantize m.onnx -o q.onnx --precision int8 --load-statistics s.json\n"
+      "  octavo quantize m.onnx -o q.onnx --data samples/ --exclude 'head*' --override logits=u16\n";
+  c.options.push_back({"model", &f->model, "the model", "Quantize"});
+  c.options.push_back({"-o,--output", &f->out, "the file to write", "Quantize"});
+  AddDataOptions(c.options, f->data);
+  AddQuantizationOptions(c.options, f->quantization);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce | kDryRun);
+  c.run = [f] { return Run(*f); };
+  return c;
+}
+
+}  // namespace octavo::cli

@@ -1,0 +1,687 @@
+#include "octavo/build/pipeline.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "octavo/base/error.h"
+#include "octavo/base/interrupt.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/base/output.h"
+#include "octavo/base/resources.h"
+#include "octavo/base/sha256.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/build/version.h"
+#include "octavo/calibrate/statistics.h"
+#include "octavo/emit/onnx.h"
+#include "octavo/import/onnx.h"
+#include "octavo/quantize/precision.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/runtime/session.h"
+#include "octavo/validate/json_writer.h"
+#include "octavo/validate/perf.h"
+
+namespace octavo {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kLeastHeldOut = 8;
+constexpr std::size_t kSyntheticChecks = 8;  // samples that a build without data is run on
+
+int Threads(int threads) { return threads > 0 ? threads : HardwareThreads(); }
+
+bool EnvironmentRequiresData() {
+  const char* value = std::getenv("OCTAVO_REQUIRE_DATA");
+  return value != nullptr && *value != '\0' && std::string_view(value) != "0";
+}
+
+// The quantization that the stages run: --no-quant is the float precision.
+QuantizationConfig StageQuantization(const BuildConfig& config) {
+  QuantizationConfig out = EffectiveQuantization(config);
+  if (!config.quantize) out.precision = "fp32";
+  return out;
+}
+
+// One stage of a build: wall time and peak memory from here to Finish.
+class Stage {
+ public:
+  Stage(Manifest& manifest, std::string name) : manifest_(manifest) {
+    CheckInterrupt();
+    record_.name = std::move(name);
+    record_.status = "done";
+    LogInfo(record_.name + " ...");
+    ResetPeakRss();
+  }
+  void Skip(std::string why) {
+    record_.status = "skipped";
+    record_.note = std::move(why);
+    LogInfo(record_.name + ": skipped: " + record_.note);
+  }
+  void Reused(std::string what) {
+    record_.status = "reused";
+    record_.note = std::move(what);
+  }
+  void Finish() {
+    record_.seconds = time_.Seconds();
+    record_.peak_rss_bytes = PeakRssBytes();
+    manifest_.stages.push_back(record_);
+  }
+
+ private:
+  Manifest& manifest_;
+  StageRecord record_;
+  Stopwatch time_;
+};
+
+void CollectFiles(const Graph& graph, std::set<fs::path>& files);
+
+void CollectFiles(const TensorRef& tensor, std::set<fs::path>& files) {
+  if (tensor.file) files.insert(tensor.file->path());
+}
+
+void CollectFiles(const Graph& graph, std::set<fs::path>& files) {
+  for (const Value* value : graph.constants()) {
+    if (value->data) CollectFiles(*value->data, files);
+  }
+  VisitNodes(graph, [&files](const Node& node) {
+    for (const Attribute& attribute : node.attributes()) {
+      if (const auto* tensor = std::get_if<TensorRef>(&attribute.value)) CollectFiles(*tensor, files);
+      if (const auto* inner = std::get_if<std::unique_ptr<Graph>>(&attribute.value); inner != nullptr && *inner) {
+        for (const Value* value : (*inner)->constants()) {
+          if (value->data) CollectFiles(*value->data, files);
+        }
+      }
+    }
+  });
+}
+
+// Files beside the model that hold its weights, in name order.
+std::vector<fs::path> ExternalFiles(const Model& model, const fs::path& source) {
+  std::set<fs::path> files;
+  CollectFiles(*model.graph, files);
+  std::vector<fs::path> out;
+  std::error_code error;
+  for (const fs::path& file : files) {
+    if (!fs::equivalent(file, source, error)) out.push_back(file);
+  }
+  return out;
+}
+
+std::string MethodName(const QuantizationConfig& config) {
+  switch (config.calibration) {
+    case CalibrationMethod::kMinMax:
+      return "minmax";
+    case CalibrationMethod::kPercentile:
+      return "percentile";
+    case CalibrationMethod::kEntropy:
+      return "entropy";
+    case CalibrationMethod::kMse:
+      return "mse";
+  }
+  return "?";
+}
+
+// The configuration without the names of files: content decides, not where it lies.
+std::string ConfigIdentity(const BuildConfig& config) {
+  BuildConfig c = config;
+  c.model = "/";
+  c.data.reset();
+  c.validate_data.reset();
+  QuantizationConfig q = EffectiveQuantization(config);
+  std::string loaded;
+  if (!q.load_path.empty()) loaded = Sha256::OfFile(q.load_path);
+  q.load_path.clear();
+  q.save_path.clear();
+  c.quantization = std::move(q);
+  c.compile.quantization.reset();
+  return ToJson(c) + "loaded " + loaded + "\n";
+}
+
+std::string RuntimeIdentity() {
+  std::error_code error;
+  const auto size = fs::file_size(OrtLibraryPath(), error);
+  return OrtVersion() + " " + (error ? "?" : std::to_string(size));
+}
+
+bool SameFiles(const fs::path& out, const std::vector<FileRecord>& artifacts) {
+  for (const FileRecord& a : artifacts) {
+    if (a.path.find('/') != std::string::npos) return false;
+    std::error_code error;
+    if (fs::file_size(out / a.path, error) != a.bytes || error || Sha256::OfFile(out / a.path) != a.sha256)
+      return false;
+  }
+  return !artifacts.empty();
+}
+
+bool IsEmptyDirectory(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error) && fs::is_empty(path, error) && !error;
+}
+
+void RefuseExisting(const fs::path& out) {
+  ThrowUsage("output directory exists and is not what these inputs give", out.string(), "pass --force to replace it");
+}
+
+std::string MegaBytes(double bytes) {
+  char text[32];
+  if (bytes < 1e6) {
+    std::snprintf(text, sizeof text, "%.1f kB", bytes / 1e3);
+  } else if (bytes < 1e9) {
+    std::snprintf(text, sizeof text, "%.1f MB", bytes / 1e6);
+  } else {
+    std::snprintf(text, sizeof text, "%.2f GB", bytes / 1e9);
+  }
+  return text;
+}
+
+std::string Milliseconds(double seconds) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f ms", seconds * 1e3);
+  return text;
+}
+
+// Paired latency of source and artifact, about a second's worth; not for models that fill the memory twice.
+void MeasureLatency(const fs::path& source, const fs::path& artifact, const DataSource& data, int threads,
+                    Manifest& manifest) {
+  if (manifest.source.bytes > (std::uint64_t{1} << 30)) return;
+  const double pair = (manifest.validate.reference_seconds + manifest.validate.candidate_seconds) /
+                      static_cast<double>(std::max<std::size_t>(manifest.validate.samples, 1));
+  PerfOptions options;
+  options.threads = threads;
+  options.warmup = 1;
+  options.iterations = static_cast<std::int64_t>(std::clamp(1.0 / std::max(pair, 1e-6), 3.0, 50.0));
+  const PerfResult perf = MeasurePerf(artifact, source, data, options);
+  manifest.artifact_seconds = perf.model.latency.p50 / 1e3;
+  manifest.float_seconds = perf.against->latency.p50 / 1e3;
+}
+
+// Publishes the portable form: the same bytes as the device's artifact where the device takes QDQ as it is.
+void LinkOrCopy(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::create_hard_link(from, to, error);
+  if (!error) return;
+  fs::copy_file(from, to, error);  // a file system without hard links
+  if (error) ThrowBadInput("cannot write file (" + error.message() + ")", to.string());
+}
+
+void WriteText(const fs::path& path, const std::string& text) {
+  OutputFile file(path);
+  file.Write(text);
+  file.Commit();
+}
+
+}  // namespace
+
+const DeviceDescriptor& RequireDevice(const std::string& name) {
+  if (const DeviceDescriptor* device = FindDevice(name)) return *device;
+  std::vector<std::string> known;
+  for (const DeviceDescriptor& device : Devices()) known.emplace_back(device.name);
+  for (const char* later : {"qnn", "openvino", "dml"}) {
+    if (name == later) ThrowUnsupported("device '" + name + "' is not built yet", "--device", "use cpu");
+    known.emplace_back(later);
+  }
+  const std::string how = DidYouMean(name, known);
+  ThrowUsage("unknown device '" + name + "'", "--device", how.empty() ? "known are cpu, qnn, openvino, dml" : how);
+}
+
+Model ImportModel(const fs::path& path, const std::vector<std::pair<std::string, std::int64_t>>& dims) {
+  Model model = ReadOnnx(path);
+  if (HasEpContext(model)) {
+    ThrowUnsupported("the model holds an EPContext node: it is compiled for a device already", path.string(),
+                     "start from the model that it was compiled from");
+  }
+  if (!dims.empty()) FixDims(model, dims);
+  FoldQdq(model);
+  return model;
+}
+
+bool NeedsSamples(const Model& model, const BuildConfig& config, const DeviceDescriptor& device) {
+  const QuantizationConfig quantization = StageQuantization(config);
+  if (ResolvePrecision(quantization, device).kind != ResolvedPrecision::Kind::kStatic) return false;
+  return quantization.load_path.empty() && (quantization.requantize || !IsQuantized(model));
+}
+
+DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require_data, std::size_t extra) {
+  const QuantizationConfig& quantization = EffectiveQuantization(config);
+  const std::vector<InputSpec> inputs = InputSpecs(*model.graph);
+  const auto wanted = static_cast<std::size_t>(quantization.samples);
+  DataPlan plan;
+  if (config.data) {
+    plan.source = OpenData(*config.data, inputs);
+    plan.calibration = std::min(wanted, plan.source->size());
+    return plan;
+  }
+  if (require_data || EnvironmentRequiresData()) {
+    ThrowUsage("no calibration data were given, and they are required",
+               require_data ? "--require-data" : "OCTAVO_REQUIRE_DATA", "give --data D with real samples");
+  }
+  plan.source = SyntheticData(inputs, ParseDistribution(quantization.distribution), quantization.seed, wanted + extra);
+  plan.synthetic = true;
+  plan.calibration = wanted;
+  return plan;
+}
+
+QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads) {
+  const DeviceDescriptor& device = RequireDevice(config.device);
+  QuantizeResult result = Quantize(model, StageQuantization(config), device, data, Threads(threads));
+  const Stopwatch lowering;
+  RaiseOpsetForQuantization(model);
+  LowerToQdq(model);
+  result.insertion_seconds += lowering.Seconds();
+  return result;
+}
+
+fs::path CacheDirectory() {
+  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg == '/') return fs::path(xdg) / "octavo";
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/')
+    return fs::path(home) / ".cache" / "octavo";
+  return {};
+}
+
+BuildResult Build(const BuildOptions& options) {
+  const BuildConfig& config = options.config;
+  Validate(config);
+  if (config.model.empty()) ThrowUsage("no model", "--onnx", "give --onnx M.onnx");
+  if (options.out.empty()) ThrowUsage("no output directory", "-o", "give -o OUT/");
+  const QuantizationConfig quantization = StageQuantization(config);
+  const DeviceDescriptor& device = RequireDevice(config.device);
+  if (config.compile.embed_context) {
+    ThrowUnsupported("an embedded context needs a device that compiles", "--embed-context", "device cpu has none");
+  }
+  if (!config.compile.options.empty()) {
+    ThrowUnsupported("the CPU execution provider takes no options", "--epoption " + config.compile.options[0].first,
+                     "leave it out");
+  }
+  const ResolvedPrecision precision = ResolvePrecision(quantization, device);
+
+  BuildResult result;
+  Manifest& manifest = result.manifest;
+  TakeWarnings();  // those of an earlier build in this process are not ours
+
+  // --- import
+  Stage import(manifest, "import");
+  Model model = ImportModel(config.model, config.dims);
+  const bool quantized_already = IsQuantized(model) && !quantization.requantize;
+  DataPlan data = OpenSamples(model, config, options.require_data, kSyntheticChecks);
+  std::unique_ptr<DataSource> held_out;
+  if (config.validate_data) held_out = OpenData(*config.validate_data, InputSpecs(*model.graph));
+
+  manifest.source = RecordFile(config.model, fs::absolute(config.model).lexically_normal().string());
+  for (const fs::path& file : ExternalFiles(model, config.model)) {
+    manifest.source_external.push_back(RecordFile(file, file.filename().string()));
+  }
+  const std::string data_hash = data.synthetic ? "synthetic" : data.source->ContentHash();
+  Sha256 identity;
+  identity.Update(std::string("octavo ") + Version() + "\nruntime " + RuntimeIdentity() + "\n");
+  identity.Update("model " + manifest.source.sha256 + "\n");
+  for (const FileRecord& file : manifest.source_external) identity.Update("external " + file.sha256 + "\n");
+  Sha256 calibration_identity = identity;  // what decides the calibration statistics
+  identity.Update("data " + data_hash + "\n");
+  if (held_out) identity.Update("validate " + held_out->ContentHash() + "\n");
+  identity.Update(ConfigIdentity(config));
+  manifest.inputs_sha256 = identity.HexDigest();
+
+  std::error_code error;
+  const bool exists = fs::exists(fs::symlink_status(options.out, error));
+  if (exists) {
+    const std::optional<EarlierBuild> earlier = ReadEarlierBuild(options.out);
+    const bool statistics_there = quantization.save_path.empty() || fs::exists(quantization.save_path, error);
+    if (earlier && earlier->inputs_sha256 == manifest.inputs_sha256 && statistics_there && !options.force &&
+        SameFiles(options.out, earlier->artifacts)) {
+      result.up_to_date = true;
+      return result;
+    }
+    if (!options.force && !IsEmptyDirectory(options.out)) RefuseExisting(options.out);
+  }
+  if (data.synthetic && (NeedsSamples(model, config, device))) {
+    LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
+  } else if (data.synthetic) {
+    LogWarning("no data: the model is checked on synthetic samples and accuracy is NOT validated; give --data D");
+  }
+  OutputDirectory out(options.out);
+  import.Finish();
+
+  manifest.device = device.name;
+  manifest.ep = device.ep;
+  manifest.ep_version = OrtVersion();
+  manifest.device_options = config.compile.options;
+  manifest.precision = quantization.precision;
+  if (precision.kind == ResolvedPrecision::Kind::kStatic && precision.weight != DType::kS8) {
+    manifest.weight_note = device.weight_note;
+  }
+  manifest.quantization_config = ToJson(quantization);
+
+  // --- quantize
+  Stage quantize(manifest, "quantize");
+  BuildConfig stage_config = config;
+  fs::path cached, cache_temporary;
+  const bool calibrates = NeedsSamples(model, config, device);
+  if (calibrates && options.cache && !CacheDirectory().empty() && quantization.save_path.empty()) {
+    QuantizationConfig key = quantization;
+    calibration_identity.Update("data " + (data.synthetic ? data_hash : data.source->ContentHash()) + "\n");
+    calibration_identity.Update(ConfigIdentity(config));
+    const fs::path folder = CacheDirectory() / "calibration";
+    fs::create_directories(folder, error);
+    if (!error) {
+      cached = folder / (calibration_identity.HexDigest() + ".json");
+      if (fs::exists(cached, error)) {
+        key.load_path = cached.string();
+      } else {
+        cache_temporary = cached;
+        key.save_path = cached.string();
+        cached.clear();
+      }
+      stage_config.quantization = key;
+      stage_config.compile.quantization.reset();
+    }
+  }
+  manifest.quantize = QuantizeAndLower(model, stage_config, data.source.get(), options.threads);
+  manifest.calibration_source = manifest.quantize.calibration_source;
+  if (!cached.empty()) manifest.calibration_source = "data";  // loaded from our own cache: what it was made from counts
+  if (data.synthetic && manifest.calibration_source == "data") manifest.calibration_source = "synthetic";
+  manifest.calibration_method = calibrates || !quantization.load_path.empty() ? MethodName(quantization) : "none";
+  manifest.calibration_sha256 = manifest.calibration_source == "loaded"  ? Sha256::OfFile(quantization.load_path)
+                                : manifest.calibration_source == "none"  ? ""
+                                : !manifest.quantize.data_sha256.empty() ? manifest.quantize.data_sha256
+                                                                         : data.source->ContentHash();
+  if (manifest.quantize.skipped || quantized_already) {
+    quantize.Skip("the model is quantized already: its quantization is kept (--requantize drops it)");
+  } else if (!cached.empty()) {
+    quantize.Reused("calibration statistics from the cache (--no-cache makes them again)");
+  }
+  quantize.Finish();
+
+  // --- rewrite: on this device the float passes of the quantize stage are all there is
+  Stage rewrite(manifest, "rewrite");
+  rewrite.Skip("device cpu takes the QDQ form as it is");
+  rewrite.Finish();
+
+  // --- compile: the artifact of a device without a compiler is the optimized model itself
+  Stage compile(manifest, "compile");
+  const OnnxFiles files = WriteOnnx(model, out.path() / "model.onnx");
+  if (!config.compile.enabled) {
+    compile.Skip("--no-compile");
+  } else {
+    compile.Skip("device cpu has no compiler: the artifact is the optimized model");
+  }
+  model = Model{};  // validation has the memory to itself
+  compile.Finish();
+
+  // --- validate
+  Stage validate(manifest, "validate");
+  CompareOptions compare;
+  compare.threads = Threads(options.threads);
+  const DataSource* samples = data.source.get();
+  const auto wanted = static_cast<std::size_t>(config.validate_samples);
+  if (held_out) {
+    samples = held_out.get();
+    compare.count = std::min(wanted, held_out->size());
+    manifest.validated_on = "held_out";
+    if (held_out->size() < kLeastHeldOut) {
+      LogWarning("validated on only " + std::to_string(held_out->size()) + " held-out samples");
+    }
+  } else {
+    const std::size_t used = std::min(
+        data.source->size(), calibrates || !quantization.load_path.empty() ? data.calibration : std::size_t{0});
+    const std::size_t left = data.source->size() - used;
+    if (left >= kLeastHeldOut) {
+      compare.first = used;
+      compare.count = std::min(wanted, left);
+      manifest.validated_on = "held_out";
+    } else {
+      compare.count = std::min(wanted, data.source->size());
+      manifest.validated_on = "calibration";
+      LogWarning("too few samples to hold any out (" + std::to_string(left) + " left of " +
+                 std::to_string(data.source->size()) +
+                 ", 8 are needed): validated on calibration samples; lower --samples or give more data");
+    }
+    if (data.synthetic) manifest.validated_on = "synthetic";
+  }
+  manifest.accuracy_validated = manifest.validated_on == "held_out";
+  manifest.validate = CompareModels(config.model, files.model, *samples, compare);
+  if (HasNonFinite(manifest.validate.outputs)) {
+    std::string names;
+    for (const OutputError& o : manifest.validate.outputs) {
+      if (o.stats.non_finite > 0) names += (names.empty() ? "" : ", ") + o.name;
+    }
+    throw Error(ExitCode::kGate, "the built model gives NaN or infinity where the source model does not",
+                "output " + names, "choose another precision or exclude the nodes that overflow");
+  }
+  if (config.min_sqnr) {
+    for (const OutputError& o : manifest.validate.outputs) {
+      if (o.SqnrDb() >= *config.min_sqnr) continue;
+      char text[160];
+      std::snprintf(text, sizeof text, "SQNR %.2f dB on %zu %s samples is below --min-sqnr %g", o.SqnrDb(),
+                    manifest.validate.samples, manifest.validated_on.c_str(), *config.min_sqnr);
+      throw Error(ExitCode::kGate, text, "output " + o.name, "nothing was written");
+    }
+  }
+  MeasureLatency(config.model, files.model, *samples, compare.threads, manifest);
+  validate.Finish();
+
+  // --- publish
+  Stage publish(manifest, "publish");
+  const bool portable_form = precision.kind != ResolvedPrecision::Kind::kFloat || quantized_already;
+  if (portable_form) LinkOrCopy(files.model, out.path() / "quantized.onnx");
+  WriteText(out.path() / "config.json", ToJson(config));
+  manifest.artifacts.push_back(RecordFile(files.model, "model.onnx"));
+  for (const fs::path& file : files.data) manifest.artifacts.push_back(RecordFile(file, file.filename().string()));
+  if (portable_form) {
+    FileRecord same = manifest.artifacts.front();
+    same.path = "quantized.onnx";
+    manifest.artifacts.push_back(std::move(same));
+  }
+  manifest.artifacts.push_back(RecordFile(out.path() / "config.json", "config.json"));
+  manifest.warnings = TakeWarnings();
+  publish.Finish();
+  result.manifest_json = ToJson(manifest);
+  WriteText(out.path() / kManifestName, result.manifest_json);
+  CheckInterrupt();
+  out.Commit(options.force || IsEmptyDirectory(options.out));
+  return result;
+}
+
+QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, int threads, bool require_data) {
+  const Stopwatch time;
+  Validate(config);
+  const DeviceDescriptor& device = RequireDevice(config.device);
+  ResolvePrecision(StageQuantization(config), device);  // a wrong precision is said before a big model is read
+  QuantizeFileResult result;
+  result.source = config.model;
+  result.precision = StageQuantization(config).precision;
+  Model model = ImportModel(config.model, config.dims);
+  DataPlan data;
+  if (NeedsSamples(model, config, device)) {
+    data = OpenSamples(model, config, require_data, 0);
+    result.synthetic = data.synthetic;
+    if (data.synthetic) {
+      LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
+    }
+  } else if (config.data) {
+    data = OpenSamples(model, config, require_data, 0);
+  }
+  std::error_code error;
+  result.bytes_before = fs::file_size(config.model, error);
+  for (const fs::path& file : ExternalFiles(model, config.model)) result.bytes_before += fs::file_size(file, error);
+  LogInfo("quantizing " + config.model.string() + " ...");
+  result.quantize = QuantizeAndLower(model, config, data.source.get(), threads);
+  if (result.quantize.skipped) {
+    LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
+  }
+  if (result.synthetic && result.quantize.calibration_source == "data")
+    result.quantize.calibration_source = "synthetic";
+  const OnnxFiles files = WriteOnnx(model, out);
+  result.out = files.model;
+  result.bytes_after = fs::file_size(files.model, error);
+  for (const fs::path& file : files.data) result.bytes_after += fs::file_size(file, error);
+  result.seconds = time.Seconds();
+  return result;
+}
+
+CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out, int threads, bool require_data) {
+  const Stopwatch time;
+  BuildConfig stage = config;
+  QuantizationConfig quantization = EffectiveQuantization(config);
+  if (!quantization.load_path.empty()) {
+    ThrowUsage("statistics are made here, not loaded", "--load-statistics",
+               "use octavo calibrate merge to add some up");
+  }
+  quantization.save_path = out.string();
+  stage.quantization = quantization;
+  stage.compile.quantization.reset();
+  Validate(stage);
+  const DeviceDescriptor& device = RequireDevice(stage.device);
+  if (ResolvePrecision(StageQuantization(stage), device).kind != ResolvedPrecision::Kind::kStatic) {
+    ThrowUsage("precision '" + quantization.precision + "' needs no statistics", "--precision",
+               "name a static precision");
+  }
+  Model model = ImportModel(stage.model, stage.dims);
+  if (!NeedsSamples(model, stage, device)) {
+    ThrowUsage("the model is quantized already: there is nothing to calibrate", stage.model.string(),
+               "pass --requantize to start from its dequantized weights");
+  }
+  const DataPlan data = OpenSamples(model, stage, require_data, 0);
+  if (data.synthetic) LogWarning("calibrating on synthetic samples: ranges are synthetic; give --data D");
+  Quantize(model, StageQuantization(stage), device, data.source.get(), Threads(threads));
+  const Statistics statistics = LoadStatistics(out);
+  return {statistics.samples.size(), statistics.tensors.size(), statistics.method, time.Seconds()};
+}
+
+CalibrateFileResult MergeStatistics(const std::vector<std::string>& shards, const fs::path& out) {
+  const Stopwatch time;
+  if (shards.size() < 2) {
+    ThrowUsage("nothing to merge", "octavo calibrate merge", "name at least two statistics files");
+  }
+  Statistics all = LoadStatistics(shards[0]);
+  for (std::size_t i = 1; i < shards.size(); ++i) {
+    CheckInterrupt();
+    all.Merge(LoadStatistics(shards[i]));
+  }
+  SaveStatistics(all, out);
+  return {all.samples.size(), all.tensors.size(), all.method, time.Seconds()};
+}
+
+std::string ToJson(const CalibrateFileResult& result) {
+  JsonWriter json;
+  json.BeginObject().Field("samples", static_cast<std::uint64_t>(result.samples));
+  json.Field("tensors", static_cast<std::uint64_t>(result.tensors)).Field("method", result.method);
+  return json.Field("seconds", result.seconds).EndObject().Take();
+}
+
+std::string ReadManifest(const fs::path& out) { return ReadTextFile(out / kManifestName, std::size_t{256} << 20); }
+
+std::string Summary(const QuantizeFileResult& r) {
+  std::string text = r.out.string() + ": " + (r.quantize.skipped ? "quantized already, kept as it is" : r.precision);
+  if (!r.quantize.effective_weights.empty()) text += ", weights " + r.quantize.effective_weights;
+  if (!r.quantize.effective_activations.empty()) text += ", activations " + r.quantize.effective_activations;
+  text +=
+      "\n  " + MegaBytes(static_cast<double>(r.bytes_before)) + " -> " + MegaBytes(static_cast<double>(r.bytes_after));
+  text += ", " + std::to_string(r.quantize.nodes_quantized) + " of " + std::to_string(r.quantize.nodes_total) +
+          " nodes quantized";
+  char line[96];
+  if (r.quantize.calibration_samples > 0) {
+    text += ", " + std::to_string(r.quantize.calibration_samples) + (r.synthetic ? " SYNTHETIC" : "") + " samples";
+  }
+  std::snprintf(line, sizeof line, ", %.2f s (calibration %.2f s)\n", r.seconds, r.quantize.calibration_seconds);
+  return text + line;
+}
+
+std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool require_data) {
+  Validate(config);
+  const DeviceDescriptor& device = RequireDevice(config.device);
+  const ResolvedPrecision precision = ResolvePrecision(StageQuantization(config), device);
+  const Model model = ImportModel(config.model, config.dims);
+  const bool quantized = IsQuantized(model) && !EffectiveQuantization(config).requantize;
+  const DataPlan data = OpenSamples(model, config, require_data, kSyntheticChecks);
+
+  // Weights of at least two dimensions take the precision's width; everything else stays as it is.
+  double wide = 0;
+  std::map<std::string, std::size_t> operators;
+  for (const Value* value : model.graph->constants()) {
+    if (!value->data || value->type.quant || value->data->dtype != DType::kF32) continue;
+    if (value->data->dims.size() >= 2) wide += static_cast<double>(value->data->bytes.size());
+  }
+  VisitNodes(*model.graph, [&operators](const Node& node) { ++operators[node.op()]; });
+  std::error_code error;
+  double bytes = static_cast<double>(fs::file_size(config.model, error));
+  for (const fs::path& file : ExternalFiles(model, config.model))
+    bytes += static_cast<double>(fs::file_size(file, error));
+  double after = bytes;
+  const DType stored = precision.kind == ResolvedPrecision::Kind::kHalf ? precision.half : precision.weight;
+  if (!quantized && precision.kind != ResolvedPrecision::Kind::kFloat) after -= wide * (1 - BitWidth(stored) / 32.0);
+
+  std::string text = "would read   " + config.model.string() + " (" + MegaBytes(bytes) + "), ";
+  std::size_t count = 0;
+  for (const auto& [op, n] : operators) count += n;
+  text += std::to_string(count) + " nodes\n";
+  for (const InputSpec& input : InputSpecs(*model.graph)) {
+    Type type;
+    type.dtype = input.dtype;
+    if (!input.any_rank) type.shape = input.dims;
+    text += "  input      " + input.name + ": " + ToString(type) + "\n";
+  }
+  text += "samples      " + data.source->Describe() +
+          (data.synthetic ? " (synthetic: accuracy would NOT be validated)" : "") + "\n";
+  text += "would make   " +
+          (quantized ? std::string("a model that keeps its quantization")
+                     : EffectiveQuantization(config).precision + " for " + config.device) +
+          "\n";
+  if (!quantized) {
+    if (!precision.weight_text.empty()) text += "  weights    " + precision.weight_text + "\n";
+    if (!precision.activation_text.empty()) text += "  activations " + precision.activation_text + "\n";
+  }
+  text += "would write  " + out.string() + " (model about " + MegaBytes(after) + ")\n";
+  return text;
+}
+
+std::string Summary(const BuildResult& result, const fs::path& out) {
+  const Manifest& m = result.manifest;
+  char line[512];
+  std::string text;
+  const auto add = [&](const char* label, const std::string& before, const std::string& after,
+                       const std::string& note) {
+    std::snprintf(line, sizeof line, "  %-16s %12s %12s   %s\n", label, before.c_str(), after.c_str(), note.c_str());
+    text += line;
+  };
+  double before = static_cast<double>(m.source.bytes), after = 0;
+  for (const FileRecord& f : m.source_external) before += static_cast<double>(f.bytes);
+  for (const FileRecord& f : m.artifacts) {
+    if (f.path.starts_with("model.onnx")) after += static_cast<double>(f.bytes);
+  }
+  text += "built " + out.string() + ": " + m.precision + " for " + m.device;
+  if (!m.quantize.effective_weights.empty()) text += ", weights " + m.quantize.effective_weights;
+  if (!m.quantize.effective_activations.empty()) text += ", activations " + m.quantize.effective_activations;
+  text += "\n";
+  add("", "before", "after", "");
+  std::snprintf(line, sizeof line, "%.2f times smaller", before / std::max(after, 1.0));
+  add("size", MegaBytes(before), MegaBytes(after), line);
+  add("nodes quantized", "",
+      std::to_string(m.quantize.nodes_quantized) + " of " + std::to_string(m.quantize.nodes_total),
+      m.quantize.nodes_skipped.empty()
+          ? ""
+          : std::to_string(m.quantize.nodes_skipped.size()) + " left in float: see nodes_skipped in manifest.json");
+  if (m.float_seconds && m.artifact_seconds) {
+    std::snprintf(line, sizeof line, "%.2f times as fast (median of a run)", *m.float_seconds / *m.artifact_seconds);
+    add("latency", Milliseconds(*m.float_seconds), Milliseconds(*m.artifact_seconds), line);
+  }
+  text +=
+      "accuracy against the source model, " + std::to_string(m.validate.samples) +
+      (m.validated_on == "held_out"      ? " held-out samples:\n"
+       : m.validated_on == "calibration" ? " samples that also calibrated it (no held-out ones):\n"
+                                         : " SYNTHETIC samples: this says nothing about accuracy on real inputs:\n");
+  std::string table = ToTable(m.validate.outputs, false);
+  while (!table.empty()) {
+    const std::size_t end = table.find('\n');
+    text += "  " + table.substr(0, end) + "\n";
+    table = end == std::string::npos ? "" : table.substr(end + 1);
+  }
+  return text;
+}
+
+}  // namespace octavo

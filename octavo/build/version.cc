@@ -1,0 +1,7 @@
+#include "octavo/build/version.h"
+
+namespace octavo {
+
+const char* Version() { return OCTAVO_VERSION; }
+
+}  // namespace octavo
