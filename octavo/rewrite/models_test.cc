@@ -1,0 +1,128 @@
+// The passes on real models, where OCTAVO_TEST_MODELS names them (paths separated by ':'): what is run before and after
+// must agree. Symbolic dimensions of images are fixed to what the models of the documentation want.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <sstream>
+
+#include "octavo/base/resources.h"
+#include "octavo/import/onnx.h"
+#include "octavo/ir/verify.h"
+#include "octavo/numerics/error_stats.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/run_test_util.h"
+
+namespace octavo {
+namespace {
+
+std::vector<std::string> Models() {
+  std::vector<std::string> paths;
+  const char* list = std::getenv("OCTAVO_TEST_MODELS");
+  std::stringstream stream(list == nullptr ? "" : list);
+  for (std::string path; std::getline(stream, path, ':');) paths.push_back(path);
+  return paths;
+}
+
+Model ReadFixed(const std::string& path) {
+  Model model = ReadOnnx(path);
+  for (Value* input : model.graph->inputs()) {
+    std::vector<Dim>& dims = *input->type.shape;
+    for (std::size_t i = 0; i < dims.size(); ++i) {
+      const bool cls = path.find("_cls_") != std::string::npos;
+      if (dims[i].known()) continue;
+      dims[i] = Dim{dims.size() == 4 ? (i == 0   ? 1
+                                        : i == 2 ? (cls ? 48 : 320)
+                                                 : (cls ? 192 : 320))
+                                     : (i == 0 ? 2 : 17),
+                    {}};
+    }
+  }
+  return model;
+}
+
+double Sqnr(const std::vector<TensorRef>& reference, const std::vector<TensorRef>& got) {
+  EXPECT_EQ(reference.size(), got.size());
+  ErrorStats stats;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    EXPECT_EQ(reference[i].dims, got[i].dims);
+    if (reference[i].dtype == DType::kF32) stats.Add(reference[i].ToFloats(), got[i].ToFloats());
+  }
+  return stats.SqnrDb();
+}
+
+class RealModels : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (Models().empty()) GTEST_SKIP() << "OCTAVO_TEST_MODELS names no models";
+  }
+};
+
+TEST_F(RealModels, SimplifyFloat) {
+  for (const std::string& path : Models()) {
+    SCOPED_TRACE(path);
+    Model model = ReadFixed(path);
+    if (IsQuantized(model)) continue;
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+    const std::vector<TensorRef> reference = testing::RunModel(model, inputs);
+    const std::size_t before = model.graph->node_count();
+    Stopwatch watch;
+    std::stringstream counts;
+    for (const PassCount& count : SimplifyFloat(model)) counts << " " << count.rule << "=" << count.applied;
+    const double seconds = watch.Seconds();
+    VerifyOrThrow(model, "SimplifyFloat");
+    const double sqnr = Sqnr(reference, testing::RunModel(model, inputs));
+    std::cout << path.substr(path.rfind('/') + 1) << ": " << before << " -> " << model.graph->node_count() << " nodes, "
+              << seconds << " s," << counts.str() << ", " << sqnr << " dB\n";
+    EXPECT_GT(sqnr, 90.0);
+    EXPECT_LT(model.graph->node_count(), before);
+    const std::int64_t pairs = EqualizeLayers(model);
+    const double equalized = Sqnr(reference, testing::RunModel(model, inputs));
+    std::cout << "  equalized " << pairs << " pairs, " << equalized << " dB\n";
+    EXPECT_GT(equalized, 90.0);
+  }
+}
+
+TEST_F(RealModels, ConvertToHalf) {
+  for (const std::string& path : Models()) {
+    SCOPED_TRACE(path);
+    Model model = ReadFixed(path);
+    if (IsQuantized(model)) continue;
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+    const std::vector<TensorRef> reference = testing::RunModel(model, inputs);
+    SimplifyFloat(model);
+    std::vector<std::string> blocked;
+    std::stringstream list(std::getenv("OCTAVO_TEST_BLOCKED") == nullptr ? "" : std::getenv("OCTAVO_TEST_BLOCKED"));
+    for (std::string op; std::getline(list, op, ',');) blocked.push_back(op);
+    const HalfResult result = ConvertToHalf(model, DType::kF16, blocked);
+    VerifyOrThrow(model, "ConvertToHalf");
+    const double sqnr = Sqnr(reference, testing::RunModel(model, inputs));
+    std::cout << path.substr(path.rfind('/') + 1) << ": f16 " << sqnr << " dB, overflows " << result.overflows
+              << ", kept " << result.kept_float.size() << " of " << model.graph->node_count() << " nodes\n";
+    EXPECT_GE(sqnr, 55.0);
+  }
+}
+
+TEST_F(RealModels, FoldAndLowerIsBitIdentical) {
+  for (const std::string& path : Models()) {
+    SCOPED_TRACE(path);
+    Model model = ReadFixed(path);
+    if (!IsQuantized(model)) continue;
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+    const std::vector<TensorRef> reference = testing::RunModel(model, inputs);
+    const std::int64_t folded = FoldQdq(model);
+    VerifyOrThrow(model, "FoldQdq");
+    int left = 0;
+    VisitNodes(*model.graph,
+               [&](Node& node) { left += node.op() == "QuantizeLinear" || node.op() == "DequantizeLinear" ? 1 : 0; });
+    EXPECT_GT(folded, 0);
+    EXPECT_TRUE(IsQuantized(model));
+    RaiseOpsetForQuantization(model);
+    LowerToQdq(model);
+    VerifyOrThrow(model, "LowerToQdq");
+    std::cout << path.substr(path.rfind('/') + 1) << ": " << folded << " pairs, " << left << " Q/DQ nodes left\n";
+    EXPECT_TRUE(testing::SameBits(reference, testing::RunModel(model, inputs)));
+  }
+}
+
+}  // namespace
+}  // namespace octavo
