@@ -66,9 +66,17 @@ fs::path Resolve(const fs::path& target) {
   return out;
 }
 
+// What the names of all temporaries of a target start with; a pid follows.
+std::string TempPrefix(const fs::path& target) {
+  std::string out(1, '.');
+  out += target.filename().string();
+  out += ".octavo-";
+  return out;
+}
+
 fs::path TempName(const fs::path& target, int n) {
-  std::string name = "." + target.filename().string() + ".octavo-" + std::to_string(::getpid());
-  if (n > 0) name += "." + std::to_string(n);
+  std::string name = TempPrefix(target) + std::to_string(::getpid());
+  if (n > 0) name.append(".").append(std::to_string(n));
   return target.parent_path() / name;
 }
 
@@ -76,7 +84,7 @@ std::string OldSuffix() { return ".old"; }
 
 // The pid in a temporary's name if `name` is one of this target's, in any of its forms.
 std::optional<pid_t> PidOf(const std::string& name, const fs::path& target) {
-  const std::string prefix = "." + target.filename().string() + ".octavo-";
+  const std::string prefix = TempPrefix(target);
   if (!name.starts_with(prefix)) return std::nullopt;
   std::size_t i = prefix.size();
   long pid = 0;

@@ -86,7 +86,7 @@ std::string ToString(const InputSpec& input) {
 
 std::string ToString(DType dtype, std::span<const std::int64_t> dims) {
   std::string out = std::string(Name(dtype)) + "[";
-  for (std::size_t d = 0; d < dims.size(); ++d) out += (d > 0 ? "," : "") + std::to_string(dims[d]);
+  for (std::size_t d = 0; d < dims.size(); ++d) out.append(d > 0 ? "," : "").append(std::to_string(dims[d]));
   return out + "]";
 }
 

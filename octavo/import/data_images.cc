@@ -106,11 +106,11 @@ std::string ImageConverter::Text() const {
   std::string out = *options_.layout == ImageLayout::kNchw ? "nchw" : "nhwc";
   out += options_.color == ImageColor::kRgb ? " rgb " : " bgr ";
   out += std::to_string(options_.width) + "x" + std::to_string(options_.height) + " " + std::string(Name(dtype_));
-  const auto bits = [&](float x) { out += " " + std::to_string(std::bit_cast<std::uint32_t>(x)); };
+  const auto bits = [&](float x) { out.append(" ").append(std::to_string(std::bit_cast<std::uint32_t>(x))); };
   for (const float x : options_.mean) bits(x);
   for (const float x : options_.std) bits(x);
   bits(options_.scale);
-  return out + " " + std::to_string(channels_) + "\n";
+  return out.append(" ").append(std::to_string(channels_)).append("\n");
 }
 
 }  // namespace octavo
