@@ -191,6 +191,9 @@ void Lowering::Lower(Value* value) {
     }
   }
   if (is_cast) graph.Erase(producer);
+  // A value that is only passed on as raw codes has no use for its parameters.
+  if (scale_->dead()) graph.Erase(scale_);
+  if (zero_point_ && zero_point_->dead()) graph.Erase(zero_point_);
 }
 
 }  // namespace

@@ -269,8 +269,11 @@ std::optional<std::size_t> RankOf(const Value* value, int steps = 16) {
     const auto a = RankOf(node->input(0), steps - 1), b = RankOf(node->input(1), steps - 1);
     if (a && b && *a >= 2 && *b >= 2) return std::max(*a, *b);
   }
-  if (op == "Reshape" && node->input(1) && node->input(1)->data && node->input(1)->data->dims.size() == 1) {
-    return static_cast<std::size_t>(node->input(1)->data->dims[0]);
+  if (op == "Reshape" && node->input(1)) {
+    const Value& shape = *node->input(1);  // its length is the rank
+    if (shape.data && shape.data->dims.size() == 1) return static_cast<std::size_t>(shape.data->dims[0]);
+    const std::optional<Dims> length = StaticShape(shape.type);
+    if (length && length->size() == 1) return static_cast<std::size_t>((*length)[0]);
   }
   return std::nullopt;
 }
