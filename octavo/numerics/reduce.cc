@@ -89,17 +89,18 @@ void CountBins(const float* x, size_t n, float scale, SubHistograms* subs) {
   uint16_t* const h1 = subs->at[1];
   uint16_t* const h2 = subs->at[2];
   uint16_t* const h3 = subs->at[3];
+  const size_t step = std::max<size_t>(2 * lanes, kSubs);  // lanes is 1 without SIMD
   size_t i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    for (size_t k = 0; k < 2; ++k) {
-      const auto v = hn::LoadU(d, x + i + k * lanes);
+  for (; i + step <= n; i += step) {
+    for (size_t k = 0; k < step; k += lanes) {
+      const auto v = hn::LoadU(d, x + i + k);
       const auto sign = hn::BroadcastSignBit(hn::BitCast(di, v));
       const auto away = hn::ConvertTo(di, hn::Mul(hn::Abs(v), s));  // truncates
       const auto b = hn::Add(hn::Xor(away, sign), half);            // kHalfBins - 1 - away when negative
       const auto is_zero = hn::RebindMask(di, hn::Eq(v, hn::Zero(d)));
-      hn::Store(hn::IfThenElse(is_zero, zero_slot, b), di, bin + k * lanes);
+      hn::Store(hn::IfThenElse(is_zero, zero_slot, b), di, bin + k);
     }
-    for (size_t j = 0; j < 2 * lanes; j += 4) {
+    for (size_t j = 0; j < step; j += kSubs) {
       ++h0[bin[j]];
       ++h1[bin[j + 1]];
       ++h2[bin[j + 2]];
