@@ -13,29 +13,29 @@ namespace octavo {
 enum class CalibrationMethod { kMinMax, kPercentile, kEntropy, kMse };
 
 struct QuantizationConfig {
-  std::string precision = "uint8";                // as INTERFACE.md; resolved by ResolvePrecision for a device
-  std::optional<DType> weight_type;               // unset: the precision's
+  std::string precision = "uint8";   // as INTERFACE.md; resolved by ResolvePrecision for a device
+  std::optional<DType> weight_type;  // unset: the precision's
   std::optional<DType> activation_type;
-  std::optional<bool> per_channel;                // unset: the precision's
-  std::optional<bool> symmetric;                  // activations; unset: the precision's. Weights follow their type.
+  std::optional<bool> per_channel;  // unset: the precision's
+  std::optional<bool> symmetric;    // activations; unset: the precision's. Weights follow their type.
   CalibrationMethod calibration = CalibrationMethod::kMinMax;
   double percentile = 99.99;
-  std::int64_t samples = 128;                     // or all there are
+  std::int64_t samples = 128;  // or all there are
   std::uint64_t seed = 0;
-  std::string distribution = "uniform";           // of synthetic samples: uniform | normal
-  std::int64_t block = 32;                        // block size of weight-only formats
-  std::vector<std::string> op_types;              // empty: all that the device takes
-  std::vector<std::string> exclude;               // node names or globs
+  std::string distribution = "uniform";                        // of synthetic samples: uniform | normal
+  std::int64_t block = 32;                                     // block size of weight-only formats
+  std::vector<std::string> op_types;                           // empty: all that the device takes
+  std::vector<std::string> exclude;                            // node names or globs
   std::vector<std::pair<std::string, std::string>> overrides;  // tensor name or glob -> type ("u8", "u16", "s8", "f32")
-  std::string load_path, save_path;               // calibration statistics
-  bool keep_float_auto = true;                    // --keep-float auto|none
+  std::string load_path, save_path;                            // calibration statistics
+  bool keep_float_auto = true;                                 // --keep-float auto|none
   bool requantize = false;
 
   bool operator==(const QuantizationConfig&) const = default;
 };
 
-// JSON form; ToJson(FromJson(x)) is canonical. Errors: kUsage naming the key for an unknown key, wrong type or value out
-// of range. `where` names the file.
+// JSON form; ToJson(FromJson(x)) is canonical. Errors: kUsage naming the key for an unknown key, wrong type or value
+// out of range. `where` names the file.
 std::string ToJson(const QuantizationConfig& config);
 QuantizationConfig QuantizationConfigFromJson(const std::string& text, const std::string& where);
 void Validate(const QuantizationConfig& config);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "octavo/calibrate/calibrate.h"
 #include "octavo/device/descriptor.h"
 #include "octavo/import/data.h"
 #include "octavo/ir/graph.h"
@@ -18,23 +19,35 @@ struct SkippedNode {
 
 struct QuantizeResult {
   std::int64_t nodes_total = 0;
-  std::int64_t nodes_quantized = 0;               // compute nodes with quantized inputs; Q/DQ are not nodes
+  std::int64_t nodes_quantized = 0;  // compute nodes with quantized inputs; Q/DQ are not nodes
   std::vector<SkippedNode> nodes_skipped;
   std::string effective_weights, effective_activations;  // "u8 per tensor", ...
   std::int64_t calibration_samples = 0;
-  std::string calibration_source;                 // data | synthetic | loaded | none
+  std::string calibration_source;  // data | synthetic | loaded | none
   std::string data_sha256;
   double calibration_seconds = 0;
   double insertion_seconds = 0;
   std::uint64_t fp16_overflows = 0;
-  bool skipped = false;                           // the model was quantized already
+  bool skipped = false;          // the model was quantized already
+  double integer_mac_share = 0;  // of the multiply-accumulates of all nodes with constant weights that the device takes
+  double predicted_sqnr_db = 0;  // after the choice of nodes to keep in float; 0 when nothing was predicted
   std::vector<std::pair<std::string, std::int64_t>> rewrites;  // rule -> times applied, from the float passes
 };
 
-// Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be null
-// for precisions that need none (fp16, bf16, fp32, weight only). Samples [0, config.samples) calibrate.
-// Deterministic: equal inputs give equal models whatever the number of threads. Errors: kUnsupported for a precision that
-// is not built yet or a model the device cannot take; kUsage for a selector that matches nothing (nearest names).
+// The float passes that Quantize runs before it calibrates: statistics belong to the model that comes out. Adds what
+// was applied to `applied`, if given. Errors: kUnsupported for a model that is compiled for a device already.
+void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
+                  std::vector<std::pair<std::string, std::int64_t>>* applied = nullptr);
+
+// What must be observed on a prepared model so that Quantize can choose parameters from the statistics alone.
+std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const QuantizationConfig& config,
+                                          const DeviceDescriptor& device);
+std::string MethodName(CalibrationMethod method);  // "minmax", as Statistics::method has it
+
+// Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be
+// null for precisions that need none (fp16, bf16, fp32, weight only). Samples [0, config.samples) calibrate.
+// Deterministic: equal inputs give equal models whatever the number of threads. Errors: kUnsupported for a precision
+// that is not built yet or a model the device cannot take; kUsage for a selector that matches nothing (nearest names).
 QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
                         const DataSource* data, int threads);
 

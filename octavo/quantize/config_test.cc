@@ -1,0 +1,122 @@
+#include "octavo/quantize/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "octavo/base/error.h"
+#include "octavo/quantize/precision.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+
+template <class Fn>
+std::string Failure(ExitCode code, Fn fn) {
+  try {
+    fn();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return {};
+}
+
+TEST(Config, DefaultRoundTrips) {
+  const QuantizationConfig c;
+  EXPECT_EQ(QuantizationConfigFromJson(ToJson(c), "f"), c);
+  EXPECT_EQ(QuantizationConfigFromJson("{}", "f"), c);
+}
+
+TEST(Config, EveryFieldRoundTrips) {
+  QuantizationConfig c;
+  c.precision = "int16";
+  c.weight_type = DType::kS8;
+  c.activation_type = DType::kU16;
+  c.per_channel = true;
+  c.symmetric = false;
+  c.calibration = CalibrationMethod::kEntropy;
+  c.percentile = 99.9;
+  c.samples = 7;
+  c.seed = 0xFFFFFFFFFFFFFFFFull;
+  c.distribution = "normal";
+  c.block = 128;
+  c.op_types = {"Conv", "Gemm"};
+  c.exclude = {"a*", "b"};
+  c.overrides = {{"x", "u16"}, {"y*", "f32"}};
+  c.load_path = "s.json";
+  c.save_path = "t.json";
+  c.keep_float_auto = false;
+  c.requantize = true;
+  const std::string text = ToJson(c);
+  EXPECT_EQ(QuantizationConfigFromJson(text, "f"), c);
+  EXPECT_EQ(ToJson(QuantizationConfigFromJson(text, "f")), text);
+}
+
+TEST(Config, RefusesWithTheKeyAndTheNearestName) {
+  const auto fail = [](const std::string& text) {
+    return Failure(ExitCode::kUsage, [&] { QuantizationConfigFromJson(text, "c.json"); });
+  };
+  EXPECT_THAT(fail(R"({"precison": "int8"})"), HasSubstr("precision"));
+  EXPECT_THAT(fail(R"({"samples": "8"})"), HasSubstr("samples"));
+  EXPECT_THAT(fail(R"({"samples": 0})"), HasSubstr("c.json"));
+  EXPECT_THAT(fail(R"({"samples": 18446744073709551615})"), HasSubstr("samples"));
+  EXPECT_THAT(fail(R"({"seed": -1})"), HasSubstr("seed"));
+  EXPECT_THAT(fail(R"({"percentile": 12})"), HasSubstr("percentile"));
+  EXPECT_THAT(fail(R"({"keep_float": true})"), HasSubstr("keep_float"));
+  EXPECT_THAT(fail(R"({"overrides": [["x"]]})"), HasSubstr("pairs"));
+  EXPECT_THAT(fail(R"({"overrides": [["x", "u7"]]})"), HasSubstr("u7"));
+  EXPECT_THAT(fail(R"({"calibration": "magic"})"), HasSubstr("magic"));
+  EXPECT_THAT(fail(R"({"weight_type": "u99"})"), HasSubstr("u99"));
+  EXPECT_THAT(fail(R"({"precision": "uint88"})"), HasSubstr("uint8"));
+  EXPECT_THAT(fail("[1]"), HasSubstr("object"));
+  EXPECT_THAT(fail("{"), HasSubstr("c.json"));
+  EXPECT_THAT(fail(std::string(100000, '[')), HasSubstr("JSON"));
+}
+
+TEST(Precision, Cpu) {
+  const DeviceDescriptor& cpu = *FindDevice("cpu");
+  QuantizationConfig c;
+  ResolvedPrecision p = ResolvePrecision(c, cpu);
+  EXPECT_EQ(p.weight, DType::kU8);
+  EXPECT_FALSE(p.per_channel);
+  EXPECT_FALSE(p.weight_symmetric);
+
+  c.precision = "int8";
+  p = ResolvePrecision(c, cpu);
+  EXPECT_EQ(p.weight, DType::kU8);
+  EXPECT_TRUE(p.per_channel);
+  EXPECT_TRUE(p.weight_symmetric);
+  EXPECT_THAT(p.weight_text, HasSubstr("zero point 128"));
+
+  c.precision = "w8a16";
+  p = ResolvePrecision(c, cpu);
+  EXPECT_EQ(p.activation, DType::kU16);
+  EXPECT_EQ(p.weight, DType::kU8);
+
+  c.precision = "int16";
+  p = ResolvePrecision(c, cpu);
+  EXPECT_EQ(p.activation, DType::kU16);
+  EXPECT_EQ(p.weight, DType::kS16);
+
+  c.precision = "bf16";
+  p = ResolvePrecision(c, cpu);
+  EXPECT_EQ(p.kind, ResolvedPrecision::Kind::kHalf);
+  EXPECT_EQ(p.half, DType::kBF16);
+}
+
+TEST(Precision, RefusesWhatIsNotBuiltAndWhatIsNot) {
+  const DeviceDescriptor& cpu = *FindDevice("cpu");
+  QuantizationConfig c;
+  c.precision = "q4_k";
+  EXPECT_THAT(Failure(ExitCode::kUnsupported, [&] { ResolvePrecision(c, cpu); }), HasSubstr("not built yet"));
+  c.precision = "int9";
+  EXPECT_THAT(Failure(ExitCode::kUsage, [&] { ResolvePrecision(c, cpu); }), HasSubstr("int8"));
+  c.precision = "fp16";
+  c.weight_type = DType::kU8;
+  EXPECT_THAT(Failure(ExitCode::kUsage, [&] { ResolvePrecision(c, cpu); }), HasSubstr("fp16"));
+}
+
+}  // namespace
+}  // namespace octavo

@@ -1,0 +1,1 @@
+target_link_libraries(octavo_quantize PRIVATE nlohmann_json::nlohmann_json)

@@ -1,0 +1,182 @@
+#include "octavo/quantize/weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "octavo/numerics/range_search.h"
+#include "octavo/ops/op_table.h"
+
+namespace octavo {
+namespace {
+
+struct View {
+  std::int64_t outer = 1, channels = 1, inner = 1;
+};
+
+View ViewOf(const Dims& dims, std::optional<std::int64_t> axis) {
+  View v;
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    if (!axis || at > *axis) {
+      v.inner *= dims[i];
+    } else if (at < *axis) {
+      v.outer *= dims[i];
+    } else {
+      v.channels = dims[i];
+    }
+  }
+  return v;
+}
+
+// Below this many weights a clipped range cannot win in 8 bits: clipping the largest weight by a share d costs (d
+// max)^2, and saves at most n * 2d * max^2 / (12 * 127^2) of rounding noise.
+constexpr std::int64_t kFewWeights = 3072;
+// And not without outliers: 8 bits resolve a bell of 8 sigma well enough.
+constexpr double kFarOutlier = 8;
+
+AffineParams Params(std::span<const float> w, float min, float max, DType storage, bool symmetric) {
+  if (BitWidth(storage) <= 8 && static_cast<std::int64_t>(w.size()) >= kFewWeights) {
+    const double rms = std::sqrt(LaneSumSquares(w) / static_cast<double>(w.size()));
+    if (std::max(-min, max) > kFarOutlier * rms) return MseWeightParams(w, storage, symmetric);
+  }
+  return ChooseParams(min, max, storage, symmetric);
+}
+
+}  // namespace
+
+QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
+                               std::span<const float> floor) {
+  QuantizedWeight q;
+  q.storage = options.storage;
+  if (options.per_channel) q.axis = channel_axis;
+  const View view = ViewOf(weight.dims, q.axis);
+  const std::vector<float> w = weight.ToFloats();
+  // Symmetric u8 is s8 moved by 128, code for code: the parameters are chosen as s8's.
+  const bool shifted = options.symmetric && (options.storage == DType::kU8 || options.storage == DType::kU16);
+  const DType choose = !shifted ? options.storage : options.storage == DType::kU8 ? DType::kS8 : DType::kS16;
+  const std::int32_t shift = !shifted ? 0 : options.storage == DType::kU8 ? 128 : 32768;
+
+  std::vector<float> channel;
+  for (std::int64_t c = 0; c < view.channels; ++c) {
+    std::span<const float> values = w;
+    if (q.axis && view.outer > 1) {
+      channel.clear();
+      for (std::int64_t o = 0; o < view.outer; ++o) {
+        const auto* const from = w.data() + (o * view.channels + c) * view.inner;
+        channel.insert(channel.end(), from, from + view.inner);
+      }
+      values = channel;
+    } else if (q.axis) {
+      values = std::span(w).subspan(static_cast<std::size_t>(c * view.inner), static_cast<std::size_t>(view.inner));
+    }
+    MinMax range;
+    range.Add(values);
+    AffineParams p =
+        range.HasRange() ? Params(values, range.min, range.max, choose, options.symmetric) : AffineParams{};
+    const float lowest = floor.empty() ? 0.0f
+                         : q.axis      ? floor[static_cast<std::size_t>(c)]
+                                       : *std::max_element(floor.begin(), floor.end());
+    if (p.scale < lowest) {
+      // The range grows with the scale; the zero point moves to where 0 then lies.
+      const float grow = lowest / p.scale;
+      p = ChooseParams(range.HasRange() ? std::min(range.min, 0.0f) * grow : 0.0f,
+                       range.HasRange() ? std::max(range.max, 0.0f) * grow : 0.0f, choose, options.symmetric);
+      p.scale = std::max(p.scale, lowest);
+    }
+    q.params.push_back(p);
+  }
+  q.codes.resize(w.size() * CodeBytes(q.storage));
+  QuantizeTensor(w, view.outer, view.channels, view.inner, q.params, choose, q.codes.data());
+  if (shifted) {
+    const std::size_t bytes = CodeBytes(q.storage);
+    for (std::size_t i = bytes - 1; i < q.codes.size(); i += bytes) q.codes[i] ^= std::byte{0x80};
+    for (AffineParams& p : q.params) p.zero_point += shift;
+  }
+  return q;
+}
+
+std::vector<float> BiasScaleFloor(std::span<const double> bias, float x_scale) {
+  std::vector<float> floor(bias.size());
+  for (std::size_t c = 0; c < bias.size(); ++c) {
+    const double f = 1.0001 * 2 * std::fabs(bias[c]) / (4294967296.0 - 2) / x_scale;
+    floor[c] = f < std::numeric_limits<float>::min() ? 0.0f : static_cast<float>(f);
+  }
+  return floor;
+}
+
+bool BiasFits(std::span<const double> bias, float x_scale, const QuantizedWeight& weight) {
+  for (std::size_t c = 0; c < bias.size(); ++c) {
+    const float scale = x_scale * weight.params[weight.params.size() == 1 ? 0 : c].scale;
+    if (!(scale >= std::numeric_limits<float>::min())) {
+      return false;  // a subnormal scale has lost its digits
+    }
+    if (std::fabs(std::nearbyint(bias[c] / scale)) > 2147483647.0) return false;
+  }
+  return true;
+}
+
+QuantizedBias QuantizeBias(std::span<const double> bias, float x_scale, const QuantizedWeight& weight) {
+  QuantizedBias q;
+  for (const AffineParams& p : weight.params) q.scales.push_back(x_scale * p.scale);
+  for (std::size_t c = 0; c < bias.size(); ++c) {
+    q.codes.push_back(static_cast<std::int64_t>(std::nearbyint(bias[c] / q.scales[q.scales.size() == 1 ? 0 : c])));
+  }
+  return q;
+}
+
+WeightNoise AnalyzeWeight(const Node& node, const TensorRef& weight, const QuantizedWeight& quantized,
+                          const ChannelMoments& input, bool corrected) {
+  const std::vector<float> w = weight.ToFloats();
+  std::vector<float> d(w.size());
+  const View by_params = ViewOf(weight.dims, quantized.axis);
+  DequantizeTensor(quantized.codes.data(), by_params.outer, by_params.channels, by_params.inner, quantized.params,
+                   quantized.storage, d);
+  for (std::size_t i = 0; i < w.size(); ++i) d[i] -= w[i];
+
+  // [outputs, inputs, kernel] with strides; a Conv's inputs count from the group's first channel.
+  const Dims& dims = weight.dims;
+  const bool conv = node.Is("Conv");
+  const bool last = !conv && *ResolveAxis(FindOp(node).channel_axis, node, dims.size()) == 1;  // [K, N]
+  const std::int64_t outputs = conv ? dims[0] : last ? dims[1] : dims[0];
+  const std::int64_t inputs = conv ? dims[1] : last ? dims[0] : dims[1];
+  const std::int64_t kernel = conv ? ViewOf(dims, 1).inner : 1;
+  const std::int64_t group_outputs =
+      conv ? std::max<std::int64_t>(1, outputs / node.IntAttribute("group", 1)) : outputs;
+  const auto known = static_cast<std::int64_t>(input.mean.size());
+
+  WeightNoise result;
+  result.bias_shift.assign(static_cast<std::size_t>(outputs), 0.0);
+  std::vector<double> noise(static_cast<std::size_t>(outputs)), squares(static_cast<std::size_t>(outputs));
+  const auto add = [&](std::int64_t m, std::int64_t channel, std::size_t at) {
+    const auto c = static_cast<std::size_t>(channel < known ? channel : 0);
+    const double mean = known == 0 ? 0 : input.mean[c];
+    const double second = known == 0 ? 1 : input.mean_square[c] - (corrected ? mean * mean : 0);
+    const auto out = static_cast<std::size_t>(m);
+    noise[out] += static_cast<double>(d[at]) * d[at] * std::max(second, 0.0);
+    squares[out] += static_cast<double>(w[at]) * w[at];
+    result.bias_shift[out] += d[at] * mean;
+  };
+  if (last) {
+    for (std::int64_t k = 0; k < inputs; ++k) {
+      for (std::int64_t m = 0; m < outputs; ++m) add(m, k, static_cast<std::size_t>(k * outputs + m));
+    }
+  } else {
+    for (std::int64_t m = 0; m < outputs; ++m) {
+      const std::int64_t first = conv ? m / group_outputs * inputs : 0;
+      for (std::int64_t k = 0; k < inputs; ++k) {
+        for (std::int64_t s = 0; s < kernel; ++s) {
+          add(m, first + k, static_cast<std::size_t>((m * inputs + k) * kernel + s));
+        }
+      }
+    }
+  }
+  for (std::int64_t m = 0; m < outputs; ++m) {
+    result.noise += noise[static_cast<std::size_t>(m)] / static_cast<double>(outputs);
+    result.square_sum += squares[static_cast<std::size_t>(m)] / static_cast<double>(outputs);
+  }
+  return result;
+}
+
+}  // namespace octavo
