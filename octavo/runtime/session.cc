@@ -104,6 +104,41 @@ OrtStatus* ComputeObserve(const ObserveKernel& kernel, OrtKernelContext* context
   return nullptr;
 }
 
+// The output has the input's shape. A dimension that is unknown and nameless gets a name of its own: the runtime would
+// take it for -1.
+OrtStatus* InferObserve(const OrtApi& api, OrtShapeInferContext* context) {
+  OrtTensorTypeAndShapeInfo* input = nullptr;  // owned by the context
+  if (OrtStatus* s = api.ShapeInferContext_GetInputTypeShape(context, 0, &input)) return s;
+  std::size_t rank = 0;
+  if (OrtStatus* s = api.GetDimensionsCount(input, &rank)) return s;
+  if (rank == 0) return nullptr;  // how an unknown rank reads, too. The element type is inferred without our help.
+  std::vector<std::int64_t> dims(rank);
+  if (OrtStatus* s = api.GetDimensions(input, dims.data(), rank)) return s;
+  std::vector<const char*> symbols(rank, nullptr);
+  if (OrtStatus* s = api.GetSymbolicDimensions(input, symbols.data(), rank)) return s;
+  const OrtOpAttr* attribute = nullptr;
+  if (OrtStatus* s = api.ShapeInferContext_GetAttribute(context, "id", &attribute)) return s;
+  std::int64_t id = 0;
+  std::size_t size = 0;
+  if (OrtStatus* s = api.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &id, sizeof id, &size)) return s;
+  std::vector<std::string> names(rank);
+  for (std::size_t i = 0; i < rank; ++i) {
+    if (symbols[i] != nullptr) names[i] = symbols[i];
+    if (dims[i] < 0 && names[i].empty()) names[i] = "octavo_observed_" + std::to_string(id) + "_" + std::to_string(i);
+    symbols[i] = names[i].c_str();
+  }
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  if (OrtStatus* s = api.GetTensorElementType(input, &type)) return s;
+  OrtTensorTypeAndShapeInfo* output = nullptr;
+  if (OrtStatus* s = api.CreateTensorTypeAndShapeInfo(&output)) return s;
+  const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> keep(
+      output, api.ReleaseTensorTypeAndShapeInfo);
+  if (OrtStatus* s = api.SetTensorElementType(output, type)) return s;
+  if (OrtStatus* s = api.SetDimensions(output, dims.data(), rank)) return s;
+  if (OrtStatus* s = api.SetSymbolicDimensions(output, symbols.data(), rank)) return s;
+  return api.ShapeInferContext_SetOutputTypeShape(context, 0, output);
+}
+
 ObserveOp::ObserveOp(const OrtApi& ort_api, Observer function)
     : OrtCustomOp{}, api(ort_api), observer(std::move(function)) {
   OrtCustomOp& op = *this;
@@ -135,10 +170,7 @@ ObserveOp::ObserveOp(const OrtApi& ort_api, Observer function)
   };
   op.KernelDestroy = [](void* kernel) { delete static_cast<ObserveKernel*>(kernel); };
   op.InferOutputShapeFn = [](const OrtCustomOp* self, OrtShapeInferContext* context) -> OrtStatus* {
-    const OrtApi& infer_api = static_cast<const ObserveOp*>(self)->api;
-    OrtTensorTypeAndShapeInfo* info = nullptr;
-    if (OrtStatus* s = infer_api.ShapeInferContext_GetInputTypeShape(context, 0, &info)) return s;
-    return infer_api.ShapeInferContext_SetOutputTypeShape(context, 0, info);
+    return InferObserve(static_cast<const ObserveOp*>(self)->api, context);
   };
   // The output IS the input (as for Reshape and Identity), whoever else reads it: nothing is copied and no activation
   // lives longer than in the bare model. Consumers that work in place look at the use count of the shared buffer.

@@ -268,6 +268,38 @@ TEST(Observe, SeesTensorsOfAnyTypeInTheDataPath) {
   EXPECT_THAT(seen[2].dims, ElementsAre(2));
 }
 
+TEST(Observe, WorksWhereTheRankIsUnknown) {
+  // The runtime does not know the rank of a Reshape to a computed shape; nor do operators that would refuse a scalar.
+  const std::string model = ModelBytes(NodeBytes("Reshape", {"x", "shape"}, {"r"}) + ObserveNode("r", "ro", 0) +
+                                       NodeBytes("Softmax", {"ro"}, {"s"}, IntAttribute("axis", 1)) +
+                                       ObserveNode("s", "so", 1) + NodeBytes("Add", {"so", "so"}, {"y"}) +
+                                       Input(Info("x", DType::kF32, {"4"})) + Input(Info("shape", DType::kS64, {"k"})) +
+                                       Bytes(12, Bytes(1, "y") + Bytes(2, Bytes(1, Number(1, 1)))));
+  const Session session(model, {}, Observing(Record));
+  const std::vector<float> x = {1, 1, 1, 1};
+  const std::int64_t shape[] = {2, 2};
+  const std::vector<TensorRef> in = {TensorRef::FromFloats({4}, x), TensorRef::FromInts(DType::kS64, {2}, shape)};
+  std::vector<Seen> seen;
+  EXPECT_THAT(session.Run(in, {}, &seen)[0].ToFloats(), ElementsAre(1, 1, 1, 1));
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_THAT(seen[0].dims, ElementsAre(2, 2));
+}
+
+TEST(Observe, WorksWhereADimensionIsUnknown) {
+  // NonZero has an unknown, nameless dimension; so has its sum with a tensor of 3.
+  const std::string model =
+      ModelBytes(NodeBytes("NonZero", {"x"}, {"i"}) + ObserveNode("i", "io", 5) +
+                 NodeBytes("Cast", {"io"}, {"f"}, IntAttribute("to", 1)) + ObserveNode("f", "fo", 6) +
+                 NodeBytes("Add", {"fo", "x"}, {"y"}) + Input(Info("x", DType::kF32, {"3"})) +
+                 Output(Info("y", DType::kF32, {"a", "b"})));
+  const Session session(model, {}, Observing(Record));
+  const std::vector<float> x = {1, 2, 3};
+  const std::vector<TensorRef> in = {TensorRef::FromFloats({3}, x)};
+  std::vector<Seen> seen;
+  EXPECT_THAT(session.Run(in, {}, &seen)[0].ToFloats(), ElementsAre(1, 3, 5));
+  EXPECT_EQ(seen.size(), 2u);
+}
+
 TEST(Observe, AnInputThatIsStillNeededIsNotOverwritten) {
   // Both r and its observed alias are read after an operator that would like to work in place.
   const std::string model = ModelBytes(NodeBytes("Relu", {"x"}, {"r"}) + ObserveNode("r", "ro", 0) +
