@@ -18,6 +18,8 @@ struct OnnxEmitOptions {
 // Raises the default opset where the quantized types need it (16-bit and 4-bit Q/DQ and block_size: 21; per-axis: 13) by
 // rules known to be safe for the operators present. kUnsupported, naming operator and reason, when a node would change
 // its meaning. Also sets ir_version high enough for the opset. Does nothing when nothing needs it.
+// On an error some nodes may be adapted already: drop the model. Run it after type inference: a Softmax of unknown rank
+// is otherwise wrapped in Flatten and Reshape.
 void RaiseOpsetForQuantization(Model& model);
 
 // Lowers quantized types to Q/DQ nodes in place: afterwards the model is plain ONNX operators and raw tensors. Parameter
