@@ -40,7 +40,9 @@ struct SessionOptions {
   bool disable_prepacking = false;                          // weights stay where they are mapped (big models)
   bool arena = true;                                        // CPU memory arena
   std::vector<std::pair<std::string, std::string>> config;  // session config entries
-  Observer observer;                                        // registers the observer operator when set
+  // Registers the observer operator when set. Needs intra_op_threads = 1 (kInternal otherwise): the runtime then runs
+  // kernels on the thread that called Run, which is how an observer finds its run's context.
+  Observer observer;
 };
 
 struct IoSpec {
@@ -52,7 +54,9 @@ class Session {
  public:
   // From a file. Errors: kBadInput (the runtime refuses the model; its message, first line, is included).
   Session(const std::filesystem::path& model, const SessionOptions& options);
-  // From bytes, with initializers handed over as views that stay alive as long as the session.
+  // From bytes; `initializers` are those that the model marks as external, in the top graph. Those whose bytes lie in
+  // a mapped file (TensorRef::file) are mapped by the runtime from that file, wherever the model said they were: nothing
+  // is copied. Others are copied by the runtime while it loads. All stay alive as long as the session.
   Session(std::string_view model_bytes, std::vector<std::pair<std::string, TensorRef>> initializers,
           const SessionOptions& options);
   ~Session();
