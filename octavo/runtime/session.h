@@ -55,8 +55,8 @@ class Session {
   // From a file. Errors: kBadInput (the runtime refuses the model; its message, first line, is included).
   Session(const std::filesystem::path& model, const SessionOptions& options);
   // From bytes; `initializers` are those that the model marks as external, in the top graph. Those whose bytes lie in
-  // a mapped file (TensorRef::file) are mapped by the runtime from that file, wherever the model said they were: nothing
-  // is copied. Others are copied by the runtime while it loads. All stay alive as long as the session.
+  // a mapped file (TensorRef::file) are mapped by the runtime from that file, wherever the model said they were:
+  // nothing is copied. Others are copied by the runtime while it loads. All stay alive as long as the session.
   Session(std::string_view model_bytes, std::vector<std::pair<std::string, TensorRef>> initializers,
           const SessionOptions& options);
   ~Session();
