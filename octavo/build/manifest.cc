@@ -79,7 +79,6 @@ std::string ToJson(const Manifest& m) {
   json.Field("precision", m.precision);
   json.Key("effective_types").BeginObject();
   json.Field("weights", m.quantize.effective_weights).Field("activations", m.quantize.effective_activations);
-  if (!m.weight_note.empty()) json.Field("note", m.weight_note);
   json.EndObject();
   json.Key("quantization_config").Raw(m.quantization_config);
   json.Key("calibration").BeginObject().Field("source", m.calibration_source);

@@ -39,7 +39,6 @@ struct Manifest {
   std::string device, ep, ep_version;
   std::vector<std::pair<std::string, std::string>> device_options;
   std::string precision;
-  std::string weight_note;          // the device's reason for its weight types, if any
   std::string quantization_config;  // its JSON
   std::string calibration_source;   // data | synthetic | loaded | none
   std::string calibration_method;

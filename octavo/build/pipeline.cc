@@ -17,7 +17,7 @@
 #include "octavo/base/sha256.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/version.h"
-#include "octavo/calibrate/statistics.h"
+#include "octavo/calibrate/calibrate.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/quantize/precision.h"
@@ -61,12 +61,13 @@ class Stage {
   void Skip(std::string why) {
     record_.status = "skipped";
     record_.note = std::move(why);
-    LogInfo(record_.name + ": skipped: " + record_.note);
   }
+  void Note(std::string note) { record_.note = std::move(note); }
   void Reused(std::string what) {
     record_.status = "reused";
     record_.note = std::move(what);
   }
+  double Seconds() const { return time_.Seconds(); }
   void Finish() {
     record_.seconds = time_.Seconds();
     record_.peak_rss_bytes = PeakRssBytes();
@@ -111,20 +112,6 @@ std::vector<fs::path> ExternalFiles(const Model& model, const fs::path& source) 
     if (!fs::equivalent(file, source, error)) out.push_back(file);
   }
   return out;
-}
-
-std::string MethodName(const QuantizationConfig& config) {
-  switch (config.calibration) {
-    case CalibrationMethod::kMinMax:
-      return "minmax";
-    case CalibrationMethod::kPercentile:
-      return "percentile";
-    case CalibrationMethod::kEntropy:
-      return "entropy";
-    case CalibrationMethod::kMse:
-      return "mse";
-  }
-  return "?";
 }
 
 // The configuration without the names of files: content decides, not where it lies.
@@ -352,9 +339,6 @@ BuildResult Build(const BuildOptions& options) {
   manifest.ep_version = OrtVersion();
   manifest.device_options = config.compile.options;
   manifest.precision = quantization.precision;
-  if (precision.kind == ResolvedPrecision::Kind::kStatic && precision.weight != DType::kS8) {
-    manifest.weight_note = device.weight_note;
-  }
   manifest.quantization_config = ToJson(quantization);
 
   // --- quantize
@@ -385,13 +369,15 @@ BuildResult Build(const BuildOptions& options) {
   manifest.calibration_source = manifest.quantize.calibration_source;
   if (!cached.empty()) manifest.calibration_source = "data";  // loaded from our own cache: what it was made from counts
   if (data.synthetic && manifest.calibration_source == "data") manifest.calibration_source = "synthetic";
-  manifest.calibration_method = calibrates || !quantization.load_path.empty() ? MethodName(quantization) : "none";
+  manifest.calibration_method =
+      calibrates || !quantization.load_path.empty() ? MethodName(quantization.calibration) : "none";
   manifest.calibration_sha256 = manifest.calibration_source == "loaded"  ? Sha256::OfFile(quantization.load_path)
                                 : manifest.calibration_source == "none"  ? ""
                                 : !manifest.quantize.data_sha256.empty() ? manifest.quantize.data_sha256
                                                                          : data.source->ContentHash();
   if (manifest.quantize.skipped || quantized_already) {
     quantize.Skip("the model is quantized already: its quantization is kept (--requantize drops it)");
+    LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
   } else if (!cached.empty()) {
     quantize.Reused("calibration statistics from the cache (--no-cache makes them again)");
   }
@@ -399,7 +385,7 @@ BuildResult Build(const BuildOptions& options) {
 
   // --- rewrite: on this device the float passes of the quantize stage are all there is
   Stage rewrite(manifest, "rewrite");
-  rewrite.Skip("device cpu takes the QDQ form as it is");
+  rewrite.Skip("device cpu takes the QDQ form as it is; what was applied before quantization is under \"rewrite\"");
   rewrite.Finish();
 
   // --- compile: the artifact of a device without a compiler is the optimized model itself
@@ -408,9 +394,10 @@ BuildResult Build(const BuildOptions& options) {
   if (!config.compile.enabled) {
     compile.Skip("--no-compile");
   } else {
-    compile.Skip("device cpu has no compiler: the artifact is the optimized model");
+    compile.Note("device cpu has no compiler: the artifact is the optimized model");
   }
   model = Model{};  // validation has the memory to itself
+  manifest.compile_seconds = compile.Seconds();
   compile.Finish();
 
   // --- validate
@@ -532,7 +519,7 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
     ThrowUsage("statistics are made here, not loaded", "--load-statistics",
                "use octavo calibrate merge to add some up");
   }
-  quantization.save_path = out.string();
+  quantization.save_path.clear();
   stage.quantization = quantization;
   stage.compile.quantization.reset();
   Validate(stage);
@@ -544,12 +531,22 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
   Model model = ImportModel(stage.model, stage.dims);
   if (!NeedsSamples(model, stage, device)) {
     ThrowUsage("the model is quantized already: there is nothing to calibrate", stage.model.string(),
-               "pass --requantize to start from its dequantized weights");
+               "quantize it with --requantize --save-statistics S.json");
+  }
+  if (IsQuantized(model)) {
+    ThrowUnsupported("calibrating a model that is quantized already is not built yet", stage.model.string(),
+                     "quantize it with --requantize --save-statistics S.json");
   }
   const DataPlan data = OpenSamples(model, stage, require_data, 0);
   if (data.synthetic) LogWarning("calibrating on synthetic samples: ranges are synthetic; give --data D");
-  Quantize(model, StageQuantization(stage), device, data.source.get(), Threads(threads));
-  const Statistics statistics = LoadStatistics(out);
+  const QuantizationConfig config_now = StageQuantization(stage);
+  PrepareFloat(model, config_now, device);
+  const std::vector<ObserveSpec> observe = CalibrationSpecs(model, config_now, device);
+  CalibrateOptions options;
+  options.threads = Threads(threads);
+  options.method = MethodName(config_now.calibration);
+  const Statistics statistics = Calibrate(model, *data.source, 0, data.calibration, observe, options);
+  SaveStatistics(statistics, out);
   return {statistics.samples.size(), statistics.tensors.size(), statistics.method, time.Seconds()};
 }
 
@@ -655,9 +652,13 @@ std::string Summary(const BuildResult& result, const fs::path& out) {
     if (f.path.starts_with("model.onnx")) after += static_cast<double>(f.bytes);
   }
   text += "built " + out.string() + ": " + m.precision + " for " + m.device;
-  if (!m.quantize.effective_weights.empty()) text += ", weights " + m.quantize.effective_weights;
-  if (!m.quantize.effective_activations.empty()) text += ", activations " + m.quantize.effective_activations;
   text += "\n";
+  if (!m.quantize.effective_weights.empty()) text += "  weights      " + m.quantize.effective_weights + "\n";
+  if (!m.quantize.effective_activations.empty()) text += "  activations  " + m.quantize.effective_activations + "\n";
+  if (m.quantize.calibration_samples > 0) {
+    text += "  calibration  " + m.calibration_method + " on " + std::to_string(m.quantize.calibration_samples) +
+            (m.calibration_source == "synthetic" ? " SYNTHETIC" : "") + " samples\n";
+  }
   add("", "before", "after", "");
   std::snprintf(line, sizeof line, "%.2f times smaller", before / std::max(after, 1.0));
   add("size", MegaBytes(before), MegaBytes(after), line);
