@@ -493,6 +493,10 @@ std::vector<InputSpec> InputSpecs(const Graph& graph) {
     spec.dtype = value->type.dtype;
     spec.any_rank = !value->type.shape.has_value();
     if (value->type.shape) spec.dims = *value->type.shape;
+    // Some exporters (Paddle) write "?" for each size that they do not know: no name, and no two of them are equal.
+    for (Dim& dim : spec.dims) {
+      if (dim.symbol == "?") dim.symbol.clear();
+    }
     out.push_back(std::move(spec));
   }
   return out;
