@@ -25,6 +25,19 @@ constexpr std::string_view kQuantized = "a quantization operator keeps its float
 constexpr std::string_view kRange = "its range needs more exponent than 16-bit floats have";
 constexpr std::string_view kSums = "it sums many terms or divides by small ones";
 
+constexpr std::string_view kSmall = "its weights are few: 16 bits would save nothing and cost accuracy";
+
+// Depthwise convolutions and layers of up to 4,096 weights (8 KiB saved at best). Few terms make a sum, so the rounding
+// of weights and inputs does not average out: keeping them in f32 lifts the two OCR networks from 55.5 dB to 58 and 65
+// dB.
+constexpr std::uint64_t kFewWeights = 4096;
+bool SmallWeights(const Node& node) {
+  if (node.op() != "Conv" && node.op() != "ConvTranspose" && node.op() != "Gemm") return false;
+  const Value* weight = node.input(1);
+  if (weight == nullptr || !weight->is_constant() || !weight->data.has_value()) return false;
+  return node.IntAttribute("group", 1) > 1 || weight->data->elements() <= kFewWeights;
+}
+
 // Operators that stay f32. Those of the first kind cannot be 16-bit (operator specifications); those of the last two
 // lose too much: x^2, exp(x) and 1e-12 leave f16's range (6e-8 .. 65504), and means over hundreds of terms its 11 bits.
 constexpr auto kKept = std::to_array<KeptOp>({
@@ -132,6 +145,7 @@ class HalfConverter {
     for (const Attribute& attribute : node.attributes()) {
       if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return "its subgraphs compute in f32";
     }
+    if (SmallWeights(node)) return std::string(kSmall);
     for (const KeptOp& kept : kKept) {
       if (node.op() == kept.op) return std::string(kept.reason);
     }
