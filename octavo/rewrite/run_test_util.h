@@ -42,7 +42,9 @@ inline std::vector<TensorRef> RandomInputs(const Model& model, std::uint64_t see
     Dims dims;
     for (const Dim& dim : *input->type.shape) dims.push_back(dim.known() ? dim.value : unknown);
     const std::uint64_t n = ElementCount(dims);
-    if (input->type.dtype == DType::kF32) {
+    if (input->type.dtype == DType::kBool) {
+      inputs.push_back(TensorRef::FromBytes(DType::kBool, dims, std::vector<std::byte>(n, std::byte{1})));
+    } else if (input->type.dtype == DType::kF32) {
       std::vector<float> values(n);
       for (float& v : values) v = std::uniform_real_distribution<float>(-2.0f, 2.0f)(rng);
       inputs.push_back(TensorRef::FromFloats(dims, values));

@@ -302,7 +302,7 @@ TEST(FoldScale, EveryLayerKindComputesTheSame) {
   for (const std::string& layer : layers) {
     SCOPED_TRACE(layer);
     const std::string size = layer.find("Gemm") == std::string::npos ? "5" : "6";
-    Model model = Parse("opset \"\" = 17\ngraph @g(%x: f32[1,2,4," + size + "]) -> (%y: f32[*]) {\n" + layer +
+    Model model = Parse("opset \"\" = 17\ngraph @g(%x: f32[1,2,4," + size + "]) -> (%y) {\n" + layer +
                         "\n%m = Mul(%c, %k)\n%y: f32[*] = Add(%m, %o)\n}");
     const std::vector<TensorRef> inputs = testing::RandomInputs(model, 3);
     const std::vector<TensorRef> before = testing::RunModel(model, inputs);
@@ -318,7 +318,7 @@ TEST(FoldScale, EveryLayerKindComputesTheSame) {
 
 TEST(FoldConstants, FoldsChainsAndKeepsNames) {
   Model model = Parse(R"(opset "" = 17
-  graph @g(%x: f32[6]) -> (%y: f32[*]) {
+  graph @g(%x: f32[6]) -> (%y) {
     %a = constant s64[] 2
     %axes = constant s64[1] [0]
     %t = constant s64[1] [3]
@@ -333,7 +333,7 @@ TEST(FoldConstants, FoldsChainsAndKeepsNames) {
 
 TEST(FoldConstants, LeavesWhatIsRandomHugeQuantizedOrAnOutput) {
   Model model = Parse(R"(opset "" = 17
-  graph @g() -> (%y: f32[*], %z: f32[*], %h: f32[*]) {
+  graph @g() -> (%y, %z, %h) {
     %a = constant f32[2] [1, 2]
     %big = constant s64[3] [4096, 4096, 4]
     %y: f32[*] = Relu(%a)

@@ -1,0 +1,251 @@
+// SimplifyFloat, EqualizeLayers and ConvertToHalf as functions of whole models.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "octavo/base/error.h"
+#include "octavo/ir/text.h"
+#include "octavo/ir/verify.h"
+#include "octavo/numerics/error_stats.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/run_test_util.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+
+Model ParseModel(const std::string& text, int opset = 17) {
+  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\n" + text);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << text;
+  return model;
+}
+
+// Random small convolutional networks: layers with and without bias, groups, normalizations, scales, residuals,
+// dropout, shape arithmetic.
+class FloatGenerator {
+ public:
+  explicit FloatGenerator(std::uint64_t seed) : rng_(seed) {}
+
+  Model Make() {
+    Model model;
+    model.SetOpsetVersion("", 17);
+    model.graph = std::make_unique<Graph>();
+    graph_ = model.graph.get();
+    Value* value = graph_->AddInput("x", {DType::kF32, std::vector<Dim>{{1, {}}, {4, {}}, {6, {}}, {6, {}}}, {}, {}});
+    Value* earlier = value;
+    for (int i = 0; i < 8; ++i) {
+      Value* next = Step(value, earlier);
+      if (Chance(3)) earlier = next;
+      value = next;
+    }
+    graph_->AddOutput(value);
+    if (earlier->kind() == ValueKind::kResult && Chance(4)) graph_->AddOutput(earlier);
+    return model;
+  }
+
+ private:
+  bool Chance(int n) { return rng_() % static_cast<unsigned>(n) == 0; }
+  Value* Constant(Dims dims, float low, float high) {
+    std::vector<float> values(ElementCount(dims));
+    for (float& v : values) v = std::uniform_real_distribution<float>(low, high)(rng_);
+    return graph_->AddConstant("c", TensorRef::FromFloats(std::move(dims), values));
+  }
+  Node* Add(const std::string& op, std::vector<Value*> inputs) {
+    return graph_->AddNode(op, "", std::move(inputs), {{"v", {}}});
+  }
+
+  Value* Step(Value* x, Value* earlier) {
+    switch (rng_() % 9) {
+      case 0:
+      case 1: {
+        const std::int64_t group = Chance(2) ? 1 : Chance(2) ? 2 : 4;
+        std::vector<Value*> inputs{x, Constant({4, 4 / group, 3, 3}, -1, 1)};
+        if (Chance(2)) inputs.push_back(Constant({4}, -1, 1));
+        Node* conv = Add(Chance(4) ? "ConvTranspose" : "Conv", std::move(inputs));
+        conv->SetAttribute("group", group);
+        conv->SetAttribute("pads", std::vector<std::int64_t>{1, 1, 1, 1});
+        return conv->output();
+      }
+      case 2:
+        return Add("BatchNormalization",
+                   {x, Constant({4}, -2, 2), Constant({4}, -1, 1), Constant({4}, -1, 1), Constant({4}, 0.1f, 2)})
+            ->output();
+      case 3: {
+        constexpr const char* kOps[] = {"Mul", "Div", "Add", "Sub"};
+        const Dims shapes[] = {{4, 1, 1}, {1, 4, 1, 1}, {}, {1}, {6}, {6, 1}};
+        Value* constant = Constant(shapes[rng_() % 6], 0.5f, 2);
+        const char* op = kOps[rng_() % 4];
+        return op[0] != 'D' && Chance(2) ? Add(op, {constant, x})->output() : Add(op, {x, constant})->output();
+      }
+      case 4:
+        return Add(Chance(2) ? "Relu" : "LeakyRelu", {x})->output();
+      case 5:
+        return Add("Add", {x, earlier})->output();
+      case 6:
+        return Add(Chance(2) ? "Identity" : "Dropout", {x})->output();
+      case 7: {  // Reshape to its own shape, computed
+        Value* shape = Add("Shape", {x})->output();
+        Node* cast = Add("Cast", {shape});
+        cast->SetAttribute("to", static_cast<std::int64_t>(DType::kS64));
+        return Add("Reshape", {x, cast->output()})->output();
+      }
+      default:
+        return Add("HardSigmoid", {x})->output();
+    }
+  }
+
+  std::mt19937_64 rng_;
+  Graph* graph_ = nullptr;
+};
+
+double Sqnr(const std::vector<TensorRef>& a, const std::vector<TensorRef>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  ErrorStats stats;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].dims, b[i].dims);
+    stats.Add(a[i].ToFloats(), b[i].ToFloats());
+  }
+  return stats.SqnrDb();
+}
+
+TEST(SimplifyFloat, RandomNetworksComputeTheSame) {
+  std::int64_t applied = 0;
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Model model = FloatGenerator(seed).Make();
+    const std::string original = Print(model);
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, seed);
+    const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+    for (const PassCount& count : SimplifyFloat(model)) applied += count.applied;
+    ASSERT_EQ(Verify(model), std::vector<std::string>{}) << original << Print(model);
+    ASSERT_GT(Sqnr(before, testing::RunModel(model, inputs)), 90.0) << original << Print(model);
+    Model equalized = Clone(model);
+    const std::vector<TensorRef> simplified = testing::RunModel(model, inputs);
+    if (EqualizeLayers(equalized) > 0) {
+      ASSERT_TRUE(testing::SameBits(simplified, testing::RunModel(equalized, inputs)))
+          << Print(model) << Print(equalized);
+    }
+  }
+  EXPECT_GT(applied, 400);
+}
+
+TEST(SimplifyFloat, ShapeChainsOfIntermediatesFold) {
+  Model model = ParseModel(R"(graph @g(%x: f32[1,2,4,6]) -> (%y) {
+    %zero = constant s64[1] [0]
+    %minus = constant s64[1] [-1]
+    %r = Relu(%x)
+    %s = Shape(%r)
+    %b = Gather(%s, %zero)
+    %t = Concat(%b, %minus) {axis=0}
+    %y = Reshape(%r, %t)
+  })");
+  SimplifyFloat(model);
+  EXPECT_EQ(model.graph->node_count(), 2u) << Print(model);
+  EXPECT_THAT(Print(*model.graph), HasSubstr("constant s64[2] [1, -1]"));
+}
+
+constexpr char kChain[] = R"(graph @g(%x: f32[1,1,2,2]) -> (%y) {
+    %w = constant f32[2,1,1,1] [64, 1]
+    %b = constant f32[2] [32, 1]
+    %v = constant f32[1,2,1,1] [1, 1]
+    %c: f32[1,2,2,2] = Conv(%x, %w, %b)
+    %r: f32[1,2,2,2] = )";
+
+TEST(EqualizeLayers, ThroughReluExactly) {
+  Model model = ParseModel(std::string(kChain) + "Relu(%c)\n%y: f32[1,1,2,2] = Conv(%r, %v) }");
+  // A second row in each weight, so that moving a channel's range costs neither.
+  const std::vector<TensorRef> inputs = testing::RandomInputs(model, 3);
+  const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+  EXPECT_EQ(EqualizeLayers(model), 0) << "the second weight would get worse: [8, 1] for [1, 1]";
+  Model wide = ParseModel(R"(graph @g(%x: f32[1,1,2,2]) -> (%y) {
+    %w = constant f32[2,1,1,1] [64, 1]
+    %b = constant f32[2] [32, 1]
+    %v = constant f32[1,2,1,1] [1, 64]
+    %c: f32[1,2,2,2] = Conv(%x, %w, %b)
+    %r: f32[1,2,2,2] = Relu(%c)
+    %y: f32[1,1,2,2] = Conv(%r, %v) })");
+  const std::vector<TensorRef> reference = testing::RunModel(wide, inputs);
+  EXPECT_EQ(EqualizeLayers(wide), 1);
+  EXPECT_TRUE(testing::SameBits(reference, testing::RunModel(wide, inputs)));
+  const std::string text = Print(*wide.graph);
+  EXPECT_THAT(text, HasSubstr("%w = constant f32[2,1,1,1] [8, 8]"));
+  EXPECT_THAT(text, HasSubstr("%v = constant f32[1,2,1,1] [8, 8]"));
+  EXPECT_THAT(text, HasSubstr("%b = constant f32[2] [4, 8]"));
+}
+
+TEST(EqualizeLayers, NotThroughOtherActivationsOrSharedValues) {
+  std::string text = R"(graph @g(%x: f32[1,1,2,2]) -> (%y, %z) {
+    %w = constant f32[2,1,1,1] [64, 1]
+    %v = constant f32[1,2,1,1] [1, 64]
+    %c: f32[1,2,2,2] = Conv(%x, %w)
+    %r: f32[1,2,2,2] = HardSwish(%c)
+    %y: f32[1,1,2,2] = Conv(%r, %v)
+    %z: f32[1,1,2,2] = Abs(%x) })";
+  Model model = ParseModel(text);
+  EXPECT_EQ(EqualizeLayers(model), 0);
+  text.replace(text.find("HardSwish"), 9, "Relu");
+  model = ParseModel(text);
+  EXPECT_EQ(EqualizeLayers(model), 1);
+  text.replace(text.find("Abs(%x)"), 7, "Abs(%r)");
+  text.replace(text.find("f32[1,1,2,2] = Abs"), 18, "f32[1,2,2,2] = Abs");
+  model = ParseModel(text);
+  EXPECT_EQ(EqualizeLayers(model), 0);
+}
+
+TEST(ConvertToHalf, KeepsInterfaceAndClampsWhatOverflows) {
+  Model model = ParseModel(R"(graph @g(%x: f32[2,2]) -> (%y) {
+    %m = constant f32[2,2] [-3.4028235e+38, 1, 1e9, -inf]
+    %a: f32[2,2] = Max(%x, %m)
+    %s: f32[2,2] = Softmax(%a)
+    %y: f32[2,2] = Neg(%s)
+  })");
+  const HalfResult result = ConvertToHalf(model, DType::kF16);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  EXPECT_EQ(result.overflows, 2u);
+  ASSERT_EQ(result.kept_float.size(), 1u);
+  EXPECT_THAT(result.kept_float[0], HasSubstr("Softmax"));
+  const std::string text = Print(*model.graph);
+  EXPECT_THAT(text, HasSubstr("constant f16[2,2] [-65504, 1, 65504, -inf]"));
+  EXPECT_EQ(model.graph->outputs()[0]->name(), "y");
+  EXPECT_EQ(model.graph->outputs()[0]->type.dtype, DType::kF32);
+  const std::vector<TensorRef> got = testing::RunModel(model, testing::RandomInputs(model, 1));
+  EXPECT_EQ(got[0].dtype, DType::kF32);
+}
+
+TEST(ConvertToHalf, ResizeScalesAndSubgraphsStayFloat) {
+  Model model = ParseModel(R"(graph @g(%x: f32[1,1,2,2], %c: bool[]) -> (%y) {
+    %scales = constant f32[4] [1, 1, 2, 2]
+    %r: f32[1,1,4,4] = Resize(%x, _, %scales)
+    %y: f32[1,1,4,4] = If(%c) {then_branch=graph @t() -> (%a) { %a: f32[1,1,4,4] = Neg(%r) }, else_branch=graph @e() -> (%b) { %b: f32[1,1,4,4] = Abs(%r) }}
+  })");
+  std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+  const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+  ConvertToHalf(model, DType::kF16);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  EXPECT_THAT(Print(*model.graph), HasSubstr("%scales = constant f32[4]"));
+  EXPECT_GT(Sqnr(before, testing::RunModel(model, inputs)), 55.0);
+}
+
+TEST(ConvertToHalf, RandomNetworksRunCloseToFloat) {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Model model = FloatGenerator(seed).Make();
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, seed);
+    const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+    ConvertToHalf(model, DType::kF16);
+    ASSERT_EQ(Verify(model), std::vector<std::string>{}) << Print(model);
+    ASSERT_GT(Sqnr(before, testing::RunModel(model, inputs)), 45.0) << Print(model);
+  }
+}
+
+TEST(ConvertToHalf, Refuses) {
+  Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }", 11);
+  EXPECT_THROW(ConvertToHalf(model, DType::kF32), Error);
+  EXPECT_THROW(ConvertToHalf(model, DType::kBF16), Error);
+}
+
+}  // namespace
+}  // namespace octavo
