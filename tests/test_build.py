@@ -147,8 +147,8 @@ def test_merged_shards_equal_one_run(octavo, small_cnn, small_data, tmp_path, me
     for i, folder in enumerate([*shards, small_data]):
         octavo("calibrate", small_cnn, "--data", folder, "--samples", len(files), "--calibration", method, "-o", tmp_path / f"{i}.json")
     octavo("calibrate", "merge", tmp_path / "1.json", tmp_path / "0.json", "-o", tmp_path / "m.json")
-    merged, whole = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("m", "2"))
-    assert merged["tensors"] == whole["tensors"] and merged["samples"] == whole["samples"] == len(files)
+    assert (tmp_path / "m.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+    assert json.loads((tmp_path / "m.json").read_text())["tensors"]
 
 
 def test_up_to_date_refused_and_forced(octavo, small_cnn, small_data, tmp_path):
@@ -204,7 +204,7 @@ def test_few_samples_are_marked(octavo, small_cnn, small_data, tmp_path):
     r = octavo("build", "--onnx", small_cnn, "--device", "cpu", "--precision", "uint8", "--data", small_data, "-o", tmp_path / "o")
     m = manifest(tmp_path / "o")
     assert m["calibration"]["samples"] == 48 and m["validate"]["validated_on"] == "calibration"
-    assert any("held" in w for w in m["warnings"]), (r.err, m["warnings"])
+    assert any("hold any out" in w for w in m["warnings"]), (r.err, m["warnings"])
 
 
 def test_selectors(octavo, small_cnn, small_data, tmp_path):

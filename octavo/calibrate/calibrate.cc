@@ -11,7 +11,6 @@
 #include "octavo/base/interrupt.h"
 #include "octavo/base/log.h"
 #include "octavo/base/names.h"
-#include "octavo/base/sha256.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/numerics/half.h"
@@ -191,20 +190,6 @@ void CheckInputs(const Sample& sample, const std::vector<IoSpec>& inputs) {
   }
 }
 
-// By content, not by name or place: the same samples in other files or shards are the same samples.
-std::string SampleDigest(const Sample& sample) {
-  Sha256 sha;
-  for (const TensorRef& tensor : sample.tensors) {
-    std::string head = std::string(Name(tensor.dtype)) + "[";
-    for (const std::int64_t dim : tensor.dims) head += std::to_string(dim) + ",";
-    sha.Update(head + "]");
-    sha.Update(tensor.bytes);
-    if (tensor.strings == nullptr) continue;
-    for (const std::string& text : *tensor.strings) sha.Update(std::to_string(text.size()) + ":" + text);
-  }
-  return sha.HexDigest();
-}
-
 }  // namespace
 
 Statistics Calibrate(const Model& float_model, const DataSource& data, std::size_t first, std::size_t count,
@@ -261,13 +246,18 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
 
   statistics.samples.resize(count);
   {
+    std::mutex kept;
     Progress progress("calibrating", count);
     const int threads = options.threads > 0 ? options.threads : HardwareThreads();
     ParallelFor(count, threads, [&](std::size_t i) {
       CheckInterrupt();
       const Sample sample = data.Read(first + i);
       CheckInputs(sample, session.inputs());
-      statistics.samples[i] = SampleDigest(sample);
+      statistics.samples[i] = SampleDigest(sample.tensors);
+      {
+        const std::lock_guard lock(kept);
+        statistics.Keep(statistics.samples[i], sample.tensors);
+      }
       SampleContext context{sample.name, {}};
       try {
         session.Run(sample.tensors, {}, &context);

@@ -389,6 +389,22 @@ TEST(Statistics, WarnsWhenASampleIsMergedTwice) {
   EXPECT_EQ(a.samples.size(), 3u);
 }
 
+TEST(Statistics, KeptSamplesAreThoseOfTheSmallestDigests) {
+  const Model model = ConvModel();
+  const Samples data(ConvSamples(20));
+  const Statistics whole = Calibrate(model, data, 0, 20, kConvSpecs);
+  ASSERT_EQ(whole.kept.size(), kKeptSamples);
+  for (std::size_t i = 0; i < kKeptSamples; ++i) EXPECT_EQ(whole.kept[i].sha256, whole.samples[i]);  // both are sorted
+  Statistics back = Calibrate(model, data, 12, 8, kConvSpecs);
+  back.Merge(Calibrate(model, data, 0, 12, kConvSpecs));
+  EXPECT_EQ(ToJson(back), ToJson(whole));
+  const Statistics read = StatisticsFromJson(ToJson(whole), "f.json");
+  ASSERT_EQ(read.kept.size(), whole.kept.size());
+  for (std::size_t i = 0; i < read.kept.size(); ++i) {
+    EXPECT_TRUE(SameContent(read.kept[i].tensors.at(0), whole.kept[i].tensors.at(0)));
+  }
+}
+
 TEST(Statistics, HostileFilesAreRefusedByKey) {
   const Model model = ConvModel();
   const Statistics s = Calibrate(model, Samples(ConvSamples(1)), 0, 1, kConvSpecs);
@@ -422,6 +438,11 @@ TEST(Statistics, HostileFilesAreRefusedByKey) {
   for (std::size_t cut : {std::size_t{0}, std::size_t{10}, good.size() / 2, good.size() - 3}) {
     refused(good.substr(0, cut));
   }
+  EXPECT_THAT(refused(with("\"data\": \"", "\"data\": \"AAAA")), HasSubstr("do not fit"));
+  EXPECT_THAT(refused(with("\"data\": \"", "\"data\": \"*")), HasSubstr("do not fit"));
+  EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [4194305")), HasSubstr("small dims"));
+  EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [4194304, 4194304, 1")), HasSubstr("too large"));
+  EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [1, 1")), HasSubstr("digest"));
   const Error version =
       Thrown([&] { StatisticsFromJson(with("\"schema_version\": 1", "\"schema_version\": 2"), "f"); });
   EXPECT_EQ(version.code(), ExitCode::kUnsupported);

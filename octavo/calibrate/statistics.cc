@@ -163,6 +163,40 @@ void Statistics::Merge(const Statistics& other) {
   all.reserve(samples.size() + other.samples.size());
   std::merge(samples.begin(), samples.end(), other.samples.begin(), other.samples.end(), std::back_inserter(all));
   samples = std::move(all);
+  for (const KeptSample& sample : other.kept) Keep(sample.sha256, sample.tensors);
+}
+
+std::string SampleDigest(std::span<const TensorRef> tensors) {
+  Sha256 sha;
+  for (const TensorRef& tensor : tensors) {
+    std::string head = std::string(Name(tensor.dtype)) + "[";
+    for (const std::int64_t dim : tensor.dims) head += std::to_string(dim) + ",";
+    sha.Update(head + "]");
+    sha.Update(tensor.bytes);
+    if (tensor.strings == nullptr) continue;
+    for (const std::string& text : *tensor.strings) sha.Update(std::to_string(text.size()) + ":" + text);
+  }
+  return sha.HexDigest();
+}
+
+void Statistics::Keep(std::string_view sha256, std::span<const TensorRef> tensors_of_sample) {
+  const auto at = std::lower_bound(kept.begin(), kept.end(), sha256,
+                                   [](const KeptSample& a, std::string_view b) { return a.sha256 < b; });
+  if (at != kept.end() && at->sha256 == sha256) return;
+  if (at == kept.end() && kept.size() >= kKeptSamples) return;
+  std::size_t bytes = 0;
+  for (const TensorRef& tensor : tensors_of_sample) {
+    if (tensor.strings != nullptr) return;
+    bytes += tensor.bytes.size();
+  }
+  if (bytes > kMostKeptBytes) return;
+  KeptSample sample{std::string(sha256), {}};
+  for (const TensorRef& tensor : tensors_of_sample) {
+    sample.tensors.push_back(TensorRef::FromBytes(tensor.dtype, tensor.dims,
+                                                  std::vector<std::byte>(tensor.bytes.begin(), tensor.bytes.end())));
+  }
+  kept.insert(at, std::move(sample));
+  if (kept.size() > kKeptSamples) kept.pop_back();
 }
 
 std::string ModelFingerprint(const Model& model) {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,12 +41,29 @@ struct TensorStatistics {
   bool operator==(const TensorStatistics&) const = default;
 };
 
+// A calibration sample that is kept whole, so that later stages can run the model on real data without the data set.
+struct KeptSample {
+  std::string sha256;              // SampleDigest of tensors
+  std::vector<TensorRef> tensors;  // in the order of the model's inputs
+  bool operator==(const KeptSample& other) const { return sha256 == other.sha256; }
+};
+// Kept are the samples of the smallest digests: a random choice that merges exactly. Samples of more bytes than
+// kMostKeptBytes, and samples that hold strings, are never kept.
+inline constexpr std::size_t kKeptSamples = 8;
+inline constexpr std::size_t kMostKeptBytes = std::size_t{4} << 20;
+
+// SHA-256 of a sample's tensors: by content, not by name or place.
+std::string SampleDigest(std::span<const TensorRef> tensors);
+
 struct Statistics {
   std::string model_sha256;          // ModelFingerprint of the model that ran
   std::string method;                // what they were gathered for: "minmax", "entropy", ...
   std::vector<std::string> samples;  // SHA-256 of each sample's tensors, sorted; a sample that came twice is here twice
   std::map<std::string, TensorStatistics> tensors;  // by the value's name
+  std::vector<KeptSample> kept;                     // sorted by digest, each once
 
+  // Offers a sample to `kept`; the tensors are copied if they stay.
+  void Keep(std::string_view sha256, std::span<const TensorRef> tensors);
   const TensorStatistics* Find(std::string_view name) const;
   // Order-independent. kBadInput, naming what differs, unless both come from the same model, method and tensors. Warns
   // when a sample is in both.

@@ -1,10 +1,13 @@
 // The saved form of statistics. The one file of this room that sees nlohmann/json.
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
+#include <span>
 
 #include "octavo/base/error.h"
 #include "octavo/base/output.h"
@@ -16,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kMaxBytes = std::size_t{256} << 20;
-constexpr int kMaxDepth = 4;                   // {tensors: {name: {key: value}}}
+constexpr int kMaxDepth = 5;                   // {kept: {digest: [{dims: [number]}]}}
 constexpr std::size_t kMaxValues = 4'000'000;  // long lists of numbers are strings: few values make a large file
 constexpr std::size_t kMaxChannels = std::size_t{1} << 20;
 constexpr std::int64_t kMaxAxis = 64;
@@ -86,7 +89,61 @@ std::string TensorJson(const TensorStatistics& tensor) {
   return out + "}";
 }
 
+constexpr std::string_view kBase64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+// RFC 4648, section 4.
+std::string Base64(std::span<const std::byte> bytes) {
+  std::string out;
+  out.reserve((bytes.size() + 2) / 3 * 4);
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    const std::size_t n = std::min<std::size_t>(3, bytes.size() - i);
+    std::uint32_t word = 0;
+    for (std::size_t k = 0; k < 3; ++k) word = word << 8 | (k < n ? std::to_integer<std::uint32_t>(bytes[i + k]) : 0);
+    for (std::size_t k = 0; k < 4; ++k) out.push_back(k <= n ? kBase64[word >> (18 - 6 * k) & 63] : '=');
+  }
+  return out;
+}
+
+std::string KeptJson(const KeptSample& sample) {
+  std::string out = "[";
+  for (const TensorRef& tensor : sample.tensors) {
+    if (out.size() > 1) out += ", ";
+    out += "{\"dtype\": \"" + std::string(Name(tensor.dtype)) + "\", \"dims\": [";
+    for (std::size_t i = 0; i < tensor.dims.size(); ++i) out += (i > 0 ? ", " : "") + std::to_string(tensor.dims[i]);
+    out += "], \"data\": \"" + Base64(tensor.bytes) + "\"}";
+  }
+  return out + "]";
+}
+
 // ------------------------------------------------------------------------------------------------------------- reading
+
+// Nothing when the text is not canonical base64.
+std::optional<std::vector<std::byte>> FromBase64(std::string_view text) {
+  static const auto values = [] {
+    std::array<std::int8_t, 256> v{};
+    v.fill(-1);
+    for (std::size_t i = 0; i < kBase64.size(); ++i)
+      v[static_cast<unsigned char>(kBase64[i])] = static_cast<std::int8_t>(i);
+    return v;
+  }();
+  if (text.size() % 4 != 0) return std::nullopt;
+  std::size_t pad = 0;
+  while (pad < 2 && pad < text.size() && text[text.size() - 1 - pad] == '=') ++pad;
+  std::vector<std::byte> out;
+  out.reserve(text.size() / 4 * 3);
+  for (std::size_t i = 0; i < text.size(); i += 4) {
+    std::uint32_t word = 0;
+    for (std::size_t k = 0; k < 4; ++k) {
+      const bool padding = i + k + pad >= text.size();
+      const std::int8_t v = padding ? std::int8_t{0} : values[static_cast<unsigned char>(text[i + k])];
+      if (v < 0) return std::nullopt;
+      word = word << 6 | static_cast<std::uint32_t>(v);
+    }
+    for (std::size_t k = 0; k < 3; ++k) out.push_back(static_cast<std::byte>(word >> (16 - 8 * k)));
+  }
+  out.resize(out.size() - pad);
+  return out;
+}
 
 class Reader {
  public:
@@ -94,6 +151,32 @@ class Reader {
 
   [[noreturn]] void Fail(const std::string& key, const std::string& what) const {
     ThrowBadInput("damaged statistics: " + what, where_ + ": key '" + key + "'");
+  }
+
+  std::vector<TensorRef> Sample(const Json& list, const std::string& path) const {
+    if (!list.is_array()) Fail(path, "expected a list of tensors");
+    std::vector<TensorRef> out;
+    for (const Json& tensor : list) {
+      if (!tensor.is_object()) Fail(path, "expected a tensor");
+      OnlyKeys(tensor, {"dtype", "dims", "data"}, path + ".");
+      const std::optional<DType> dtype = ParseDType(String(tensor, "dtype", path + "."));
+      const Json& list_of_dims = Get(tensor, "dims", path + ".");
+      if (!dtype || !list_of_dims.is_array() || list_of_dims.size() > 64) Fail(path, "expected a dtype and dims");
+      Dims dims;
+      for (const Json& dim : list_of_dims) {
+        if (!dim.is_number_unsigned() || dim.get<std::uint64_t>() > kMostKeptBytes) Fail(path, "expected small dims");
+        dims.push_back(dim.get<std::int64_t>());
+      }
+      std::optional<std::vector<std::byte>> data = FromBase64(String(tensor, "data", path + "."));
+      std::uint64_t elements = 1;  // bounded before each product: at most 4 Mi bytes of at least a quarter byte each
+      for (const std::int64_t dim : dims) {
+        elements *= static_cast<std::uint64_t>(dim);
+        if (elements > kMostKeptBytes * 4) Fail(path, "the tensor is too large");
+      }
+      if (!data || ByteSize(*dtype, elements) != data->size()) Fail(path, "the data do not fit dtype and dims");
+      out.push_back(TensorRef::FromBytes(*dtype, std::move(dims), std::move(*data)));
+    }
+    return out;
   }
 
   const Json& Get(const Json& object, const char* key, const std::string& path) const {
@@ -293,6 +376,13 @@ std::string ToJson(const Statistics& statistics) {
     out += Quoted(name) + ": " + TensorJson(tensor);
     separator = ",\n";
   }
+  out += "},\n\"kept\": {";
+  separator = "\n";
+  for (const KeptSample& sample : statistics.kept) {
+    out += separator;
+    out += "\"" + sample.sha256 + "\": " + KeptJson(sample);
+    separator = ",\n";
+  }
   return out + "}\n}\n";
 }
 
@@ -305,7 +395,7 @@ Statistics StatisticsFromJson(std::string_view text, const std::string& where) {
     ThrowUnsupported("statistics of schema_version " + std::to_string(version), where,
                      "this version of octavo reads " + std::to_string(kStatisticsSchemaVersion));
   }
-  reader.OnlyKeys(json, {"schema_version", "model_sha256", "method", "samples", "tensors"}, "");
+  reader.OnlyKeys(json, {"schema_version", "model_sha256", "method", "samples", "tensors", "kept"}, "");
   Statistics statistics;
   statistics.model_sha256 = reader.Digest(reader.Get(json, "model_sha256", ""), "model_sha256");
   statistics.method = reader.String(json, "method", "");
@@ -317,6 +407,15 @@ Statistics StatisticsFromJson(std::string_view text, const std::string& where) {
   if (!tensors.is_object()) reader.Fail("tensors", "expected an object");
   for (const auto& [name, tensor] : tensors.items()) {
     statistics.tensors.emplace(name, reader.Tensor(tensor, "tensors." + name));
+  }
+  const Json& kept = reader.Get(json, "kept", "");
+  if (!kept.is_object() || kept.size() > kKeptSamples) reader.Fail("kept", "expected an object of few samples");
+  for (const auto& [digest, sample] : kept.items()) {
+    const std::string path = "kept." + digest;
+    const std::vector<TensorRef> inputs = reader.Sample(sample, path);
+    // The digest covers dtypes, dims and data: a sample that was altered is noticed.
+    if (SampleDigest(inputs) != digest) reader.Fail(path, "the sample is not the one that its digest names");
+    statistics.Keep(digest, inputs);
   }
   return statistics;
 }
