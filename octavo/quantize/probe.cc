@@ -17,7 +17,8 @@ namespace octavo {
 namespace {
 
 constexpr std::size_t kMostSamples = 4;
-constexpr int kFewestGroups = 6;
+constexpr int kFewestGroups = 5;
+constexpr int kNone = -1, kAll = -2;               // beside the numbers of groups
 constexpr const char* kContrib = "com.microsoft";  // its Q/DQ take 16 bits at every opset
 
 Type ScalarType(DType dtype) {
@@ -60,6 +61,12 @@ Model ProbeModel(const Model& model, std::span<const ProbeSite> sites) {
     // A rounded graph output: the outside sees the rounded values.
     if (value->is_graph_output() && sites[i].users.empty()) graph.ReplaceOutputUses(value, dq->output());
   }
+  // A Softmax at the end hides noise wherever it is sure of itself, which is nearly everywhere: the few samples of a
+  // probe would decide by chance. Its logarithm shows the noise of every sample.
+  for (Value* output : graph.outputs()) {
+    Node* node = output->producer();
+    if (node != nullptr && node->Is("Softmax") && output->uses().empty()) node->SetOp("LogSoftmax");
+  }
   if (probe.OpsetVersion(kContrib) == 0) probe.SetOpsetVersion(kContrib, 1);
   return probe;
 }
@@ -75,10 +82,13 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
 
   const int n = static_cast<int>(sites.size());
   std::size_t samples = kMostSamples;
-  while (samples > 1 && static_cast<std::size_t>(max_runs) < samples * sites.size() + 2 * samples) samples /= 2;
+  while (samples > 1 && static_cast<std::size_t>(max_runs) < samples * sites.size() + 4 * samples) samples /= 2;
   samples = std::min(samples, count);
-  const std::size_t candidates = std::min(count, 2 * samples);
-  const int groups = std::min(n, (max_runs - static_cast<int>(candidates)) / static_cast<int>(samples));
+  // Where there are runs to spare, twice as many samples are looked at as are kept.
+  const bool choose = count > samples && max_runs >= 16;
+  const std::size_t candidates = choose ? std::min(count, 2 * samples) : samples;
+  const int first_runs = static_cast<int>(candidates) * (choose ? 2 : 1);
+  const int groups = std::min(n, (max_runs - first_runs) / static_cast<int>(samples));
   if (groups < std::min(n, kFewestGroups)) return result;
 
   const Model probe = ProbeModel(model, sites);
@@ -104,7 +114,7 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
     for (const IoSpec& spec : session.inputs()) {
       if (const auto it = switches.find(spec.name); it != switches.end()) {
         const auto [site, is_zero] = it->second;
-        const bool coarse = coarse_group >= 0 && result.group[site] == coarse_group;
+        const bool coarse = coarse_group == kAll || result.group[site] == coarse_group;
         const AffineParams p = sites[site].params;
         if (is_zero) {
           const std::int64_t zero = coarse ? p.zero_point : p.zero_point * 257;
@@ -132,20 +142,22 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
   }
   std::vector<Sample> kept(candidates);
   std::vector<std::vector<std::vector<float>>> reference(candidates);
-  std::vector<double> energy(candidates);
+  std::vector<double> noise(candidates);  // with every site rounded: the samples that decide a pooled SQNR
   ParallelFor(candidates, threads, [&](std::size_t i) {
     CheckInterrupt();
     kept[i] = data.Read(first + i * count / candidates);
-    reference[i] = float_outputs(run(kept[i], -1));
-    for (const std::vector<float>& out : reference[i]) {
-      for (const float v : out) {
-        if (std::isfinite(v)) energy[i] += static_cast<double>(v) * v;
-      }
+    reference[i] = float_outputs(run(kept[i], kNone));
+    if (!choose) return;
+    const std::vector<std::vector<float>> rounded = float_outputs(run(kept[i], kAll));
+    for (std::size_t o = 0; o < rounded.size(); ++o) {
+      ErrorStats error;
+      if (rounded[o].size() == reference[i][o].size()) error.Add(reference[i][o], rounded[o]);
+      noise[i] += error.noise;
     }
   });
   std::vector<std::size_t> order(candidates);
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return energy[a] > energy[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return noise[a] > noise[b]; });
   order.resize(samples);
 
   const std::size_t outputs = reference[order[0]].size();
@@ -173,7 +185,7 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
     result.noise[i] = group_noise[static_cast<std::size_t>(result.group[i])];
   }
   result.groups = groups;
-  result.runs = static_cast<int>(candidates + stats.size());
+  result.runs = first_runs + static_cast<int>(stats.size());
   return result;
 }
 

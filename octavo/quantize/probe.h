@@ -30,9 +30,9 @@ struct ProbeResult {
 // Builds ONE session in which every site is rounded by a 16-bit QuantizeLinear/DequantizeLinear pair whose scale is a
 // graph input: 257 times finer than the site's own scale, or that scale itself, so that each site can be switched on
 // without another session. Spends at most `max_runs` runs on samples [first, first + count): up to four samples, those
-// with the strongest outputs; where the runs do not suffice for every site, neighbours in execution order are rounded
-// together. Each run is one thread, so the result does not depend on `threads`. Too few runs for six groups: groups ==
-// 0.
+// with the most noise when all is rounded; where the runs do not suffice for every site, neighbours in execution order
+// are rounded together. Each run is one thread, so the result does not depend on `threads`. Too few runs for five
+// groups: groups == 0.
 ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, const DataSource& data, std::size_t first,
                        std::size_t count, int max_runs, int threads);
 

@@ -366,10 +366,10 @@ class Quantizer {
   void Probe(double total_macs, const std::vector<double>& local) {
     if (data_ == nullptr) return;
     const std::size_t count = std::min<std::size_t>(data_->size(), static_cast<std::size_t>(config_.samples));
-    // The budget is in runs, from the model's size, never from a clock: a fifth of the calibration itself and what a
+    // The budget is in runs, from the model's size, never from a clock: an eighth of the calibration itself and what a
     // nominal core does in half a second.
     const double run_seconds = total_macs / 3e10 + static_cast<double>(placement_.nodes_total) * 5e-6;
-    const double runs = 0.2 * static_cast<double>(count) + 0.5 / run_seconds;
+    const double runs = 0.125 * static_cast<double>(count) + 0.5 / run_seconds;
     std::vector<ProbeSite> probes;
     std::vector<std::size_t> which;
     for (std::size_t s = 0; s < sites_.size(); ++s) {

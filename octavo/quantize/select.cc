@@ -23,7 +23,6 @@ Selection SelectFloatNodes(std::span<const SelectNode> nodes, std::span<const do
   s.noise_left = s.noise_all;
   // A node without work of its own (unknown shapes) still costs something to run in two types.
   const double least = std::max(total_macs, 1.0) * 5e-4;
-  // Prefix sums of nothing fancier are needed: every step looks at every node, and models have hundreds, not millions.
   double kept_macs = 0;
   while (s.noise_left > options.good_enough) {
     int best = -1;

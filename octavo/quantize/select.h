@@ -17,11 +17,11 @@ struct SelectNode {
 
 struct SelectOptions {
   // Nodes kept in float hold at most this share of all multiply-accumulates: the rest is the point of quantizing.
-  double float_mac_budget = 0.25;
-  // Where everything left is predicted to be below this (noise over signal), nothing more is kept: 1e-4 is 40 dB.
-  double good_enough = 1e-4;
+  double float_mac_budget = 0.3;
+  // Where everything left is predicted to be below this (noise over signal), nothing more is kept: 3e-4 is 35 dB.
+  double good_enough = 3e-4;
   // A node is kept only if its share of the noise is at least this many times its share of the work.
-  double worth = 0.5;
+  double worth = 0.1;
 };
 
 struct Selection {
