@@ -78,6 +78,9 @@ Command CompareCommand() {
   std::erase_if(c.options, [](const Option& o) {
     return o.names == "--seed" || o.names == "--distribution" || o.names == "--require-data";
   });
+  for (Option& o : c.options) {
+    if (o.names == "--samples") o.help = "how many of them (all)";
+  }
   AddCommonOptions(c.options, f->common, 0);
   c.run = [f] { return Run(*f); };
   return c;

@@ -107,6 +107,7 @@ int Run(int argc, char** argv) {
   }
   for (std::size_t i = 0; i < parsers.size(); ++i) {
     if (!parsers[i]->parsed()) continue;
+    if (commands[i].any_arguments) return commands[i].run();
     for (const std::string& extra : parsers[i]->remaining()) {
       const std::string where = "octavo " + names[i];
       if (!extra.starts_with("-") || extra == "-") ThrowUsage("unexpected argument '" + extra + "'", where);

@@ -29,6 +29,7 @@ struct Command {
   std::string name, summary, examples;
   std::vector<Option> options;
   std::function<int()> run;
+  bool any_arguments = false;  // whatever else is given is not looked at: the command ends in one answer
 };
 
 // Each command file makes one. What the options are bound to lives in the command's `run`.

@@ -445,7 +445,8 @@ BuildResult Build(const BuildOptions& options) {
       if (o.SqnrDb() >= *config.min_sqnr) continue;
       char text[160];
       std::snprintf(text, sizeof text, "SQNR %.2f dB on %zu %s samples is below --min-sqnr %g", o.SqnrDb(),
-                    manifest.validate.samples, manifest.validated_on.c_str(), *config.min_sqnr);
+                    manifest.validate.samples,
+                    manifest.validated_on == "held_out" ? "held-out" : manifest.validated_on.c_str(), *config.min_sqnr);
       throw Error(ExitCode::kGate, text, "output " + o.name, "nothing was written");
     }
   }
@@ -589,7 +590,7 @@ std::string Summary(const QuantizeFileResult& r) {
   return text + line;
 }
 
-std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool require_data) {
+std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool require_data, bool statistics) {
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
   const ResolvedPrecision precision = ResolvePrecision(StageQuantization(config), device);
@@ -633,6 +634,7 @@ std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool re
     if (!precision.weight_text.empty()) text += "  weights    " + precision.weight_text + "\n";
     if (!precision.activation_text.empty()) text += "  activations " + precision.activation_text + "\n";
   }
+  if (statistics) return text + "would write  " + out.string() + " (calibration statistics)\n";
   text += "would write  " + out.string() + " (model about " + MegaBytes(after) + ")\n";
   return text;
 }

@@ -87,7 +87,9 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const std::filesyst
 CalibrateFileResult MergeStatistics(const std::vector<std::string>& shards, const std::filesystem::path& out);
 
 // What --dry-run prints: effective types, inputs, samples, files that would be written and about how big.
-std::string DescribePlan(const BuildConfig& config, const std::filesystem::path& out, bool require_data);
+// `statistics`: of octavo calibrate, which writes no model.
+std::string DescribePlan(const BuildConfig& config, const std::filesystem::path& out, bool require_data,
+                         bool statistics = false);
 
 // A short table of a finished build for people: before and after.
 std::string Summary(const BuildResult& result, const std::filesystem::path& out);

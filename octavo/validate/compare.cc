@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "octavo/base/error.h"
@@ -144,6 +145,30 @@ Value* AsSeenByUsers(Value* value) {
   return value;
 }
 
+// What the candidate's value of this name stands for: a node that folds what follows it (BatchNormalization into Conv,
+// Relu into a quantized value) keeps its own output's name. So the reference's chain of single uses is followed as far
+// as the candidate has lost its values.
+Value* WithWhatWasFolded(Value* value, const Graph& candidate) {
+  while (!value->is_graph_output() && value->uses().size() == 1) {
+    const Use& use = value->uses()[0];
+    if (use.index != 0 || use.node->graph() != value->graph() || use.node->outputs().size() != 1) break;
+    Value* next = use.node->output();
+    if (next == nullptr || candidate.FindValue(next->name()) != nullptr) break;
+    // Only what works element by element or channel by channel can have been folded.
+    static const std::set<std::string_view> kFolds = {
+        "BatchNormalization", "Relu",     "Clip", "Mul",     "Add",        "Sub", "Div",
+        "LeakyRelu",          "Identity", "Cast", "Dropout", "HardSigmoid"};
+    if (!use.node->domain().empty() || !kFolds.contains(use.node->op())) break;
+    bool constants = true;
+    for (std::size_t i = 1; i < use.node->inputs().size(); ++i) {
+      constants = constants && (use.node->input(i) == nullptr || use.node->input(i)->is_constant());
+    }
+    if (!constants) break;
+    value = next;
+  }
+  return value;
+}
+
 bool MayBeFloat(const Value& value) {
   return value.type.opaque.empty() && (value.type.dtype == DType::kUndefined || IsFloat(value.type.dtype));
 }
@@ -244,7 +269,7 @@ CompareResult CompareLayers(const std::filesystem::path& reference, const std::f
   const std::vector<InputSpec> inputs = InputSpecs(*a.graph);
 
   struct Layer {
-    std::string reference, candidate, op;
+    std::string name, reference, candidate, op;
   };
   std::vector<Layer> layers;
   for (const Node* node : a.graph->nodes()) {
@@ -252,7 +277,8 @@ CompareResult CompareLayers(const std::filesystem::path& reference, const std::f
       if (value == nullptr || !MayBeFloat(*value)) continue;
       Value* other = b.graph->FindValue(value->name());
       if (other == nullptr || other->kind() != ValueKind::kResult) continue;
-      layers.push_back({value->name(), AsSeenByUsers(other)->name(), node->op()});
+      Value* const stands_for = WithWhatWasFolded(a.graph->FindValue(value->name()), *b.graph);
+      layers.push_back({value->name(), stands_for->name(), AsSeenByUsers(other)->name(), node->op()});
     }
   }
   const std::size_t batch = std::max<std::size_t>(options.batch, 1);
@@ -271,7 +297,7 @@ CompareResult CompareLayers(const std::filesystem::path& reference, const std::f
     const InputMap a_inputs(inputs, a_session, reference.string()), b_inputs(inputs, b_session, candidate.string());
     std::vector<OutputError> errors(part.size());
     for (std::size_t i = 0; i < part.size(); ++i) {
-      errors[i].name = part[i].reference;
+      errors[i].name = part[i].name;
       errors[i].op = part[i].op;
     }
     for (std::size_t s = options.first; s < options.first + result.samples; ++s) {

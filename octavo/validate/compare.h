@@ -54,7 +54,8 @@ CompareResult CompareModels(const std::filesystem::path& reference, const std::f
 
 // The same for every float value that has the same name in both models, in the reference's execution order, sessions
 // without optimization (fused values cannot be seen). A value of the candidate that is quantized right away is compared
-// as its users see it: dequantized. Outputs are those values.
+// as its users see it: dequantized; one that took in what follows it (BatchNormalization, Relu) is compared with the
+// reference's value behind those. Outputs are those values.
 CompareResult CompareLayers(const std::filesystem::path& reference, const std::filesystem::path& candidate,
                             const DataSource& data, const CompareOptions& options);
 

@@ -146,6 +146,21 @@ TEST_F(CompareTest, LayersReadQuantizedValuesAsTheirUsersDo) {
   EXPECT_NEAR(r.outputs[0].stats.max_abs, 0.4, 1e-5);
 }
 
+TEST_F(CompareTest, LayersFollowWhatWasFolded) {
+  // The candidate's y has the Mul by 3 in it: it stands for the reference's m, not for its y.
+  const fs::path a = Write("a.onnx",
+                           "ir_version = 8\nopset \"\" = 13\ngraph @g(%x: f32[2,3]) -> (%r) {\n"
+                           "%k = constant f32[] 3\n%c = constant f32[3] [1, 1, 1]\n%y: f32[2,3] = Mul(%x, %c)\n"
+                           "%m: f32[2,3] = Mul(%y, %k)\n%r: f32[2,3] = Relu(%m)\n}\n");
+  const fs::path b = Write("b.onnx",
+                           "ir_version = 8\nopset \"\" = 13\ngraph @g(%x: f32[2,3]) -> (%r) {\n"
+                           "%c = constant f32[3] [3, 3, 3]\n%y: f32[2,3] = Mul(%x, %c)\n%r: f32[2,3] = Relu(%y)\n}\n");
+  const CompareResult r = CompareLayers(a, b, kData, {});
+  ASSERT_EQ(r.outputs.size(), 2u);
+  EXPECT_EQ(r.outputs[0].name, "y");
+  EXPECT_EQ(r.outputs[0].SqnrDb(), kSqnrLimitDb);
+}
+
 TEST_F(CompareTest, RefusesModelsThatDoNotFit) {
   const fs::path a = Model("a.onnx", "0, 0, 0");
   const fs::path other = Write("c.onnx",
