@@ -201,8 +201,9 @@ class Quantizer {
     site.tensor.storage = overridden ? override_type : precision_.activation;
     const QuantRange range = ChooseRange(stats, MethodOf(config_.calibration), config_.percentile, site.tensor.storage,
                                          precision_.activation_symmetric);
-    const ValueRange used = precision_.activation_symmetric ? ValueRange{range.min, range.max}
-                                                            : CutDeadZone(*value, {range.min, range.max});
+    // The cut is exact to half a step of 8 bits; finer codes would show it.
+    ValueRange used{range.min, range.max};
+    if (!precision_.activation_symmetric && BitWidth(site.tensor.storage) == 8) used = CutDeadZone(*value, used);
     site.tensor.params = ChooseParams(used.min, used.max, site.tensor.storage, precision_.activation_symmetric);
     if (stats.channels && stats.channels->finite && !stats.channels->squares.empty() && stats.range.elements > 0) {
       const std::size_t channels = stats.channels->squares.size();

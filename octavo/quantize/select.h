@@ -21,7 +21,7 @@ struct SelectOptions {
   // Where everything left is predicted to be below this (noise over signal), nothing more is kept: 3e-4 is 35 dB.
   double good_enough = 3e-4;
   // A node is kept only if its share of the noise is at least this many times its share of the work.
-  double worth = 0.1;
+  double worth = 0.02;
 };
 
 struct Selection {
