@@ -192,6 +192,15 @@ std::uint32_t FloatToBits(DType dtype, float value) {
   }
 }
 
+std::span<const float> FloatView(const TensorRef& tensor, std::vector<float>& storage) {
+  if (tensor.dtype == DType::kF32 && reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignof(float) == 0) {
+    CheckStored(tensor, tensor.elements());
+    return {reinterpret_cast<const float*>(tensor.bytes.data()), tensor.bytes.size() / sizeof(float)};
+  }
+  storage = tensor.ToFloats();
+  return storage;
+}
+
 std::vector<float> TensorRef::ToFloats() const {
   const std::uint64_t n = elements();
   CheckStored(*this, n);

@@ -53,6 +53,9 @@ std::uint64_t ElementBits(const TensorRef& tensor, std::uint64_t i);
 float BitsToFloat(DType dtype, std::uint32_t bits);
 std::uint32_t FloatToBits(DType dtype, float value);
 
+// The tensor as floats, without a copy where it is f32 and lies aligned; else converted into `storage`.
+std::span<const float> FloatView(const TensorRef& tensor, std::vector<float>& storage);
+
 // Same dtype, dims and bytes (strings compared by value).
 bool SameContent(const TensorRef& a, const TensorRef& b);
 
