@@ -139,9 +139,11 @@ class Folder {
   Folder(Graph& graph, bool contrib) : graph_(graph), contrib_(contrib) {}
 
   std::int64_t Run() {
+    std::vector<Node*> quantizes;  // first: folding one erases DequantizeLinear nodes behind it
     for (Node* node : graph_.nodes()) {
-      if (IsQ(*node) && Taken(*node)) FoldQuantize(*node);
+      if (IsQ(*node) && Taken(*node)) quantizes.push_back(node);
     }
+    for (Node* node : quantizes) FoldQuantize(*node);
     for (Node* node : graph_.nodes()) {
       if (IsDq(*node) && Taken(*node)) FoldDequantize(*node);
     }

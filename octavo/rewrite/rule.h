@@ -37,6 +37,7 @@ using MatchOr = std::variant<M, Refusal>;
 
 // The edits that a rule makes. Keeps the driver's worklist right: whatever is next to an edit is visited again, and
 // what is erased is forgotten.
+// A rule adds its new nodes before it erases old ones: nodes are known by their address.
 class Rewriter {
  public:
   explicit Rewriter(Model& model) : model_(model) {}
