@@ -51,7 +51,7 @@ def test_real_models_build_and_run(builds, models, data, model, precision):
     assert sqnr(reference, outputs(out / "model.onnx", held, optimize=False)) > got - 1.5
 
 
-@pytest.mark.parametrize("model", ["cls", "det", "minilm"])
+@pytest.mark.parametrize("model", ["cls", "det", "vit"])  # most of MiniLM is its embedding table, which stays float
 def test_weights_are_stored_small(builds, models, model):
     m = manifest(builds(model, "uint8"))
     size = sum(a["bytes"] for a in m["artifacts"] if a["path"].startswith("model.onnx"))

@@ -19,9 +19,6 @@
 namespace octavo {
 namespace {
 
-// Prepacked weights are a copy: fast, but beyond this size (as a sum) the memory matters more.
-constexpr std::uint64_t kMaxPrepackedBytes = std::uint64_t{1} << 30;
-
 bool Observable(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF64;
 }
@@ -236,7 +233,7 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
   }
   SessionOptions session_options;
   session_options.intra_op_threads = 1;
-  session_options.disable_prepacking = weight_bytes > kMaxPrepackedBytes;
+  session_options.disable_prepacking = weight_bytes > kMostPrepackedBytes;
   session_options.observer = [&accumulators](std::int64_t id, DType dtype, std::span<const std::int64_t> dims,
                                              const void* value, void* context) {
     Observe(*accumulators.at(static_cast<std::size_t>(id)), dtype, dims, value, *static_cast<SampleContext*>(context));

@@ -93,19 +93,33 @@ std::uint64_t ElementCount(std::span<const std::int64_t> dims, const std::string
   return zero ? 0 : product;
 }
 
-TensorRef TensorRef::FromBytes(DType dtype, Dims dims, std::vector<std::byte> data) {
+namespace {
+
+// Shared by the owners: any container with data() and size() of bytes.
+template <typename Buffer>
+TensorRef Owning(DType dtype, Dims dims, Buffer data) {
   const auto size = ByteSize(dtype, ElementCount(dims));
   if (!size || *size != data.size()) {
     ThrowInternal("tensor data of " + std::to_string(data.size()) + " bytes do not fit its dimensions",
                   std::string(Name(dtype)));
   }
-  auto owner = std::make_shared<const std::vector<std::byte>>(std::move(data));
+  const auto owner = std::make_shared<const Buffer>(std::move(data));
   TensorRef out;
   out.dtype = dtype;
   out.dims = std::move(dims);
-  out.bytes = *owner;
-  out.owner = std::move(owner);
+  out.bytes = {owner->data(), owner->size()};
+  out.owner = owner;
   return out;
+}
+
+}  // namespace
+
+TensorRef TensorRef::FromBytes(DType dtype, Dims dims, std::vector<std::byte> data) {
+  return Owning(dtype, std::move(dims), std::move(data));
+}
+
+TensorRef TensorRef::FromBuffer(DType dtype, Dims dims, SpillBuffer data) {
+  return Owning(dtype, std::move(dims), std::move(data));
 }
 
 TensorRef TensorRef::FromFloats(Dims dims, std::span<const float> values) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "octavo/base/mapped_file.h"
+#include "octavo/base/spill.h"
 #include "octavo/ir/dtype.h"
 
 namespace octavo {
@@ -34,6 +35,7 @@ struct TensorRef {
 
   // A tensor owning a copy of / the moved buffer. Checks that the size fits dims (kInternal otherwise).
   static TensorRef FromBytes(DType dtype, Dims dims, std::vector<std::byte> data);
+  static TensorRef FromBuffer(DType dtype, Dims dims, SpillBuffer data);
   static TensorRef FromFloats(Dims dims, std::span<const float> values);
   static TensorRef FromInts(DType dtype, Dims dims, std::span<const std::int64_t> values);  // integer dtypes, packed
   static TensorRef Scalar(float value) { return FromFloats({}, {&value, 1}); }

@@ -81,12 +81,11 @@ class Applier {
         type.shape.emplace();
         for (const std::int64_t d : dims) type.shape->push_back({d, {}});
       }
-      fresh = graph_.AddConstant(old->name(), TensorRef::FromBytes(p.weight.storage, dims, std::move(p.weight.codes)),
+      fresh = graph_.AddConstant(old->name(), TensorRef::FromBuffer(p.weight.storage, dims, std::move(p.weight.codes)),
                                  std::move(type));
       weights_[old].push_back(fresh);
     }
-    p.weight.codes.clear();
-    p.weight.codes.shrink_to_fit();
+    p.weight.codes = SpillBuffer();
     Replace(node, weight_index, fresh);
 
     if (!p.bias.empty() && info.bias_input >= 0) Bias(p, node, static_cast<std::size_t>(info.bias_input));

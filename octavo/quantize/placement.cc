@@ -31,7 +31,8 @@ bool OnePerLastAxis(const Value* value, std::int64_t channels) {
 }
 
 bool AllFinite(const TensorRef& tensor) {
-  const std::vector<float> values = tensor.ToFloats();
+  std::vector<float> converted;
+  const std::span<const float> values = FloatView(tensor, converted);
   return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
 }
 

@@ -7,9 +7,11 @@
 #include <unordered_map>
 #include <utility>
 
+#include "octavo/base/error.h"
 #include "octavo/base/interrupt.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/emit/onnx.h"
+#include "octavo/import/data.h"
 #include "octavo/numerics/error_stats.h"
 #include "octavo/runtime/session.h"
 
@@ -73,8 +75,9 @@ Model ProbeModel(const Model& model, std::span<const ProbeSite> sites) {
 
 }  // namespace
 
-ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, const DataSource& data, std::size_t first,
-                       std::size_t count, int max_runs, int threads) {
+ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std::span<const KeptSample> data,
+                       int max_runs, int threads) {
+  const std::size_t count = data.size();
   ProbeResult result;
   result.noise.assign(sites.size(), 0.0);
   result.group.assign(sites.size(), 0);
@@ -99,9 +102,19 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
   SessionOptions options;
   options.optimization = GraphOptimization::kNone;  // nothing may be fused across the pairs
   options.intra_op_threads = 1;
+  std::uint64_t weight_bytes = 0;
+  for (const auto& [name, tensor] : initializers) weight_bytes += tensor.bytes.size();
+  options.disable_prepacking = weight_bytes > kMostPrepackedBytes;
   const Session session(skeleton.bytes, std::move(initializers), options);
 
   const std::vector<InputSpec> specs = InputSpecs(*model.graph);
+  for (const KeptSample& sample : data) {
+    if (sample.tensors.size() != specs.size()) {
+      ThrowBadInput("a sample of the statistics has " + std::to_string(sample.tensors.size()) +
+                        " tensors, the model takes " + std::to_string(specs.size()),
+                    "sample " + sample.sha256.substr(0, 12), "calibrate this model");
+    }
+  }
   std::unordered_map<std::string, std::size_t> data_input;
   for (std::size_t i = 0; i < specs.size(); ++i) data_input[specs[i].name] = i;
   std::unordered_map<std::string, std::pair<std::size_t, bool>> switches;  // input -> site, is the zero point
@@ -109,7 +122,7 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
     switches["probe_scale_" + std::to_string(i)] = {i, false};
     switches["probe_zero_" + std::to_string(i)] = {i, true};
   }
-  const auto run = [&](const Sample& sample, int coarse_group) {
+  const auto run = [&](const KeptSample& sample, int coarse_group) {
     std::vector<TensorRef> inputs;
     for (const IoSpec& spec : session.inputs()) {
       if (const auto it = switches.find(spec.name); it != switches.end()) {
@@ -140,15 +153,15 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
   for (std::size_t i = 0; i < sites.size(); ++i) {
     result.group[i] = static_cast<int>(i * static_cast<std::size_t>(groups) / sites.size());
   }
-  std::vector<Sample> kept(candidates);
+  std::vector<const KeptSample*> kept(candidates);
   std::vector<std::vector<std::vector<float>>> reference(candidates);
   std::vector<double> noise(candidates);  // with every site rounded: the samples that decide a pooled SQNR
   ParallelFor(candidates, threads, [&](std::size_t i) {
     CheckInterrupt();
-    kept[i] = data.Read(first + i * count / candidates);
-    reference[i] = float_outputs(run(kept[i], kNone));
+    kept[i] = &data[i * count / candidates];
+    reference[i] = float_outputs(run(*kept[i], kNone));
     if (!choose) return;
-    const std::vector<std::vector<float>> rounded = float_outputs(run(kept[i], kAll));
+    const std::vector<std::vector<float>> rounded = float_outputs(run(*kept[i], kAll));
     for (std::size_t o = 0; o < rounded.size(); ++o) {
       ErrorStats error;
       if (rounded[o].size() == reference[i][o].size()) error.Add(reference[i][o], rounded[o]);
@@ -166,7 +179,7 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, con
   ParallelFor(stats.size(), threads, [&](std::size_t i) {
     CheckInterrupt();
     const std::size_t s = order[i % samples];
-    const std::vector<std::vector<float>> got = float_outputs(run(kept[s], static_cast<int>(i / samples)));
+    const std::vector<std::vector<float>> got = float_outputs(run(*kept[s], static_cast<int>(i / samples)));
     stats[i].resize(outputs);
     for (std::size_t o = 0; o < outputs; ++o) {
       if (got[o].size() == reference[s][o].size()) stats[i][o].Add(reference[s][o], got[o]);

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "octavo/import/data.h"
+#include "octavo/calibrate/statistics.h"
 #include "octavo/ir/graph.h"
 #include "octavo/numerics/affine.h"
 
@@ -29,11 +29,11 @@ struct ProbeResult {
 
 // Builds ONE session in which every site is rounded by a 16-bit QuantizeLinear/DequantizeLinear pair whose scale is a
 // graph input: 257 times finer than the site's own scale, or that scale itself, so that each site can be switched on
-// without another session. Spends at most `max_runs` runs on samples [first, first + count): up to four samples, those
+// without another session. Spends at most `max_runs` runs on `samples` (of the calibration): up to four of them, those
 // with the most noise when all is rounded; where the runs do not suffice for every site, neighbours in execution order
 // are rounded together. Each run is one thread, so the result does not depend on `threads`. Too few runs for five
 // groups: groups == 0.
-ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, const DataSource& data, std::size_t first,
-                       std::size_t count, int max_runs, int threads);
+ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std::span<const KeptSample> data,
+                       int max_runs, int threads);
 
 }  // namespace octavo

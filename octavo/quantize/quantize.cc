@@ -365,12 +365,10 @@ class Quantizer {
 
   // Replaces the sites' local noise by what was measured at the outputs.
   void Probe(double total_macs, const std::vector<double>& local) {
-    if (data_ == nullptr) return;
-    const std::size_t count = std::min<std::size_t>(data_->size(), static_cast<std::size_t>(config_.samples));
     // The budget is in runs, from the model's size, never from a clock: an eighth of the calibration itself and what a
     // nominal core does in half a second.
     const double run_seconds = total_macs / 3e10 + static_cast<double>(placement_.nodes_total) * 5e-6;
-    const double runs = 0.125 * static_cast<double>(count) + 0.5 / run_seconds;
+    const double runs = 0.125 * static_cast<double>(statistics_.samples.size()) + 0.5 / run_seconds;
     std::vector<ProbeSite> probes;
     std::vector<std::size_t> which;
     for (std::size_t s = 0; s < sites_.size(); ++s) {
@@ -386,7 +384,7 @@ class Quantizer {
       which.push_back(s);
     }
     const ProbeResult measured =
-        ProbeSites(model_, probes, *data_, 0, count, static_cast<int>(std::min(runs, 100000.0)), threads_);
+        ProbeSites(model_, probes, statistics_.kept, static_cast<int>(std::min(runs, 100000.0)), threads_);
     if (measured.groups == 0) return;
     LogDebug("sensitivity: " + std::to_string(which.size()) + " tensors in " + std::to_string(measured.groups) +
              " groups, " + std::to_string(measured.runs) + " runs");

@@ -52,24 +52,35 @@ QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axi
   q.storage = options.storage;
   if (options.per_channel) q.axis = channel_axis;
   const View view = ViewOf(weight.dims, q.axis);
-  const std::vector<float> w = weight.ToFloats();
+  std::vector<float> converted;
+  const std::span<const float> w = FloatView(weight, converted);
   // Symmetric u8 is s8 moved by 128, code for code: the parameters are chosen as s8's.
   const bool shifted = options.symmetric && (options.storage == DType::kU8 || options.storage == DType::kU16);
   const DType choose = !shifted ? options.storage : options.storage == DType::kU8 ? DType::kS8 : DType::kS16;
   const std::int32_t shift = !shifted ? 0 : options.storage == DType::kU8 ? 128 : 32768;
 
-  std::vector<float> channel;
+  // Channels that do not lie contiguously are gathered some at a time, so that the weight is read in its own order.
+  constexpr std::int64_t kTile = 32;
+  const auto inner = static_cast<std::size_t>(view.inner), outer = static_cast<std::size_t>(view.outer);
+  std::vector<float> tile;
   for (std::int64_t c = 0; c < view.channels; ++c) {
     std::span<const float> values = w;
     if (q.axis && view.outer > 1) {
-      channel.clear();
-      for (std::int64_t o = 0; o < view.outer; ++o) {
-        const auto* const from = w.data() + (o * view.channels + c) * view.inner;
-        channel.insert(channel.end(), from, from + view.inner);
+      const std::int64_t in_tile = c % kTile;
+      if (in_tile == 0) {
+        const std::int64_t count = std::min(kTile, view.channels - c);
+        tile.resize(static_cast<std::size_t>(count) * outer * inner);
+        for (std::size_t o = 0; o < outer; ++o) {
+          const float* from =
+              w.data() + (o * static_cast<std::size_t>(view.channels) + static_cast<std::size_t>(c)) * inner;
+          for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) {
+            std::copy_n(from + k * inner, inner, tile.data() + (k * outer + o) * inner);
+          }
+        }
       }
-      values = channel;
+      values = std::span<const float>(tile).subspan(static_cast<std::size_t>(in_tile) * outer * inner, outer * inner);
     } else if (q.axis) {
-      values = std::span(w).subspan(static_cast<std::size_t>(c * view.inner), static_cast<std::size_t>(view.inner));
+      values = w.subspan(static_cast<std::size_t>(c) * inner, inner);
     }
     MinMax range;
     range.Add(values);
@@ -87,13 +98,14 @@ QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axi
     }
     q.params.push_back(p);
   }
-  q.codes.resize(w.size() * CodeBytes(q.storage));
+  q.codes = SpillBuffer(w.size() * CodeBytes(q.storage));
   QuantizeTensor(w, view.outer, view.channels, view.inner, q.params, choose, q.codes.data());
   if (shifted) {
     const std::size_t bytes = CodeBytes(q.storage);
-    for (std::size_t i = bytes - 1; i < q.codes.size(); i += bytes) q.codes[i] ^= std::byte{0x80};
+    for (std::size_t i = bytes - 1; i < q.codes.size(); i += bytes) q.codes.data()[i] ^= std::byte{0x80};
     for (AffineParams& p : q.params) p.zero_point += shift;
   }
+  q.codes.Release();
   return q;
 }
 
@@ -128,12 +140,23 @@ QuantizedBias QuantizeBias(std::span<const double> bias, float x_scale, const Qu
 
 WeightNoise AnalyzeWeight(const Node& node, const TensorRef& weight, const QuantizedWeight& quantized,
                           const ChannelMoments& input, bool corrected) {
-  const std::vector<float> w = weight.ToFloats();
-  std::vector<float> d(w.size());
-  const View by_params = ViewOf(weight.dims, quantized.axis);
-  DequantizeTensor(quantized.codes.data(), by_params.outer, by_params.channels, by_params.inner, quantized.params,
-                   quantized.storage, d);
-  for (std::size_t i = 0; i < w.size(); ++i) d[i] -= w[i];
+  std::vector<float> converted;
+  const std::span<const float> w = FloatView(weight, converted);
+  // dW of one index of the first dimension at a time.
+  const auto slabs = static_cast<std::size_t>(weight.dims[0]);
+  const std::size_t slab = slabs == 0 ? 0 : w.size() / slabs;
+  const View by_params =
+      ViewOf(Dims(weight.dims.begin() + 1, weight.dims.end()),
+             quantized.axis && *quantized.axis > 0 ? std::optional(*quantized.axis - 1) : std::nullopt);
+  std::vector<float> d(slab);
+  const auto error_of = [&](std::size_t i) {
+    const bool own = quantized.axis && *quantized.axis == 0;
+    const std::span<const AffineParams> params =
+        own ? std::span(quantized.params).subspan(i, 1) : std::span(quantized.params);
+    DequantizeTensor(quantized.codes.data() + i * slab * CodeBytes(quantized.storage), by_params.outer,
+                     by_params.channels, by_params.inner, params, quantized.storage, d);
+    for (std::size_t k = 0; k < slab; ++k) d[k] -= w[i * slab + k];
+  };
 
   // [outputs, inputs, kernel] with strides; a Conv's inputs count from the group's first channel.
   const Dims& dims = weight.dims;
@@ -149,25 +172,31 @@ WeightNoise AnalyzeWeight(const Node& node, const TensorRef& weight, const Quant
   WeightNoise result;
   result.bias_shift.assign(static_cast<std::size_t>(outputs), 0.0);
   std::vector<double> noise(static_cast<std::size_t>(outputs)), squares(static_cast<std::size_t>(outputs));
-  const auto add = [&](std::int64_t m, std::int64_t channel, std::size_t at) {
+  // Weight `at`, whose error is d[of].
+  const auto add = [&](std::int64_t m, std::int64_t channel, std::size_t at, std::size_t of) {
     const auto c = static_cast<std::size_t>(channel < known ? channel : 0);
     const double mean = known == 0 ? 0 : input.mean[c];
     const double second = known == 0 ? 1 : input.mean_square[c] - (corrected ? mean * mean : 0);
     const auto out = static_cast<std::size_t>(m);
-    noise[out] += static_cast<double>(d[at]) * d[at] * std::max(second, 0.0);
+    noise[out] += static_cast<double>(d[of]) * d[of] * std::max(second, 0.0);
     squares[out] += static_cast<double>(w[at]) * w[at];
-    result.bias_shift[out] += d[at] * mean;
+    result.bias_shift[out] += d[of] * mean;
   };
   if (last) {
     for (std::int64_t k = 0; k < inputs; ++k) {
-      for (std::int64_t m = 0; m < outputs; ++m) add(m, k, static_cast<std::size_t>(k * outputs + m));
+      error_of(static_cast<std::size_t>(k));
+      for (std::int64_t m = 0; m < outputs; ++m) {
+        add(m, k, static_cast<std::size_t>(k * outputs + m), static_cast<std::size_t>(m));
+      }
     }
   } else {
     for (std::int64_t m = 0; m < outputs; ++m) {
+      error_of(static_cast<std::size_t>(m));
       const std::int64_t first = conv ? m / group_outputs * inputs : 0;
       for (std::int64_t k = 0; k < inputs; ++k) {
         for (std::int64_t s = 0; s < kernel; ++s) {
-          add(m, first + k, static_cast<std::size_t>((m * inputs + k) * kernel + s));
+          const auto of = static_cast<std::size_t>(k * kernel + s);
+          add(m, first + k, static_cast<std::size_t>(m) * slab + of, of);
         }
       }
     }

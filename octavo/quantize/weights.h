@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "octavo/base/spill.h"
 #include "octavo/ir/graph.h"
 #include "octavo/ir/type.h"
 #include "octavo/numerics/affine.h"
@@ -16,7 +17,7 @@ struct QuantizedWeight {
   DType storage = DType::kU8;
   std::optional<std::int64_t> axis;  // one entry of `params` for each index; unset: one for all
   std::vector<AffineParams> params;
-  std::vector<std::byte> codes;
+  SpillBuffer codes;  // a big model's codes together need not fit in memory
 };
 
 struct WeightOptions {

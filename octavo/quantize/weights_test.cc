@@ -15,7 +15,7 @@ std::vector<float> Ramp(std::size_t n, float low, float high) {
 
 float Dequantized(const QuantizedWeight& q, std::size_t i, std::size_t channel) {
   const AffineParams p = q.params[q.axis ? channel : 0];
-  return DequantizeOne(static_cast<std::int32_t>(static_cast<std::uint8_t>(q.codes[i])), p.scale, p.zero_point);
+  return DequantizeOne(static_cast<std::int32_t>(static_cast<std::uint8_t>(q.codes.data()[i])), p.scale, p.zero_point);
 }
 
 TEST(Weights, PerTensorCoversTheRange) {
@@ -39,8 +39,8 @@ TEST(Weights, SymmetricU8IsS8PlusOneHundredAndTwentyEight) {
     EXPECT_EQ(u.params[c].scale, s.params[c].scale);
   }
   for (std::size_t i = 0; i < 6; ++i) {
-    EXPECT_EQ(static_cast<int>(static_cast<std::uint8_t>(u.codes[i])),
-              static_cast<int>(static_cast<std::int8_t>(s.codes[i])) + 128);
+    EXPECT_EQ(static_cast<int>(static_cast<std::uint8_t>(u.codes.data()[i])),
+              static_cast<int>(static_cast<std::int8_t>(s.codes.data()[i])) + 128);
   }
 }
 

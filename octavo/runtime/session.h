@@ -34,6 +34,9 @@ inline constexpr const char* kObserveOp = "Observe";
 
 enum class GraphOptimization { kNone, kBasic, kExtended, kAll };
 
+// Models with more weights than this run without prepacking: their weights stay mapped instead of being copied.
+inline constexpr std::uint64_t kMostPrepackedBytes = std::uint64_t{1} << 30;
+
 struct SessionOptions {
   GraphOptimization optimization = GraphOptimization::kAll;
   int intra_op_threads = 0;                                 // 0: all cores
