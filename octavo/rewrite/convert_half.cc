@@ -2,6 +2,9 @@
 //          %p = Softmax %y                            %yh : f16 = MatMul %xh, %wh
 //                                                     %y  : f32 = Cast %yh
 //                                                     %p  = Softmax %y            (kept in f32)
+// bf16 is a storage type only: most operators take no bf16 before operator set 22 and the CPU has no kernels for it.
+// Before:  %y = MatMul %x, %w                 After:  %wf : f32 = Cast %w : bf16
+//                                                     %y = MatMul %x, %wf
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -26,6 +29,8 @@ constexpr std::string_view kRange = "its range needs more exponent than 16-bit f
 constexpr std::string_view kSums = "it sums many terms or divides by small ones";
 
 constexpr std::string_view kSmall = "its weights are few: 16 bits would save nothing and cost accuracy";
+
+constexpr std::string_view kNoLargeWeight = "it has no weights that are worth storing in 16 bits";
 
 // Depthwise convolutions and layers of up to 4,096 weights (8 KiB saved at best). Few terms make a sum, so the rounding
 // of weights and inputs does not average out: keeping them in f32 lifts the two OCR networks from 55.5 dB to 58 and 65
@@ -54,6 +59,7 @@ constexpr auto kKept = std::to_array<KeptOp>({
     {"DFT", kNoForm},
     {"STFT", kNoForm},
     {"CastLike", kNoForm},
+    {"Celu", kNoForm},
     {"BitCast", kNoForm},
     {"ImageDecoder", kNoForm},
     {"RandomNormal", kRandom},
@@ -100,6 +106,35 @@ class HalfConverter {
  public:
   HalfConverter(Model& model, DType half) : graph_(*model.graph), half_(half) {}
 
+  // Large f32 constants become 16-bit ones that a Cast widens; every operator still computes in f32.
+  HalfResult StoreWeights(const std::vector<std::string>& blocked) {
+    std::unordered_set<const Value*> widened;
+    Node* const first = graph_.first();
+    for (Value* constant : graph_.constants()) {
+      if (!Stored(*constant, blocked)) continue;
+      const std::string name = constant->name();
+      Value* half = graph_.AddConstant(name + "_half", Rounded(*constant->data));
+      Type type = constant->type;
+      type.dtype = DType::kF32;
+      Node* cast = graph_.AddNode("Cast", "", {half}, {{name + "_float", std::move(type)}}, first);
+      cast->name = cast->output()->name() + "_cast";
+      cast->SetAttribute("to", static_cast<std::int64_t>(DType::kF32));
+      graph_.ReplaceAllUses(constant, cast->output());
+      graph_.Erase(constant);
+      graph_.Rename(half, name);  // a weight is called as before
+      widened.insert(cast->output());
+    }
+    for (Node* node : graph_.nodes()) {
+      const auto in = [&](const Value* v) { return widened.contains(v); };
+      if (std::any_of(node->inputs().begin(), node->inputs().end(), in)) continue;
+      if (std::any_of(node->outputs().begin(), node->outputs().end(), in)) continue;  // the Cast itself
+      const auto is_f32 = [](const Value* v) { return v != nullptr && v->type.dtype == DType::kF32; };
+      if (std::none_of(node->outputs().begin(), node->outputs().end(), is_f32)) continue;
+      result_.kept_float.push_back(Describe(*node) + ": " + std::string(kNoLargeWeight));
+    }
+    return std::move(result_);
+  }
+
   HalfResult Run(const std::vector<std::string>& blocked) {
     for (Node* node : graph_.nodes()) {
       const std::string reason = Kept(*node, blocked);
@@ -139,6 +174,16 @@ class HalfConverter {
   }
 
  private:
+  static bool Stored(const Value& constant, const std::vector<std::string>& blocked) {
+    if (!constant.data.has_value() || constant.data->dtype != DType::kF32 || constant.type.quant.has_value())
+      return false;
+    if (constant.is_graph_output() || constant.data->elements() <= kFewWeights) return false;
+    return std::none_of(constant.uses().begin(), constant.uses().end(), [&](const Use& use) {
+      return std::find(blocked.begin(), blocked.end(), use.node->op()) != blocked.end() ||
+             FixedFloatInput(*use.node, use.index);
+    });
+  }
+
   static std::string Kept(const Node& node, const std::vector<std::string>& blocked) {
     if (std::find(blocked.begin(), blocked.end(), node.op()) != blocked.end()) return "blocked by the caller";
     if (!node.domain().empty()) return "operators of domain " + node.domain() + " are kept";
@@ -193,7 +238,6 @@ class HalfConverter {
   }
 
   // The f32 version of a 16-bit value; it stands right behind the producer, so every use sees it.
-
   Value* CastBehind(Value* value) {
     Value*& cast = to_float_[value];
     if (cast == nullptr) cast = AddCast(value, DType::kF32, value->producer()->next());
@@ -254,7 +298,8 @@ HalfResult ConvertToHalf(Model& model, DType half, const std::vector<std::string
     ThrowUnsupported("bf16 needs opset 13", "opset " + std::to_string(model.OpsetVersion()), "use fp16");
   }
   InferTypes(model);
-  return HalfConverter(model, half).Run(blocked);
+  HalfConverter converter(model, half);
+  return half == DType::kBF16 ? converter.StoreWeights(blocked) : converter.Run(blocked);
 }
 
 }  // namespace octavo

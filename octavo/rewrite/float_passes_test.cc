@@ -241,6 +241,40 @@ TEST(ConvertToHalf, RandomNetworksRunCloseToFloat) {
   }
 }
 
+TEST(ConvertToHalf, OperatorsWithoutA16BitFormRun) {
+  Model model = ParseModel("graph @g(%x: f32[2,3]) -> (%y) { %a: f32[2,3] = Neg(%x)\n%y: f32[2,3] = Celu(%a) }");
+  const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+  const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+  ConvertToHalf(model, DType::kF16);
+  EXPECT_GT(Sqnr(before, testing::RunModel(model, inputs)), 55.0);
+}
+
+TEST(ConvertToHalf, Bf16StoresWeightsAndComputesInFloat) {
+  std::vector<float> numbers(65 * 64);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = 0.01f * static_cast<float>(i % 97) - 0.4f;
+  Model model = ParseModel(R"(graph @g(%x: f32[2,65]) -> (%y) {
+    %w = constant f32[65,64] splat(0)
+    %b = constant f32[64] splat(0)
+    %m: f32[2,64] = MatMul(%x, %w)
+    %y: f32[2,64] = Add(%m, %b)
+  })");
+  Graph& graph = *model.graph;
+  graph.FindValue("w")->data = TensorRef::FromFloats({65, 64}, numbers);
+  const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+  const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+  const HalfResult result = ConvertToHalf(model, DType::kBF16);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  EXPECT_EQ(graph.FindValue("w")->data->dtype, DType::kBF16);
+  EXPECT_EQ(graph.FindValue("b")->data->dtype, DType::kF32) << "64 numbers are not worth a Cast";
+  EXPECT_EQ(graph.FindValue("m")->type.dtype, DType::kF32);
+  ASSERT_EQ(result.kept_float.size(), 1u);
+  EXPECT_THAT(result.kept_float[0], HasSubstr("(y)"));
+  // 8 bits of mantissa: one half of 2^-8 at most, relative to each weight.
+  const double sqnr = Sqnr(before, testing::RunModel(model, inputs));
+  EXPECT_GT(sqnr, 48.0);
+  EXPECT_LT(sqnr, 70.0) << "the weights were not rounded";
+}
+
 TEST(ConvertToHalf, Refuses) {
   Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }", 11);
   EXPECT_THROW(ConvertToHalf(model, DType::kF32), Error);

@@ -42,12 +42,15 @@ std::int64_t InferTypes(Model& model);
 // equalized.
 std::int64_t EqualizeLayers(Model& model);
 
-// Converts the main graph to 16-bit floats (f16 | bf16): weights and internal values; graph inputs and outputs keep
-// their type behind Casts. Kept in f32, between Casts: operators without a 16-bit form, those that need range or sum
-// many terms (normalizations, Softmax, reductions, Pow, Sqrt, Exp), layers with few weights, nodes with subgraphs,
-// other domains, and the operator types in `blocked`. Finite weights that overflow are counted and clamped to the
-// largest finite value; infinities stay. Errors: kUsage for another type; kUnsupported for bf16 below opset 13. ONNX
-// Runtime's CPU provider runs f16 everywhere (it casts where it has no kernel), but has hardly any bf16 kernel.
+// f16: converts the main graph's weights and internal values; graph inputs and outputs keep their type behind Casts.
+// Kept in f32, between Casts: operators without a 16-bit form, those that need range or sum many terms (normalizations,
+// Softmax, reductions, Pow, Sqrt, Exp), layers with few weights, nodes with subgraphs, other domains, and the operator
+// types in `blocked`.
+// bf16: stores constants of more than 4,096 numbers as bf16 behind a Cast to f32; every operator computes in f32, for
+// ONNX Runtime's CPU provider has hardly any bf16 kernel and ONNX hardly any bf16 operator before operator set 22.
+// Finite weights that overflow are counted and clamped to the largest finite value; infinities stay. Errors: kUsage for
+// another type; kUnsupported for bf16 below opset 13. ONNX Runtime's CPU provider runs all of f16 (it casts where it
+// has no kernel).
 struct HalfResult {
   std::uint64_t overflows = 0;          // weights, not inputs
   std::vector<std::string> kept_float;  // "node: reason"
