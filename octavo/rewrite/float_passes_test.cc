@@ -147,6 +147,21 @@ TEST(SimplifyFloat, ShapeChainsOfIntermediatesFold) {
   EXPECT_THAT(Print(*model.graph), HasSubstr("constant s64[2] [1, -1]"));
 }
 
+TEST(SimplifyFloatDeathTest, NeedsTheRuntime) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";  // a process of its own, which has loaded no runtime yet
+  const auto simplify = [] {
+    ::setenv("OCTAVO_ORT_LIBRARY", "/nonexistent/libonnxruntime.so", 1);
+    Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }");
+    try {
+      SimplifyFloat(model);
+    } catch (const Error& error) {
+      std::exit(static_cast<int>(error.code()));
+    }
+    std::exit(0);
+  };
+  EXPECT_EXIT(simplify(), ::testing::ExitedWithCode(static_cast<int>(ExitCode::kUnsupported)), "");
+}
+
 constexpr char kChain[] = R"(graph @g(%x: f32[1,1,2,2]) -> (%y) {
     %w = constant f32[2,1,1,1] [64, 1]
     %b = constant f32[2] [32, 1]

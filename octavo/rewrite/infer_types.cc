@@ -34,6 +34,7 @@ bool Refine(Type& type, const Type& found) {
 }  // namespace
 
 std::int64_t InferTypes(Model& model) {
+  OrtVersion();  // a runtime that is missing is an error of its own, not a model that it refuses
   Model probe = Clone(model);
   std::vector<std::string> names;
   for (Node* node : probe.graph->nodes()) {

@@ -32,7 +32,8 @@ std::vector<PassCount> SimplifyFloat(Model& model);
 
 // Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes over what the
 // IR does not know yet: dtype, rank, dimensions. What the model declares stands. Returns how many values became better
-// known; 0 with a warning when the runtime refuses the model, 0 for a graph with quantized types.
+// known; 0 with a warning when the runtime refuses the model, 0 for a graph with quantized types. Error(kUnsupported)
+// when there is no runtime.
 std::int64_t InferTypes(Model& model);
 
 // Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
