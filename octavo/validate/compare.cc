@@ -15,6 +15,7 @@
 #include "octavo/base/interrupt.h"
 #include "octavo/base/log.h"
 #include "octavo/base/resources.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/validate/json_writer.h"
@@ -112,22 +113,51 @@ struct Pair {
   const InputMap& candidate_inputs;
 };
 
-void RunSamples(const Pair& pair, const DataSource& data, std::size_t first, std::size_t count,
-                const std::vector<std::size_t>& match, std::vector<OutputError>& errors, CompareResult& result,
-                Progress& progress) {
-  for (std::size_t s = first; s < first + count; ++s) {
-    CheckInterrupt();
-    const Sample sample = data.Read(s);
-    const Stopwatch reference_time;
-    const std::vector<TensorRef> want = pair.reference.Run(pair.reference_inputs.Pick(sample));
-    result.reference_seconds += reference_time.Seconds();
-    const Stopwatch candidate_time;
-    const std::vector<TensorRef> got = pair.candidate.Run(pair.candidate_inputs.Pick(sample));
-    result.candidate_seconds += candidate_time.Seconds();
-    for (std::size_t i = 0; i < errors.size(); ++i) {
-      AddError(errors[i], want[i], got[match[i]], "output '" + errors[i].name + "' on " + sample.name);
+// One sample's share of the result. Shares are added up in the order of the samples, whatever thread made them.
+struct Share {
+  std::vector<OutputError> errors;
+  double reference_seconds = 0, candidate_seconds = 0;
+};
+
+Share RunSample(const Pair& pair, const DataSource& data, std::size_t index, const std::vector<std::size_t>& match,
+                const std::vector<OutputError>& names) {
+  CheckInterrupt();
+  Share share;
+  const Sample sample = data.Read(index);
+  const Stopwatch reference_time;
+  const std::vector<TensorRef> want = pair.reference.Run(pair.reference_inputs.Pick(sample));
+  share.reference_seconds = reference_time.Seconds();
+  const Stopwatch candidate_time;
+  const std::vector<TensorRef> got = pair.candidate.Run(pair.candidate_inputs.Pick(sample));
+  share.candidate_seconds = candidate_time.Seconds();
+  share.errors.resize(names.size());
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    AddError(share.errors[i], want[i], got[match[i]], "output '" + names[i].name + "' on " + sample.name);
+  }
+  return share;
+}
+
+// Samples run in parallel, one thread inside an operator each, as in calibration.
+void RunSamples(const Pair& pair, const DataSource& data, std::size_t first, std::size_t count, int threads,
+                const std::vector<std::size_t>& match, CompareResult& result, Progress& progress) {
+  const auto lanes = static_cast<std::size_t>(std::max(threads, 1));
+  for (std::size_t at = 0; at < count; at += 4 * lanes) {
+    std::vector<Share> shares(std::min(4 * lanes, count - at));
+    ParallelFor(shares.size(), threads, [&](std::size_t i) {
+      shares[i] = RunSample(pair, data, first + at + i, match, result.outputs);
+      progress.Advance();
+    });
+    for (const Share& share : shares) {
+      result.reference_seconds += share.reference_seconds;
+      result.candidate_seconds += share.candidate_seconds;
+      for (std::size_t i = 0; i < result.outputs.size(); ++i) {
+        OutputError& total = result.outputs[i];
+        total.stats.Merge(share.errors[i].stats);
+        total.rows += share.errors[i].rows;
+        total.same_top1 += share.errors[i].same_top1;
+        total.class_scores = total.class_scores || share.errors[i].class_scores;
+      }
     }
-    progress.Advance();
   }
 }
 
@@ -245,8 +275,9 @@ CompareResult CompareModels(const std::filesystem::path& reference, const std::f
   CompareResult result;
   result.samples = SampleCount(data, options);
   const std::vector<InputSpec> inputs = InputSpecs(*ReadOnnx(reference).graph);
-  const Session a(reference, Options(options.reference_optimization, options.threads, reference));
-  const Session b(candidate, Options(options.candidate_optimization, options.threads, candidate));
+  const int threads = options.threads > 0 ? options.threads : HardwareThreads();
+  const Session a(reference, Options(options.reference_optimization, 1, reference));
+  const Session b(candidate, Options(options.candidate_optimization, 1, candidate));
   const std::vector<std::size_t> match = MatchOutputs(a, b, candidate.string());
   const InputMap a_inputs(inputs, a, reference.string()), b_inputs(inputs, b, candidate.string());
   for (const IoSpec& output : a.outputs()) {
@@ -255,7 +286,7 @@ CompareResult CompareModels(const std::filesystem::path& reference, const std::f
     result.outputs.push_back(std::move(error));
   }
   Progress progress("comparing", result.samples);
-  RunSamples({a, b, a_inputs, b_inputs}, data, options.first, result.samples, match, result.outputs, result, progress);
+  RunSamples({a, b, a_inputs, b_inputs}, data, options.first, result.samples, threads, match, result, progress);
   result.seconds = total.Seconds();
   return result;
 }

@@ -32,7 +32,7 @@ struct CompareOptions {
   // The reference runs as the law does, unoptimized; the candidate as its user will run it, with the default session.
   GraphOptimization reference_optimization = GraphOptimization::kNone;
   GraphOptimization candidate_optimization = GraphOptimization::kAll;
-  int threads = 0;         // 0: all cores
+  int threads = 0;         // 0: all cores; never changes the figures
   std::size_t first = 0;   // samples [first, first + count)
   std::size_t count = 0;   // 0: up to the last
   std::size_t batch = 48;  // per layer: values exposed at once, which bounds the memory
@@ -41,7 +41,7 @@ struct CompareOptions {
 struct CompareResult {
   std::size_t samples = 0;
   std::vector<OutputError> outputs;
-  double reference_seconds = 0;  // inside runs only, all samples
+  double reference_seconds = 0;  // inside runs only, summed over the samples
   double candidate_seconds = 0;
   double seconds = 0;  // everything, loading included
 };

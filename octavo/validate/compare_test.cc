@@ -10,6 +10,7 @@
 #include "octavo/base/error.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/ir/text.h"
+#include "octavo/validate/json_writer.h"
 #include "octavo/validate/perf.h"
 
 namespace octavo {
@@ -71,7 +72,7 @@ TEST_F(CompareTest, EqualModelsReadTheLimit) {
   EXPECT_EQ(r.outputs[0].Top1Agreement(), 1.0);
   EXPECT_EQ(r.outputs[0].stats.elements, 12u);
   EXPECT_GT(r.reference_seconds, 0);
-  EXPECT_GE(r.seconds, r.reference_seconds + r.candidate_seconds);
+  EXPECT_GT(r.candidate_seconds, 0);
 }
 
 TEST_F(CompareTest, KnownErrorGivesKnownFigures) {
@@ -81,6 +82,27 @@ TEST_F(CompareTest, KnownErrorGivesKnownFigures) {
   EXPECT_NEAR(r.outputs[0].SqnrDb(), 10 * std::log10(signal / noise), 1e-9);
   EXPECT_NEAR(r.outputs[0].stats.max_abs, 1.0, 1e-6);
   EXPECT_NEAR(r.outputs[0].stats.Mse(), noise / 12, 1e-9);
+}
+
+TEST_F(CompareTest, ThreadsDoNotChangeTheFigures) {
+  std::vector<std::vector<float>> samples;
+  for (int i = 0; i < 37; ++i) {
+    samples.push_back({0.1f * static_cast<float>(i), 1.7f, -2.3f, 0.01f * static_cast<float>(i * i), 3.3f, 1e-3f});
+  }
+  const Listed data(samples);
+  const fs::path a = Model("a.onnx", "0, 0, 0"), b = Model("b.onnx", "0.013, 0.7, -0.1");
+  std::string table;
+  for (const int threads : {1, 2, 5}) {
+    CompareOptions options;
+    options.threads = threads;
+    const CompareResult r = CompareModels(a, b, data, options);
+    EXPECT_EQ(r.outputs[0].stats.elements, 37u * 6);
+    JsonWriter json;
+    WriteOutputError(json, r.outputs[0]);
+    const std::string text = json.Take();
+    if (table.empty()) table = text;
+    EXPECT_EQ(text, table) << threads;
+  }
 }
 
 TEST_F(CompareTest, Top1CountsRows) {
