@@ -33,6 +33,9 @@ install(TARGETS octavo_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS octavo EXPORT octavoTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/octavo DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 if(OCTAVO_ORT_LIBRARY)
+  # The command looks beside itself: build/octavo runs as it is.
+  get_filename_component(ort_name "${OCTAVO_ORT_LIBRARY}" NAME)
+  file(CREATE_LINK "${OCTAVO_ORT_LIBRARY}" "${PROJECT_BINARY_DIR}/${ort_name}" SYMBOLIC)
   # The library and what lies beside it (the providers_shared library that it loads by itself). lib, not lib64: the
   # command looks in <prefix>/lib/octavo.
   get_filename_component(ort_file "${OCTAVO_ORT_LIBRARY}" REALPATH)

@@ -303,6 +303,29 @@ def test_local_function_and_metadata_survive(octavo, tmp_path):
     assert {p.key: p.value for p in made.metadata_props}["author"] == "somebody"
 
 
+def test_initializers_listed_as_inputs(octavo, tmp_path):
+    model = make_small_cnn()
+    for t in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
+    made = build_and_compare(octavo, model, tmp_path, cnn_samples(), 20)
+    assert any(i.data_type == TensorProto.UINT8 and len(i.dims) == 4 for i in made.graph.initializer)
+
+
+def test_sequence_output_and_unfortunate_names(octavo, tmp_path):
+    model = make_small_cnn()
+    g = model.graph
+    g.node[0].input[0] = g.input[0].name = "probe_scale_0"
+    g.node.append(helper.make_node("SequenceConstruct", ["y"], ["s"]))
+    g.output.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for i, s in enumerate(cnn_samples()):
+        np.savez(folder / f"{i:03d}.npz", probe_scale_0=s["x"])
+    octavo("quantize", tmp_path / "m.onnx", "--precision", "uint8", "--data", folder, "-o", tmp_path / "q.onnx")
+    assert any(n.op_type == "QuantizeLinear" for n in onnx.load(str(tmp_path / "q.onnx")).graph.node)
+
+
 def test_shared_and_transposed_weights(octavo, tmp_path):
     rng = np.random.default_rng(0)
     w = numpy_helper.from_array((rng.normal(size=(16, 16)) / 4).astype(np.float32), "w")

@@ -18,6 +18,7 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/version.h"
 #include "octavo/calibrate/calibrate.h"
+#include "octavo/calibrate/statistics.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/quantize/precision.h"
@@ -188,6 +189,20 @@ void MeasureLatency(const fs::path& source, const fs::path& artifact, const Data
   manifest.float_seconds = perf.against->latency.p50 / 1e3;
 }
 
+// A cached file that is damaged (a disk that was full, a machine that went down) is made again, not an error.
+bool UsableStatistics(const fs::path& path) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return false;
+  try {
+    LoadStatistics(path);
+    return true;
+  } catch (const Error& e) {
+    LogWarning(std::string("a damaged file of the cache is made again: ") + e.what());
+    fs::remove(path, error);
+    return false;
+  }
+}
+
 // Publishes the portable form: the same bytes as the device's artifact where the device takes QDQ as it is.
 void LinkOrCopy(const fs::path& from, const fs::path& to) {
   std::error_code error;
@@ -354,7 +369,7 @@ BuildResult Build(const BuildOptions& options) {
     fs::create_directories(folder, error);
     if (!error) {
       cached = folder / (calibration_identity.HexDigest() + ".json");
-      if (fs::exists(cached, error)) {
+      if (UsableStatistics(cached)) {
         key.load_path = cached.string();
       } else {
         cache_temporary = cached;

@@ -117,20 +117,20 @@ void AddSums(ChannelSums& channels, const Accumulator& accumulator, std::span<co
         "the value has rank " + std::to_string(rank) + ", no channel axis " + std::to_string(*accumulator.channel_axis),
         accumulator.name);
   }
-  if (channels.axis < 0) channels.axis = axis;
+  // Samples whose channels do not match have no sums in common; which axis stays must not depend on their order.
+  if (channels.axis >= 0 && channels.axis != axis) finite = false;
+  channels.axis = channels.axis < 0 ? axis : std::min<std::int64_t>(channels.axis, axis);
+  const auto size = static_cast<std::size_t>(dims[static_cast<std::size_t>(axis)]);
+  if (!channels.sums.empty() && channels.sums.size() != size) finite = false;
   if (!finite) channels.finite = false;
   if (!channels.finite) {
     channels.sums.clear();
     channels.squares.clear();
     return;
   }
-  const auto size = static_cast<std::size_t>(dims[static_cast<std::size_t>(axis)]);
   if (channels.sums.empty()) {
     channels.sums.resize(size);
     channels.squares.resize(size);
-  }
-  if (channels.axis != axis || channels.sums.size() != size) {
-    ThrowBadInput("the channel axis is not the same in all samples", accumulator.name);
   }
   std::int64_t outer = 1, inner = 1;
   for (int i = 0; i < rank; ++i) (i < axis ? outer : inner) *= i == axis ? 1 : dims[static_cast<std::size_t>(i)];
@@ -243,6 +243,7 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
 
   statistics.samples.resize(count);
   {
+    const std::vector<std::string> wanted = session.TensorOutputs();
     std::mutex kept;
     Progress progress("calibrating", count);
     const int threads = options.threads > 0 ? options.threads : HardwareThreads();
@@ -257,7 +258,7 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
       }
       SampleContext context{sample.name, {}};
       try {
-        session.Run(sample.tensors, {}, &context);
+        session.Run(sample.tensors, wanted, &context);
       } catch (const Error& e) {
         if (e.code() != ExitCode::kBadInput || e.where() == "sample " + sample.name) throw;
         throw Error(e.code(), e.reason(), "sample " + sample.name + ": " + e.where(), e.how());

@@ -77,8 +77,10 @@ class Fingerprint {
 }  // namespace
 
 void ChannelSums::Merge(const ChannelSums& other) {
-  if (axis < 0) axis = other.axis;
-  if (other.axis >= 0 && axis != other.axis) ThrowBadInput("channel sums along different axes cannot be merged");
+  // Sums along different axes, or of different numbers of channels, have nothing in common: they are given up.
+  if (axis >= 0 && other.axis >= 0 && axis != other.axis) finite = false;
+  if (!sums.empty() && !other.sums.empty() && sums.size() != other.sums.size()) finite = false;
+  axis = axis < 0 ? other.axis : other.axis < 0 ? axis : std::min(axis, other.axis);
   finite = finite && other.finite;
   if (!finite) {
     sums.clear();
@@ -91,7 +93,6 @@ void ChannelSums::Merge(const ChannelSums& other) {
     squares = other.squares;
     return;
   }
-  if (sums.size() != other.sums.size()) ThrowBadInput("channel sums of different numbers of channels cannot be merged");
   for (std::size_t c = 0; c < sums.size(); ++c) {
     sums[c].Merge(other.sums[c]);
     squares[c].Merge(other.squares[c]);

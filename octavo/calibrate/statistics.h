@@ -20,11 +20,12 @@ namespace octavo {
 // Exact sums of x and of x^2 for every index along `axis` (non-negative; -1 before the first sample).
 struct ChannelSums {
   std::int64_t axis = -1;
-  // A tensor that held an infinity (a mask) has no sums: they are given up, whatever the other samples held.
+  // A tensor that held an infinity (a mask), or whose channels differ from sample to sample, has no sums: they are
+  // given up, whatever the other samples held.
   bool finite = true;
   std::vector<ExactSum> sums, squares;  // one a channel; empty before the first sample and when not finite
 
-  void Merge(const ChannelSums& other);  // kBadInput when axis or number of channels differ
+  void Merge(const ChannelSums& other);
   bool operator==(const ChannelSums&) const = default;
 };
 

@@ -58,7 +58,8 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
   } else if (name == "fp16" || name == "bf16") {
     p.kind = ResolvedPrecision::Kind::kHalf;
     p.half = name == "fp16" ? DType::kF16 : DType::kBF16;
-    p.weight_text = p.activation_text = std::string(Name(p.half));
+    p.weight_text = std::string(Name(p.half));
+    p.activation_text = name == "bf16" ? "f32" : p.weight_text;  // no runtime here computes in bf16: it is storage
   } else if (name == "uint8") {
     p.kind = ResolvedPrecision::Kind::kStatic;
     p.weight = device.weight8_uint8;

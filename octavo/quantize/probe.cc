@@ -30,8 +30,11 @@ Type ScalarType(DType dtype) {
   return type;
 }
 
-// The model with a switchable pair behind every site. Inputs are added in order of the sites: scale, zero point.
-Model ProbeModel(const Model& model, std::span<const ProbeSite> sites) {
+// Where an input of the probe model belongs: the site, and whether it is its zero point (else its scale).
+using Switches = std::unordered_map<std::string, std::pair<std::size_t, bool>>;
+
+// The model with a switchable pair behind every site; the inputs that switch them go to `switches`.
+Model ProbeModel(const Model& model, std::span<const ProbeSite> sites, Switches& switches) {
   Model probe = Clone(model);
   Graph& graph = *probe.graph;
   std::unordered_map<const Node*, Node*> twin;  // Clone keeps the order of nodes
@@ -46,6 +49,8 @@ Model ProbeModel(const Model& model, std::span<const ProbeSite> sites) {
     Value* value = graph.FindValue(sites[i].value->name());
     Value* scale = graph.AddInput("probe_scale_" + std::to_string(i), ScalarType(DType::kF32));
     Value* zero = graph.AddInput("probe_zero_" + std::to_string(i), ScalarType(DType::kU16));
+    switches[scale->name()] = {i, false};
+    switches[zero->name()] = {i, true};
     std::vector<Use> uses;
     for (const Use& use : value->uses()) {
       if (use.node->graph() != &graph) continue;
@@ -94,7 +99,8 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std
   const int groups = std::min(n, (max_runs - first_runs) / static_cast<int>(samples));
   if (groups < std::min(n, kFewestGroups)) return result;
 
-  const Model probe = ProbeModel(model, sites);
+  Switches switches;
+  const Model probe = ProbeModel(model, sites, switches);
   OnnxSkeleton skeleton = SerializeSkeleton(probe);
   std::vector<std::pair<std::string, TensorRef>> initializers;
   for (OnnxSkeleton::External& e : skeleton.externals)
@@ -117,11 +123,7 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std
   }
   std::unordered_map<std::string, std::size_t> data_input;
   for (std::size_t i = 0; i < specs.size(); ++i) data_input[specs[i].name] = i;
-  std::unordered_map<std::string, std::pair<std::size_t, bool>> switches;  // input -> site, is the zero point
-  for (std::size_t i = 0; i < sites.size(); ++i) {
-    switches["probe_scale_" + std::to_string(i)] = {i, false};
-    switches["probe_zero_" + std::to_string(i)] = {i, true};
-  }
+  const std::vector<std::string> tensor_outputs = session.TensorOutputs();
   const auto run = [&](const KeptSample& sample, int coarse_group) {
     std::vector<TensorRef> inputs;
     for (const IoSpec& spec : session.inputs()) {
@@ -139,7 +141,7 @@ ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std
         inputs.push_back(sample.tensors.at(data_input.at(spec.name)));
       }
     }
-    return session.Run(inputs);
+    return session.Run(inputs, tensor_outputs);
   };
   // Float outputs only: an integer output is a shape or an index.
   const auto float_outputs = [](const std::vector<TensorRef>& all) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -49,6 +50,12 @@ RangeMethod MethodOf(CalibrationMethod method) {
 // --requantize: what was quantized becomes float again, constants dequantized. Q/DQ that are no types stay an error.
 void DropQuantization(Model& model) {
   FoldQdq(model);
+  VisitNodes(*model.graph, [&](Node& node) {
+    if (node.Is(kStorageCast, kIrDomain)) {
+      ThrowUnsupported("the codes of a quantized value are used as integers: it cannot be made float again",
+                       NodeName(node), "quantize the float model it was made from");
+    }
+  });
   std::vector<Graph*> graphs{model.graph.get()};
   VisitNodes(*model.graph, [&](Node& node) {
     for (Graph* sub : node.subgraphs()) graphs.push_back(sub);
@@ -463,6 +470,32 @@ std::string MethodName(CalibrationMethod method) {
   return "minmax";
 }
 
+namespace {
+
+// Weights that are graph inputs with a default (exports of old tools list every initializer as an input): quantizing
+// changes them, so they cannot be overridden any more and become constants.
+void FreezeDefaults(Model& model) {
+  Graph& graph = *model.graph;
+  std::size_t frozen = 0;
+  const std::vector<Value*> inputs(graph.inputs().begin(), graph.inputs().end());
+  for (Value* input : inputs) {
+    if (!input->data || input->is_graph_output()) continue;
+    const std::string name = input->name();
+    Value* constant = graph.AddConstant(name, *input->data, input->type);
+    graph.ReplaceAllUses(input, constant);
+    graph.EraseInput(input);
+    graph.Rename(constant, name);
+    ++frozen;
+  }
+  if (frozen > 0) {
+    LogWarning(
+        std::to_string(frozen) +
+        " graph inputs have default values (weights listed as inputs): they become constants and cannot be overridden");
+  }
+}
+
+}  // namespace
+
 void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
                   std::vector<std::pair<std::string, std::int64_t>>* applied) {
   if (HasEpContext(model)) {
@@ -470,6 +503,7 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
                      "quantize the model it was compiled from");
   }
   const ResolvedPrecision precision = ResolvePrecision(config, device);
+  FreezeDefaults(model);
   for (const PassCount& pass : SimplifyFloat(model)) {
     if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
   }
@@ -486,11 +520,17 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
   const Placement placement = PlaceNodes(prepared, config, precision, device);
   std::map<std::string, ObserveSpec> specs;  // by name: the order is the same for every build of the library
   const bool histogram = NeedsHistogram(MethodOf(config.calibration));
+  // A value that nodes read along different axes has no moments: those of one axis would be wrong for the other.
+  std::map<std::string, int> axes;
+  std::set<std::string> conflicts;
   const auto add = [&](const Value& value, bool range, std::optional<int> channel_axis) {
     ObserveSpec& spec = specs[value.name()];
     spec.value = value.name();
     spec.histogram = spec.histogram || (range && histogram);
-    if (channel_axis) spec.channel_axis = channel_axis;
+    if (!channel_axis) return;
+    const auto [wanted, fresh] = axes.emplace(value.name(), *channel_axis);
+    if (!fresh && wanted->second != *channel_axis) conflicts.insert(value.name());
+    spec.channel_axis = channel_axis;
   };
   for (const PlacedNode& p : placement.nodes) {
     const int axis = FindOp(*p.node).category == OpCategory::kWeighted ? 1 : -1;
@@ -502,6 +542,7 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
       if (!specs[p.y->name()].channel_axis) specs[p.y->name()].channel_axis = 1;
     }
   }
+  for (const std::string& name : conflicts) specs[name].channel_axis.reset();
   std::vector<ObserveSpec> list;
   for (auto& [name, spec] : specs) list.push_back(std::move(spec));
   return list;

@@ -414,6 +414,13 @@ Session::Session(Session&&) noexcept = default;
 
 const std::vector<IoSpec>& Session::inputs() const { return impl_->inputs; }
 const std::vector<IoSpec>& Session::outputs() const { return impl_->outputs; }
+std::vector<std::string> Session::TensorOutputs() const {
+  std::vector<std::string> names;
+  for (const IoSpec& spec : outputs()) {
+    if (spec.type.dtype != DType::kUndefined) names.push_back(spec.name);
+  }
+  return names;
+}
 
 std::vector<TensorRef> Session::Run(std::span<const TensorRef> inputs, std::span<const std::string> wanted,
                                     void* run_context) const {

@@ -67,6 +67,8 @@ class Session {
 
   const std::vector<IoSpec>& inputs() const;
   const std::vector<IoSpec>& outputs() const;
+  // Names of the outputs that are tensors: those that Run can return (a sequence or map is not).
+  std::vector<std::string> TensorOutputs() const;
 
   // Inputs in the order of inputs(); outputs in the order of outputs(), or only `wanted` (by name) when not empty.
   // Outputs own their memory (the runtime's, no copy). Thread safe. Errors: kBadInput with the runtime's message.
