@@ -38,8 +38,8 @@ models: $(DEPS)/venv.stamp
 demo: build models
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) bash tools/demo $(PYTHON)
 
-unit: build
-	@OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) ctest --test-dir build --output-on-failure -j2
+unit: build models
+	@OCTAVO_TEST_MODELS=$(DEPS)/models OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) ctest --test-dir build --output-on-failure -j2
 
 asan: $(ENV)
 	@cmake --preset asan $(CMAKE_ORT) > /dev/null

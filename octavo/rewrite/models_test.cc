@@ -1,9 +1,10 @@
-// The passes on real models, where OCTAVO_TEST_MODELS names them (paths separated by ':'): what is run before and after
+// The passes on real models, where OCTAVO_TEST_MODELS names their folder: what is run before and after
 // must agree. Symbolic dimensions of images are fixed to what the models of the documentation want.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <sstream>
+#include <filesystem>
 
 #include "octavo/base/resources.h"
 #include "octavo/import/onnx.h"
@@ -17,9 +18,12 @@ namespace {
 
 std::vector<std::string> Models() {
   std::vector<std::string> paths;
-  const char* list = std::getenv("OCTAVO_TEST_MODELS");
-  std::stringstream stream(list == nullptr ? "" : list);
-  for (std::string path; std::getline(stream, path, ':');) paths.push_back(path);
+  const char* folder = std::getenv("OCTAVO_TEST_MODELS");
+  if (folder == nullptr) return paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".onnx") paths.push_back(entry.path().string());
+  }
+  std::sort(paths.begin(), paths.end());
   return paths;
 }
 
