@@ -189,6 +189,29 @@ void MeasureLatency(const fs::path& source, const fs::path& artifact, const Data
   manifest.float_seconds = perf.against->latency.p50 / 1e3;
 }
 
+// No file is handed out that the runtime refuses: it is loaded as its users will load it, and run on one sample if
+// there are data. A refused file is removed.
+void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threads) {
+  try {
+    std::error_code error;
+    std::uintmax_t bytes = 0;
+    for (const fs::path& file : files.data) bytes += fs::file_size(file, error);
+    bytes += fs::file_size(files.model, error);
+    SessionOptions options;
+    options.intra_op_threads = threads;
+    options.disable_prepacking = bytes > kMostPrepackedBytes;
+    const Session session(files.model, options);
+    if (data == nullptr || data->size() == 0) return;
+    const Sample sample = data->Read(0);
+    session.Run(sample.tensors, session.TensorOutputs());
+  } catch (...) {
+    std::error_code error;
+    fs::remove(files.model, error);
+    for (const fs::path& file : files.data) fs::remove(file, error);
+    throw;
+  }
+}
+
 // A cached file that is damaged (a disk that was full, a machine that went down) is made again, not an error.
 bool UsableStatistics(const fs::path& path) {
   std::error_code error;
@@ -520,6 +543,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   if (result.synthetic && result.quantize.calibration_source == "data")
     result.quantize.calibration_source = "synthetic";
   const OnnxFiles files = WriteOnnx(model, out);
+  LoadAndRun(files, data.source.get(), threads);
   result.out = files.model;
   result.bytes_after = fs::file_size(files.model, error);
   for (const fs::path& file : files.data) result.bytes_after += fs::file_size(file, error);

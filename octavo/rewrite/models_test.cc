@@ -132,10 +132,12 @@ TEST_F(RealModels, ConvertToHalf) {
 }
 
 TEST_F(RealModels, FoldAndLowerIsBitIdentical) {
+  int quantized = 0;
   for (const std::string& path : Models()) {
     SCOPED_TRACE(path);
     Model model = ReadFixed(path);
     if (!IsQuantized(model)) continue;
+    ++quantized;
     const std::vector<TensorRef> inputs = Inputs(model);
     const std::vector<TensorRef> reference = testing::RunModel(model, inputs);
     const std::int64_t folded = FoldQdq(model);
@@ -151,6 +153,8 @@ TEST_F(RealModels, FoldAndLowerIsBitIdentical) {
     std::cout << path.substr(path.rfind('/') + 1) << ": " << folded << " pairs, " << left << " Q/DQ nodes left\n";
     EXPECT_TRUE(testing::SameBits(reference, testing::RunModel(model, inputs)));
   }
+  if (quantized == 0)
+    GTEST_SKIP() << "none of these models is quantized; the end-to-end tests quantize some and check this";
 }
 
 }  // namespace
