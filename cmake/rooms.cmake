@@ -1,6 +1,5 @@
 # One room = one folder = one static library of its *.cc files (tests apart) and one test program of its *_test.cc files.
 find_package(Threads REQUIRED)
-find_package(Protobuf REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(ZLIB REQUIRED)
