@@ -199,8 +199,17 @@ void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threads) {
     bytes += fs::file_size(files.model, error);
     SessionOptions options;
     options.intra_op_threads = threads;
-    options.disable_prepacking = bytes > kMostPrepackedBytes;
-    const Session session(files.model, options);
+    const bool big = bytes > kMostPrepackedBytes;
+    OnnxSkeleton skeleton;
+    std::vector<std::pair<std::string, TensorRef>> weights;
+    if (big) {  // read as we read models: its weights stay mapped, where loading and optimizing would copy them
+      options.disable_prepacking = true;
+      options.optimization = GraphOptimization::kNone;
+      options.arena = false;
+      skeleton = SerializeSkeleton(ReadOnnx(files.model));
+      for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
+    }
+    const Session session = big ? Session(skeleton.bytes, std::move(weights), options) : Session(files.model, options);
     if (data == nullptr || data->size() == 0) return;
     const Sample sample = data->Read(0);
     session.Run(sample.tensors, session.TensorOutputs());
