@@ -391,7 +391,7 @@ BuildResult Build(const BuildOptions& options) {
   // --- quantize
   Stage quantize(manifest, "quantize");
   BuildConfig stage_config = config;
-  fs::path cached, cache_temporary;
+  fs::path cached;
   const bool calibrates = NeedsSamples(model, config, device);
   if (calibrates && options.cache && !CacheDirectory().empty() && quantization.save_path.empty()) {
     QuantizationConfig key = quantization;
@@ -404,7 +404,6 @@ BuildResult Build(const BuildOptions& options) {
       if (UsableStatistics(cached)) {
         key.load_path = cached.string();
       } else {
-        cache_temporary = cached;
         key.save_path = cached.string();
         cached.clear();
       }

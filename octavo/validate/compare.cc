@@ -29,15 +29,6 @@ std::string DimsText(const Dims& dims) {
   return out + "]";
 }
 
-// A float view of any tensor: f32 where it lies (if aligned), everything else converted into `storage`.
-std::span<const float> Floats(const TensorRef& tensor, std::vector<float>& storage) {
-  if (tensor.dtype == DType::kF32 && reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignof(float) == 0) {
-    return {reinterpret_cast<const float*>(tensor.bytes.data()), tensor.bytes.size() / sizeof(float)};
-  }
-  storage = tensor.ToFloats();
-  return storage;
-}
-
 std::size_t ArgMax(std::span<const float> row) {
   return static_cast<std::size_t>(std::max_element(row.begin(), row.end()) - row.begin());
 }
@@ -255,8 +246,8 @@ void AddError(OutputError& error, const TensorRef& reference, const TensorRef& c
     a = a_storage;
     b = b_storage;
   } else {
-    a = Floats(reference, a_storage);
-    b = Floats(candidate, b_storage);
+    a = FloatView(reference, a_storage);
+    b = FloatView(candidate, b_storage);
   }
   error.stats.Add(a, b);
   const Dims& dims = reference.dims;
