@@ -40,7 +40,8 @@ Command CompareCommand();
 Command PerfCommand();
 Command InspectCommand();
 Command DevicesCommand();
-std::vector<Command> UnbuiltCommands();  // rewrite, compile, export
+Command ExportCommand();
+std::vector<Command> UnbuiltCommands();  // those of the interface that are not built
 
 // The options that several commands share. A command takes the groups it needs; each option has one effect everywhere.
 struct DataFlags {

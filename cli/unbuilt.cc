@@ -20,7 +20,6 @@ std::vector<Command> UnbuiltCommands() {
   std::vector<Command> out;
   out.push_back(Unbuilt("rewrite", "rewrite a quantized model", "octavo build rewrites what its device needs"));
   out.push_back(Unbuilt("compile", "compile a quantized model for a device", "use octavo build --device cpu"));
-  out.push_back(Unbuilt("export", "write another format", "use octavo quantize for ONNX"));
   return out;
 }
 

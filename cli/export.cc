@@ -1,0 +1,70 @@
+#include "octavo/build/export.h"
+
+#include <map>
+#include <memory>
+
+#include "cli/options.h"
+#include "octavo/base/error.h"
+
+namespace octavo::cli {
+namespace {
+
+struct Flags {
+  std::string model, out, to;
+  std::map<std::string, std::optional<std::string>, std::less<>> options;
+  CommonFlags common;
+  DataFlags data;
+  QuantizationFlags quantization;
+};
+
+int Run(const Flags& flags) {
+  ApplyQuiet(flags.common);
+  RequireArgument(flags.to, "--to", "give --to onnx");
+  ExportRequest request;
+  request.to = flags.to;
+  request.out = flags.out;
+  request.config = MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
+  if (request.config.model.empty()) {
+    RequireArgument("", "the model", "octavo export M.onnx --to " + flags.to + " -o FILE");
+  }
+  RequireArgument(flags.out, "-o", "give -o FILE");
+  request.quantize = flags.quantization.precision.has_value() || flags.common.config.has_value();
+  for (const auto& [name, value] : flags.options) {
+    if (value) request.options.emplace(name, *value);
+  }
+  request.threads = ThreadCount(flags.common);
+  request.require_data = flags.data.require_data;
+  CheckOutputFile(flags.out, flags.common);
+  const ExportReport report = Export(request);
+  WriteJson(flags.common, ToJson(report));
+  Print(Summary(report));
+  return 0;
+}
+
+}  // namespace
+
+Command ExportCommand() {
+  auto f = std::make_shared<Flags>();
+  Command c;
+  c.name = "export";
+  c.summary = "write another format";
+  c.examples = "  octavo export m.onnx --to onnx -o q.onnx --precision int8 --data samples/\n";
+  std::string targets;
+  for (const ExportTarget& target : ExportTargets()) {
+    targets += (targets.empty() ? "" : "; ") + std::string(target.name) + ": " + std::string(target.summary);
+  }
+  c.options.push_back({"model", &f->model, "the model", "Export"});
+  c.options.push_back({"--to", &f->to, targets, "Export"});
+  c.options.push_back({"-o,--output", &f->out, "the file to write", "Export"});
+  for (const ExportOption& option : ExportOptions()) {
+    c.options.push_back({"--" + std::string(option.name), &f->options[std::string(option.name)],
+                         std::string(option.help) + " [" + std::string(option.targets) + "]", "Export"});
+  }
+  AddDataOptions(c.options, f->data);
+  AddQuantizationOptions(c.options, f->quantization);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce);
+  c.run = [f] { return Run(*f); };
+  return c;
+}
+
+}  // namespace octavo::cli

@@ -1,0 +1,126 @@
+#include "octavo/build/export.h"
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/build/pipeline.h"
+#include "octavo/quantize/quantize.h"
+#include "octavo/rewrite/passes.h"
+
+namespace octavo {
+namespace {
+
+// One row a target.
+constexpr ExportTarget kTargets[] = {
+    {"onnx", "plain ONNX, quantized values as Q/DQ", ExportOnnx},
+};
+
+// One row an option.
+constexpr ExportOption kOptions[] = {
+    {"form", "onnx", "qdq|qlinear: how quantized operators are written (qdq)"},
+};
+
+bool Takes(const ExportOption& option, std::string_view target) {
+  std::string_view list = option.targets;
+  while (!list.empty()) {
+    const std::size_t end = std::min(list.find(','), list.size());
+    if (list.substr(0, end) == target) return true;
+    list.remove_prefix(std::min(end + 1, list.size()));
+  }
+  return false;
+}
+
+}  // namespace
+
+std::string ExportRequest::Option(std::string_view name, std::string fallback) const {
+  const auto found = options.find(name);
+  return found == options.end() ? std::move(fallback) : found->second;
+}
+
+std::span<const ExportTarget> ExportTargets() { return kTargets; }
+std::span<const ExportOption> ExportOptions() { return kOptions; }
+
+ExportReport Export(const ExportRequest& request) {
+  const ExportTarget* target = nullptr;
+  std::vector<std::string> names;
+  std::string known;
+  for (const ExportTarget& t : kTargets) {
+    if (t.name == request.to) target = &t;
+    names.emplace_back(t.name);
+    known += (known.empty() ? "" : ", ") + std::string(t.name);
+  }
+  if (target == nullptr) {
+    // Targets of the interface that this version does not have.
+    for (const std::string_view unbuilt : {"stablehlo", "circle", "onnx", "gguf"}) {
+      if (request.to == unbuilt) ThrowUnsupported("not built yet", "octavo export --to " + request.to);
+    }
+    const std::string how = DidYouMean(request.to, names);
+    ThrowUsage("unknown format '" + request.to + "'", "--to", how.empty() ? "formats are " + known : how);
+  }
+  for (const auto& [name, value] : request.options) {
+    for (const ExportOption& option : kOptions) {
+      if (option.name == name && !Takes(option, request.to)) {
+        ThrowUsage("--" + name + " does not go with --to " + request.to, "octavo export",
+                   "it is for --to " + std::string(option.targets));
+      }
+    }
+  }
+  const auto start = std::chrono::steady_clock::now();
+  ExportReport report = target->run(request);
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+Model PrepareExport(const ExportRequest& request) {
+  const BuildConfig& config = request.config;
+  Model model = ImportModel(config.model, config.dims);
+  if (!request.quantize) {
+    if (!IsQuantized(model)) SimplifyFloat(model);
+    return model;
+  }
+  Validate(config);
+  const DeviceDescriptor& device = RequireDevice(config.device);
+  DataPlan data;
+  if (NeedsSamples(model, config, device)) {
+    data = OpenSamples(model, config, request.require_data, 0);
+    if (data.synthetic) {
+      LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
+    }
+  }
+  const QuantizeResult result =
+      Quantize(model, EffectiveQuantization(config), device, data.source.get(), request.threads);
+  if (result.skipped) {
+    LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
+  }
+  return model;
+}
+
+std::string Summary(const ExportReport& report) {
+  std::string text;
+  for (const std::filesystem::path& file : report.files) {
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(file, error);
+    text += "wrote " + file.string() + (error ? "" : " (" + std::to_string(bytes) + " bytes)") + "\n";
+  }
+  for (const auto& [name, value] : report.facts) text += name + ": " + value + "\n";
+  return text;
+}
+
+std::string ToJson(const ExportReport& report) {
+  nlohmann::ordered_json json;
+  json["schema_version"] = 1;
+  for (const std::filesystem::path& file : report.files) {
+    std::error_code error;
+    const auto bytes = std::filesystem::file_size(file, error);
+    json["files"].push_back({{"path", file.string()}, {"bytes", error ? 0 : bytes}});
+  }
+  for (const auto& [name, value] : report.facts) json["facts"][name] = value;
+  json["seconds"] = report.seconds;
+  return json.dump(2) + "\n";
+}
+
+}  // namespace octavo

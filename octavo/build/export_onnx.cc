@@ -1,0 +1,23 @@
+// `octavo export --to onnx`: plain ONNX of what the IR says, in the form that is asked for.
+#include "octavo/base/error.h"
+#include "octavo/build/export.h"
+#include "octavo/emit/onnx.h"
+
+namespace octavo {
+
+ExportReport ExportOnnx(const ExportRequest& request) {
+  const std::string form = request.Option("form", "qdq");
+  if (form != "qdq" && form != "qlinear") ThrowUsage("unknown form '" + form + "'", "--form", "use qdq or qlinear");
+  if (form == "qlinear") ThrowUnsupported("not built yet", "--form qlinear", "use --form qdq");
+  Model model = PrepareExport(request);
+  RaiseOpsetForQuantization(model);
+  LowerToQdq(model);
+  const OnnxFiles files = WriteOnnx(model, request.out);
+  ExportReport report;
+  report.files.push_back(files.model);
+  report.files.insert(report.files.end(), files.data.begin(), files.data.end());
+  report.facts.emplace_back("form", form);
+  return report;
+}
+
+}  // namespace octavo
