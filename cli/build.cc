@@ -31,6 +31,12 @@ int Run(const Flags& flags) {
       ThrowUsage("both --no-quant and --precision " + *flags.quantization.precision + " were given", "command line",
                  "keep one of the two");
     }
+    const QuantizationFlags& q = flags.quantization;
+    if (q.calibration || q.percentile || q.weight_type || q.activation_type || q.keep_float || q.load_path ||
+        q.save_path || q.block || q.per_channel || q.per_tensor || q.symmetric || q.asymmetric || !q.op_types.empty() ||
+        !q.exclude.empty() || !q.overrides.empty()) {
+      ThrowUsage("--no-quant was given, and options that say how to quantize", "command line", "keep one of the two");
+    }
     config.quantize = false;
   }
   if (flags.no_compile) config.compile.enabled = false;

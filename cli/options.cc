@@ -87,9 +87,22 @@ void ApplyData(const DataFlags& flags, BuildConfig& config) {
 }
 
 void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
-  if (flags.precision) q.precision = *flags.precision;
-  if (flags.calibration) q.calibration = ParseMethod(*flags.calibration);
-  if (flags.percentile) q.percentile = *flags.percentile;
+  // What the file says for another precision or method goes with it; what flags say must have an effect.
+  if (flags.precision) {
+    q.precision = *flags.precision;
+    DropIdleFields(q);
+  }
+  if (flags.calibration) {
+    q.calibration = ParseMethod(*flags.calibration);
+    if (q.calibration != CalibrationMethod::kPercentile) q.percentile = QuantizationConfig{}.percentile;
+  }
+  if (flags.percentile) {
+    q.percentile = *flags.percentile;
+    if (q.calibration != CalibrationMethod::kPercentile) {
+      ThrowUsage("percentile has no effect without calibration 'percentile'", "--percentile",
+                 "add --calibration percentile, or leave it out");
+    }
+  }
   if (flags.weight_type) q.weight_type = ParseTypeFlag(*flags.weight_type, "--weight-type");
   if (flags.activation_type) q.activation_type = ParseTypeFlag(*flags.activation_type, "--activation-type");
   if (flags.per_channel && flags.per_tensor) {

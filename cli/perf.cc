@@ -4,6 +4,7 @@
 
 #include "cli/options.h"
 #include "octavo/base/error.h"
+#include "octavo/base/log.h"
 #include "octavo/build/pipeline.h"
 #include "octavo/import/onnx.h"
 
@@ -53,6 +54,9 @@ int Run(const Flags& flags) {
     FixDims(graph, config.dims);
     const std::vector<InputSpec> inputs = InputSpecs(*graph.graph);
     if (config.data) {
+      if (flags.data.seed || flags.data.distribution) {
+        LogWarning("the seed and the distribution are those of synthetic samples: with data they have no effect");
+      }
       data = OpenData(*config.data, inputs);
     } else {
       const QuantizationConfig& q = EffectiveQuantization(config);

@@ -1,4 +1,5 @@
 """Wrong inputs: one line that says what, where and how to go on, the right exit code, nothing half written."""
+import json
 import os
 import pathlib
 import random
@@ -30,6 +31,12 @@ from onnx import TensorProto, helper, numpy_helper
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "nowhere", "-o", "{out}"], 3, "nowhere"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--samples", "-3", "-o", "{out}"], 2, "samples"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--percentile", "140", "-o", "{out}"], 2, "percentile"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--percentile", "99.99", "-o", "{out}"], 2, "percentile.*no effect"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--block", "64", "-o", "{out}"], 2, "block.*no effect.*uint8"),
+    (["quantize", "{cnn}", "-p", "fp16", "--calibration", "mse", "-o", "{out}"], 2, "calibration.*no effect.*fp16"),
+    (["quantize", "{cnn}", "-p", "fp32", "--exclude", "fc", "-o", "{out}"], 2, "exclude.*no effect.*fp32"),
+    (["quantize", "{cnn}", "-p", "fp16", "--exclude", "cf", "-o", "{out}"], 2, "cf.*fc"),
+    (["build", "--onnx", "{cnn}", "--no-quant", "--per-channel", "-o", "{out}"], 2, "--no-quant"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--override", "zzz=u8", "-o", "{out}"], 2, "zzz"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--op-types", "Convv", "-o", "{out}"], 2, "Convv.*Conv"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "--dim", "q=3", "-o", "{out}"], 2, "q"),
@@ -63,6 +70,34 @@ def test_bad_configurations(octavo, small_cnn, small_data, tmp_path, config, pat
                tmp_path / "o", code=2)
     assert re.search(pattern, r.error), r.error
     assert not (tmp_path / "o").exists()
+
+
+def test_a_flag_overrides_what_the_file_made_of_the_same(octavo, small_cnn, small_data, tmp_path):
+    """A build's config.json takes another precision or method on the command line, whatever went with the file's own."""
+    octavo("build", "--onnx", small_cnn, "--data", small_data, "--calibration", "percentile", "--percentile", "99.5",
+           "--override", "g0=u8", "-o", tmp_path / "a")
+    config = tmp_path / "a" / "config.json"
+    for flags in (["--calibration", "minmax"], ["-p", "fp16"], ["-p", "fp32"], ["--no-quant"]):
+        octavo("build", "--config", config, *flags, "-o", tmp_path / "b", "--force")
+    q = json.loads((tmp_path / "b" / "config.json").read_text())
+    octavo("build", "--config", tmp_path / "b" / "config.json", "-o", tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "config.json").read_text()) == q
+
+
+def test_seed_with_data_is_said(octavo, small_cnn, small_data, tmp_path):
+    r = octavo("quantize", small_cnn, "--data", small_data, "--seed", "7", "-o", tmp_path / "a.onnx")
+    assert "no effect" in r.err
+    r = octavo("quantize", small_cnn, "--data", small_data, "-o", tmp_path / "b.onnx")
+    assert "no effect" not in r.err
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_fp16_keeps_what_is_excluded(octavo, small_cnn, tmp_path):
+    octavo("quantize", small_cnn, "-p", "fp16", "--exclude", "f*", "--json", tmp_path / "r.json", "-o", tmp_path / "q.onnx")
+    kept = json.loads((tmp_path / "r.json").read_text())["quantize"]["nodes_skipped"]
+    assert {"node": "fc", "op": "Gemm", "reason": "it is excluded"} in kept
+    types = {i.name: i.data_type for i in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert types["fc"] == TensorProto.FLOAT
 
 
 def sample(**arrays):

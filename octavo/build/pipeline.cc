@@ -45,7 +45,9 @@ bool EnvironmentRequiresData() {
 // The quantization that the stages run: --no-quant is the float precision.
 QuantizationConfig StageQuantization(const BuildConfig& config) {
   QuantizationConfig out = EffectiveQuantization(config);
-  if (!config.quantize) out.precision = "fp32";
+  if (config.quantize) return out;
+  out.precision = "fp32";
+  DropIdleFields(out);
   return out;
 }
 
@@ -287,6 +289,10 @@ DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require
   const auto wanted = static_cast<std::size_t>(quantization.samples);
   DataPlan plan;
   if (config.data) {
+    const QuantizationConfig unset;
+    if (quantization.seed != unset.seed || quantization.distribution != unset.distribution) {
+      LogWarning("the seed and the distribution are those of synthetic samples: with data they have no effect");
+    }
     plan.source = OpenData(*config.data, inputs);
     plan.calibration = std::min(wanted, plan.source->size());
     return plan;
@@ -543,6 +549,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   std::error_code error;
   result.bytes_before = fs::file_size(config.model, error);
   for (const fs::path& file : ExternalFiles(model, config.model)) result.bytes_before += fs::file_size(file, error);
+  LogDebug("model and data are open");
   LogInfo("quantizing " + config.model.string() + " ...");
   result.quantize = QuantizeAndLower(model, config, data.source.get(), threads);
   if (result.quantize.skipped) {
@@ -550,7 +557,9 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   }
   if (result.synthetic && result.quantize.calibration_source == "data")
     result.quantize.calibration_source = "synthetic";
+  LogDebug("lowered");
   const OnnxFiles files = WriteOnnx(model, out);
+  LogDebug("written");
   LoadAndRun(files, data.source.get(), threads);
   result.out = files.model;
   result.bytes_after = fs::file_size(files.model, error);

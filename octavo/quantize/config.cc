@@ -20,6 +20,39 @@ constexpr std::pair<CalibrationMethod, const char*> kMethods[] = {{CalibrationMe
 const std::vector<std::string> kOverrideTypes = {"u8", "s8", "u16", "s16", "f32"};
 const std::vector<std::string> kDistributions = {"uniform", "normal"};
 
+// Formats whose blocks have a size to choose; those of GGML have one of their own.
+bool HasBlocks(const std::string& precision) {
+  return precision == "int4" || (precision.starts_with("mx") && precision != "mxfp4_gg");
+}
+
+// The fields that nothing reads with this precision and this calibration method.
+// F(name, pointer to the field, why, what to do)
+template <class F>
+void ForEachIdleField(const QuantizationConfig& c, F f) {
+  using C = QuantizationConfig;
+  const std::string leave = "leave it out";
+  if (c.calibration != CalibrationMethod::kPercentile) {
+    f("percentile", &C::percentile, "without calibration 'percentile'", "add --calibration percentile, or " + leave);
+  }
+  const std::string with = "with precision '" + c.precision + "'";
+  if (!HasBlocks(c.precision)) f("block", &C::block, with, leave + ", or use int4 or an mx format");
+  const bool half = c.precision == "fp16" || c.precision == "bf16";
+  if (!half && c.precision != "fp32") return;
+  f("weight_type", &C::weight_type, with, leave);
+  f("activation_type", &C::activation_type, with, leave);
+  f("per_channel", &C::per_channel, with, leave);
+  f("symmetric", &C::symmetric, with, leave);
+  f("calibration", &C::calibration, with, leave);
+  f("percentile", &C::percentile, with, leave);
+  f("overrides", &C::overrides, with, leave);
+  f("load_path", &C::load_path, with, leave);
+  f("save_path", &C::save_path, with, leave);
+  f("keep_float", &C::keep_float_auto, with, leave);
+  if (half) return;
+  f("op_types", &C::op_types, with, leave);
+  f("exclude", &C::exclude, with, leave);
+}
+
 [[noreturn]] void WrongType(const std::string& key, const std::string& where, const char* wanted) {
   ThrowUsage("'" + key + "' must be " + wanted, where);
 }
@@ -166,6 +199,13 @@ QuantizationConfig QuantizationConfigFromJson(const std::string& text, const std
   return c;
 }
 
+void DropIdleFields(QuantizationConfig& c) {
+  const QuantizationConfig fixed = c;
+  ForEachIdleField(fixed, [&c](const char*, auto field, const std::string&, const std::string&) {
+    c.*field = QuantizationConfig{}.*field;
+  });
+}
+
 void Validate(const QuantizationConfig& c) {
   const auto names = PrecisionNames();
   if (std::find(names.begin(), names.end(), c.precision) == names.end()) {
@@ -187,6 +227,10 @@ void Validate(const QuantizationConfig& c) {
                  "use u8, s8, u16, s16, or f32 to keep it in float");
     }
   }
+  // A field that differs from its default says something: where nothing reads it, that is a mistake.
+  ForEachIdleField(c, [&c](const char* name, auto field, const std::string& when, const std::string& how) {
+    if (c.*field != QuantizationConfig{}.*field) ThrowUsage(std::string(name) + " has no effect " + when, name, how);
+  });
 }
 
 }  // namespace octavo

@@ -38,6 +38,9 @@ struct QuantizationConfig {
 // out of range. `where` names the file.
 std::string ToJson(const QuantizationConfig& config);
 QuantizationConfig QuantizationConfigFromJson(const std::string& text, const std::string& where);
+// Ranges of the fields; a field that has no effect with this precision or calibration method, and is set, is refused.
 void Validate(const QuantizationConfig& config);
+// Resets such fields: they belonged to what a flag has overridden.
+void DropIdleFields(QuantizationConfig& config);
 
 }  // namespace octavo

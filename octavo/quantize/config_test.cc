@@ -36,12 +36,11 @@ TEST(Config, EveryFieldRoundTrips) {
   c.activation_type = DType::kU16;
   c.per_channel = true;
   c.symmetric = false;
-  c.calibration = CalibrationMethod::kEntropy;
+  c.calibration = CalibrationMethod::kPercentile;
   c.percentile = 99.9;
   c.samples = 7;
   c.seed = 0xFFFFFFFFFFFFFFFFull;
   c.distribution = "normal";
-  c.block = 128;
   c.op_types = {"Conv", "Gemm"};
   c.exclude = {"a*", "b"};
   c.overrides = {{"x", "u16"}, {"y*", "f32"}};
@@ -52,6 +51,30 @@ TEST(Config, EveryFieldRoundTrips) {
   const std::string text = ToJson(c);
   EXPECT_EQ(QuantizationConfigFromJson(text, "f"), c);
   EXPECT_EQ(ToJson(QuantizationConfigFromJson(text, "f")), text);
+  QuantizationConfig blocks;
+  blocks.precision = "int4";
+  blocks.block = 128;
+  EXPECT_EQ(QuantizationConfigFromJson(ToJson(blocks), "f"), blocks);
+}
+
+TEST(Config, RefusesWhatWouldHaveNoEffect) {
+  const auto fail = [](const std::string& text) {
+    return Failure(ExitCode::kUsage, [&] { QuantizationConfigFromJson(text, "c.json"); });
+  };
+  EXPECT_THAT(fail(R"({"percentile": 99.5})"), HasSubstr("--calibration percentile"));
+  EXPECT_THAT(fail(R"({"percentile": 99.5, "calibration": "mse"})"), HasSubstr("no effect"));
+  EXPECT_THAT(fail(R"({"block": 64})"), HasSubstr("no effect with precision 'uint8'"));
+  EXPECT_THAT(fail(R"({"block": 64, "precision": "q4_k"})"), HasSubstr("no effect with precision 'q4_k'"));
+  for (const char* field :
+       {R"("per_channel": false)", R"("symmetric": true)", R"("calibration": "mse")", R"("overrides": [["x", "u8"]])",
+        R"("load_path": "s")", R"("save_path": "s")", R"("keep_float": "none")"}) {
+    for (const char* precision : {"fp16", "bf16", "fp32"}) {
+      const std::string text = std::string("{") + field + R"(, "precision": ")" + precision + "\"}";
+      EXPECT_THAT(fail(text), HasSubstr("no effect with precision '" + std::string(precision) + "'")) << text;
+    }
+  }
+  EXPECT_THAT(fail(R"({"exclude": ["x"], "precision": "fp32"})"), HasSubstr("exclude has no effect"));
+  EXPECT_EQ(QuantizationConfigFromJson(R"({"exclude": ["x"], "precision": "fp16"})", "f").exclude.size(), 1u);
 }
 
 TEST(Config, RefusesWithTheKeyAndTheNearestName) {

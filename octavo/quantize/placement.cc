@@ -55,7 +55,7 @@ class Placer {
       : model_(model), config_(config), precision_(precision), device_(device) {}
 
   Placement Run() {
-    CheckSelectors();
+    CheckSelectors(model_, config_);
     for (Node* node : model_.graph->nodes()) Visit(*node);
     VisitNodes(*static_cast<const Graph*>(model_.graph.get()), [&](const Node& node) {
       ++placement_.nodes_total;
@@ -86,36 +86,6 @@ class Placer {
     placement_.skipped.push_back({NodeName(node), node.op(), std::move(reason)});
   }
 
-  void CheckSelectors() const {
-    std::vector<std::string> node_names, ops, values;
-    std::unordered_set<std::string> seen;
-    VisitNodes(*static_cast<const Graph*>(model_.graph.get()), [&](const Node& node) {
-      node_names.push_back(NodeName(node));
-      if (seen.insert(node.op()).second) ops.push_back(node.op());
-      for (const Value* v : node.outputs()) {
-        if (v != nullptr) values.push_back(v->name());
-      }
-    });
-    for (const Value* v : model_.graph->inputs()) values.push_back(v->name());
-    for (const Value* v : model_.graph->constants()) values.push_back(v->name());
-    const auto check = [](const std::string& pattern, const std::vector<std::string>& names, const char* option,
-                          const char* what) {
-      for (const std::string& name : names) {
-        if (name == pattern || GlobMatch(pattern, name)) return;
-      }
-      ThrowUsage(std::string("no ") + what + " matches '" + pattern + "'", option, DidYouMean(pattern, names));
-    };
-    for (const std::string& op : config_.op_types) check(op, ops, "--op-types", "operator of the model");
-    for (const std::string& pattern : config_.exclude) check(pattern, node_names, "--exclude", "node");
-    for (const auto& [pattern, type] : config_.overrides) check(pattern, values, "--override", "tensor");
-  }
-
-  bool Excluded(const Node& node) const {
-    const std::string name = NodeName(node);
-    return std::any_of(config_.exclude.begin(), config_.exclude.end(),
-                       [&](const std::string& p) { return p == name || GlobMatch(p, name); });
-  }
-
   void Visit(Node& node) {
     if (!Computes(node)) return;
     const OpInfo& info = FindOp(node);
@@ -131,11 +101,7 @@ class Placer {
     if (support != QuantSupport::kInteger && support != QuantSupport::kIntegerFloatOut) {
       return Skip(node, std::string(device_.Reason(node.op(), node.domain())));
     }
-    if (Excluded(node)) return Skip(node, "it is excluded");
-    if (!config_.op_types.empty() &&
-        std::find(config_.op_types.begin(), config_.op_types.end(), node.op()) == config_.op_types.end()) {
-      return Skip(node, "its operator type is not among those to quantize");
-    }
+    if (std::string asked = KeptByUser(node, config_); !asked.empty()) return Skip(node, std::move(asked));
     PlacedNode placed;
     const std::string refusal = Match(node, info, support, placed);
     if (!refusal.empty()) return Skip(node, refusal);
@@ -253,6 +219,42 @@ class Placer {
 };
 
 }  // namespace
+
+void CheckSelectors(const Model& model, const QuantizationConfig& config) {
+  std::vector<std::string> node_names, ops, values;
+  std::unordered_set<std::string> seen;
+  VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node& node) {
+    node_names.push_back(NodeName(node));
+    if (seen.insert(node.op()).second) ops.push_back(node.op());
+    for (const Value* v : node.outputs()) {
+      if (v != nullptr) values.push_back(v->name());
+    }
+  });
+  for (const Value* v : model.graph->inputs()) values.push_back(v->name());
+  for (const Value* v : model.graph->constants()) values.push_back(v->name());
+  const auto check = [](const std::string& pattern, const std::vector<std::string>& names, const char* option,
+                        const char* what) {
+    for (const std::string& name : names) {
+      if (name == pattern || GlobMatch(pattern, name)) return;
+    }
+    ThrowUsage(std::string("no ") + what + " matches '" + pattern + "'", option, DidYouMean(pattern, names));
+  };
+  for (const std::string& op : config.op_types) check(op, ops, "--op-types", "operator of the model");
+  for (const std::string& pattern : config.exclude) check(pattern, node_names, "--exclude", "node");
+  for (const auto& [pattern, type] : config.overrides) check(pattern, values, "--override", "tensor");
+}
+
+std::string KeptByUser(const Node& node, const QuantizationConfig& config) {
+  const std::string name = NodeName(node);
+  const bool excluded = std::any_of(config.exclude.begin(), config.exclude.end(),
+                                    [&](const std::string& p) { return p == name || GlobMatch(p, name); });
+  if (excluded) return "it is excluded";
+  if (!config.op_types.empty() &&
+      std::find(config.op_types.begin(), config.op_types.end(), node.op()) == config.op_types.end()) {
+    return "its operator type is not among those to quantize";
+  }
+  return {};
+}
 
 std::string NodeName(const Node& node) {
   if (!node.name.empty()) return node.name;

@@ -38,6 +38,12 @@ struct Placement {
 Placement PlaceNodes(const Model& model, const QuantizationConfig& config, const ResolvedPrecision& precision,
                      const DeviceDescriptor& device);
 
+// Errors: kUsage for a selector of the config (op_types, exclude, overrides) that matches nothing.
+void CheckSelectors(const Model& model, const QuantizationConfig& config);
+
+// Why exclude and op_types keep this node in float; empty: they do not.
+std::string KeptByUser(const Node& node, const QuantizationConfig& config);
+
 // A node's name for messages: its own, or that of its first output.
 std::string NodeName(const Node& node);
 

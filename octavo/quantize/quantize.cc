@@ -23,6 +23,7 @@
 #include "octavo/quantize/precision.h"
 #include "octavo/quantize/probe.h"
 #include "octavo/quantize/select.h"
+#include "octavo/quantize/weight_only.h"
 #include "octavo/quantize/weights.h"
 #include "octavo/rewrite/passes.h"
 
@@ -127,12 +128,18 @@ class Quantizer {
       LogWarning("no node of this model can be quantized for " + std::string(device_.name));
       return;
     }
+    LogDebug("quantize: nodes placed");
     GetStatistics();
+    LogDebug("quantize: statistics are there");
     const Clock::time_point start = Clock::now();
     BuildSites();
+    LogDebug("quantize: parameters chosen");
     QuantizeWeights();
+    LogDebug("quantize: weights have codes");
     if (config_.keep_float_auto && BitWidth(precision_.activation) == 8) Select();
+    LogDebug("quantize: nodes selected");
     Apply();
+    LogDebug("quantize: types written");
     result_.insertion_seconds = Seconds(start);
   }
 
@@ -577,19 +584,28 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
     case ResolvedPrecision::Kind::kHalf: {
       VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node&) { ++result.nodes_total; });
       const Clock::time_point start = Clock::now();
-      const HalfResult half = ConvertToHalf(model, precision.half);
+      CheckSelectors(model, config);
+      HalfResult half =
+          ConvertToHalf(model, precision.half, [&config](const Node& node) { return KeptByUser(node, config); });
       result.insertion_seconds = Seconds(start);
       result.fp16_overflows = half.overflows;
-      for (const std::string& text : half.kept_float) {
-        const std::size_t colon = text.find(": ");
-        result.nodes_skipped.push_back(
-            {text.substr(0, colon), "", colon == std::string::npos ? "" : text.substr(colon + 2)});
-      }
       result.nodes_quantized = result.nodes_total - static_cast<std::int64_t>(half.kept_float.size());
+      for (KeptNode& kept : half.kept_float) {
+        result.nodes_skipped.push_back({std::move(kept.node), std::move(kept.op), std::move(kept.reason)});
+      }
       if (half.overflows > 0) {
         LogWarning(std::to_string(half.overflows) + " weights are beyond the range of " +
                    std::string(Name(precision.half)) + " and were clamped");
       }
+      return result;
+    }
+    case ResolvedPrecision::Kind::kWeightOnly: {
+      const Clock::time_point start = Clock::now();
+      QuantizeWeightsOnly(model, config, *FindWeightOnlyFormat(config), threads > 0 ? threads : HardwareThreads(),
+                          result);
+      result.insertion_seconds = Seconds(start);
+      model.graph->EraseDead();
+      RaiseOpsetForQuantization(model);
       return result;
     }
     case ResolvedPrecision::Kind::kStatic:

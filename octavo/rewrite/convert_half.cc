@@ -104,14 +104,14 @@ bool FixedFloatInput(const Node& node, std::size_t index) {
 
 class HalfConverter {
  public:
-  HalfConverter(Model& model, DType half) : graph_(*model.graph), half_(half) {}
+  HalfConverter(Model& model, DType half, const KeepFloat& keep) : graph_(*model.graph), half_(half), keep_(keep) {}
 
   // Large f32 constants become 16-bit ones that a Cast widens; every operator still computes in f32.
-  HalfResult StoreWeights(const std::vector<std::string>& blocked) {
+  HalfResult StoreWeights() {
     std::unordered_set<const Value*> widened;
     Node* const first = graph_.first();
     for (Value* constant : graph_.constants()) {
-      if (!Stored(*constant, blocked)) continue;
+      if (!Stored(*constant)) continue;
       const std::string name = constant->name();
       Value* half = graph_.AddConstant(name + "_half", Rounded(*constant->data));
       Type type = constant->type;
@@ -130,14 +130,15 @@ class HalfConverter {
       if (std::any_of(node->outputs().begin(), node->outputs().end(), in)) continue;  // the Cast itself
       const auto is_f32 = [](const Value* v) { return v != nullptr && v->type.dtype == DType::kF32; };
       if (std::none_of(node->outputs().begin(), node->outputs().end(), is_f32)) continue;
-      result_.kept_float.push_back(Describe(*node) + ": " + std::string(kNoLargeWeight));
+      const std::string asked = Asked(*node);
+      Keep(*node, asked.empty() ? std::string(kNoLargeWeight) : asked);
     }
     return std::move(result_);
   }
 
-  HalfResult Run(const std::vector<std::string>& blocked) {
+  HalfResult Run() {
     for (Node* node : graph_.nodes()) {
-      const std::string reason = Kept(*node, blocked);
+      const std::string reason = Kept(*node);
       if (reason.empty()) {
         Convert(*node);
       } else {
@@ -150,7 +151,7 @@ class HalfConverter {
         }
         for (const Value* output : node->outputs())
           floats = floats || (output != nullptr && output->type.dtype == DType::kF32);
-        if (floats) result_.kept_float.push_back(Describe(*node) + ": " + reason);
+        if (floats) Keep(*node, reason);
       }
     }
     // Subgraphs compute in f32, and the graph's outputs keep their type.
@@ -174,18 +175,25 @@ class HalfConverter {
   }
 
  private:
-  static bool Stored(const Value& constant, const std::vector<std::string>& blocked) {
+  std::string Asked(const Node& node) const { return keep_ ? keep_(node) : std::string(); }
+
+  void Keep(const Node& node, std::string reason) {
+    const Value* const first = node.outputs().empty() ? nullptr : node.output(0);
+    result_.kept_float.push_back(
+        {node.name.empty() && first != nullptr ? first->name() : node.name, node.op(), std::move(reason)});
+  }
+
+  bool Stored(const Value& constant) const {
     if (!constant.data.has_value() || constant.data->dtype != DType::kF32 || constant.type.quant.has_value())
       return false;
     if (constant.is_graph_output() || constant.data->elements() <= kFewWeights) return false;
     return std::none_of(constant.uses().begin(), constant.uses().end(), [&](const Use& use) {
-      return std::find(blocked.begin(), blocked.end(), use.node->op()) != blocked.end() ||
-             FixedFloatInput(*use.node, use.index);
+      return FixedFloatInput(*use.node, use.index) || !Asked(*use.node).empty();
     });
   }
 
-  static std::string Kept(const Node& node, const std::vector<std::string>& blocked) {
-    if (std::find(blocked.begin(), blocked.end(), node.op()) != blocked.end()) return "blocked by the caller";
+  std::string Kept(const Node& node) const {
+    if (std::string asked = Asked(node); !asked.empty()) return asked;
     if (!node.domain().empty()) return "operators of domain " + node.domain() + " are kept";
     for (const Attribute& attribute : node.attributes()) {
       if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return "its subgraphs compute in f32";
@@ -283,6 +291,7 @@ class HalfConverter {
 
   Graph& graph_;
   DType half_;
+  const KeepFloat& keep_;
   HalfResult result_;
   std::unordered_set<const Value*> halves_;  // results that are 16-bit now
   std::unordered_map<const Value*, Value*> to_half_, to_float_;
@@ -290,7 +299,7 @@ class HalfConverter {
 
 }  // namespace
 
-HalfResult ConvertToHalf(Model& model, DType half, const std::vector<std::string>& blocked) {
+HalfResult ConvertToHalf(Model& model, DType half, const KeepFloat& keep) {
   if (half != DType::kF16 && half != DType::kBF16) {
     ThrowUsage("not a 16-bit float type", std::string(Name(half)), "use f16 or bf16");
   }
@@ -298,8 +307,8 @@ HalfResult ConvertToHalf(Model& model, DType half, const std::vector<std::string
     ThrowUnsupported("bf16 needs opset 13", "opset " + std::to_string(model.OpsetVersion()), "use fp16");
   }
   InferTypes(model);
-  HalfConverter converter(model, half);
-  return half == DType::kBF16 ? converter.StoreWeights(blocked) : converter.Run(blocked);
+  HalfConverter converter(model, half, keep);
+  return half == DType::kBF16 ? converter.StoreWeights() : converter.Run();
 }
 
 }  // namespace octavo

@@ -45,17 +45,21 @@ std::int64_t EqualizeLayers(Model& model);
 
 // f16: converts the main graph's weights and internal values; graph inputs and outputs keep their type behind Casts.
 // Kept in f32, between Casts: operators without a 16-bit form, those that need range or sum many terms (normalizations,
-// Softmax, reductions, Pow, Sqrt, Exp), layers with few weights, nodes with subgraphs, other domains, and the operator
-// types in `blocked`.
+// Softmax, reductions, Pow, Sqrt, Exp), layers with few weights, nodes with subgraphs, other domains, and the nodes for
+// which `keep` gives a reason.
 // bf16: stores constants of more than 4,096 numbers as bf16 behind a Cast to f32; every operator computes in f32, for
 // ONNX Runtime's CPU provider has hardly any bf16 kernel and ONNX hardly any bf16 operator before operator set 22.
 // Finite weights that overflow are counted and clamped to the largest finite value; infinities stay. Errors: kUsage for
 // another type; kUnsupported for bf16 below opset 13. ONNX Runtime's CPU provider runs all of f16 (it casts where it
 // has no kernel).
-struct HalfResult {
-  std::uint64_t overflows = 0;          // weights, not inputs
-  std::vector<std::string> kept_float;  // "node: reason"
+struct KeptNode {
+  std::string node, op, reason;  // node: its name, or that of its first output
 };
-HalfResult ConvertToHalf(Model& model, DType half, const std::vector<std::string>& blocked = {});
+struct HalfResult {
+  std::uint64_t overflows = 0;  // weights, not inputs
+  std::vector<KeptNode> kept_float;
+};
+using KeepFloat = std::function<std::string(const Node&)>;  // why the node stays in f32; empty: it need not
+HalfResult ConvertToHalf(Model& model, DType half, const KeepFloat& keep = {});
 
 }  // namespace octavo
