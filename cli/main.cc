@@ -1,6 +1,7 @@
 // octavo: parses the command line, runs one command, turns every failure into one line and an exit code.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <new>
 
 #include "cli/options.h"
@@ -10,6 +11,7 @@
 #include "octavo/base/names.h"
 #include "octavo/base/output.h"
 #include "octavo/build/version.h"
+#include "octavo/runtime/device_worker.h"
 #include "octavo/runtime/session.h"
 
 namespace octavo::cli {
@@ -59,6 +61,10 @@ std::string VersionText() {
 }
 
 int Run(int argc, char** argv) {
+  // Diagnostics for those who work on Octavo itself.
+  if (const char* level = std::getenv("OCTAVO_LOG"); level != nullptr && std::string_view(level) == "debug") {
+    SetLogLevel(LogLevel::kDebug);
+  }
   std::vector<Command> commands;
   commands.push_back(BuildCommand());
   commands.push_back(QuantizeCommand());
@@ -145,6 +151,8 @@ int Report(const char* what, ExitCode code) {
 int main(int argc, char** argv) {
   using octavo::cli::Report;
   try {
+    // A child that the device rooms started: it talks over the pipes that it was given.
+    if (argc == 2 && std::string_view(argv[1]) == octavo::kWorkerFlag) return octavo::ServeDevice(3, 4);
     octavo::InstallInterruptHandler();
     return octavo::cli::Run(argc, argv);
   } catch (const octavo::Error& error) {

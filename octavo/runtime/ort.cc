@@ -4,6 +4,7 @@
 #include <limits.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
@@ -41,8 +42,11 @@ std::vector<fs::path> LibrariesIn(const fs::path& directory) {
   return found;
 }
 
+std::atomic<void (*)(const char*)> g_sink = nullptr;
+
 // The runtime's messages are diagnostics of a library that users did not start: they go to the debug log only.
 void ORT_API_CALL Log(void*, OrtLoggingLevel, const char*, const char*, const char*, const char* message) {
+  if (const auto sink = g_sink.load()) sink(message);
   if (GetLogLevel() >= LogLevel::kDebug) LogDebug(std::string("onnxruntime: ") + (message == nullptr ? "" : message));
 }
 
@@ -122,6 +126,8 @@ const OrtLibrary& Ort() {
   static const OrtLibrary library = Load();
   return library;
 }
+
+void SetLogSink(void (*sink)(const char* message)) { g_sink = sink; }
 
 std::string TakeMessage(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return {};

@@ -23,6 +23,9 @@ struct OrtLibrary {
 // Loads the library on first use. Thread safe. Errors: kUnsupported as documented in session.h.
 const OrtLibrary& Ort();
 
+// Where the runtime's messages go beside the debug log, of every severity that the session lets through; null: nowhere.
+void SetLogSink(void (*sink)(const char* message));
+
 // Takes ownership of `status`; "" when it is null, else the first line of its message.
 std::string TakeMessage(const OrtApi& api, OrtStatus* status);
 

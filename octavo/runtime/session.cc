@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/base/log.h"
 #include "octavo/runtime/external_data.h"
 #include "octavo/runtime/ort.h"
+#include "octavo/runtime/plugin_session.h"
 
 namespace octavo {
 namespace {
@@ -54,10 +56,11 @@ class RunScope {
 
 // ------------------------------------------------------------------------------------------------ the Observe operator
 
-struct ObserveOp : OrtCustomOp {
-  ObserveOp(const OrtApi& ort_api, Observer function);
+struct ObserveOp : OrtCustomOp {  // or Round, which has a rounder in place of the observer
+  ObserveOp(const OrtApi& ort_api, Observer observe, Rounder round);
   const OrtApi& api;
   Observer observer;
+  Rounder rounder;
 };
 
 struct ObserveKernel {
@@ -95,7 +98,15 @@ OrtStatus* ComputeObserve(const ObserveKernel& kernel, OrtKernelContext* context
     return api.CreateStatus(ORT_FAIL, "the observer was called outside of a run on its thread");
   }
   try {
-    kernel.op.observer(kernel.id, FromOrt(type), dims, data, t_run->context);
+    if (kernel.op.rounder) {
+      if (type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT &&
+          kernel.op.rounder(kernel.id, {static_cast<const float*>(data), bytes / sizeof(float)},
+                            static_cast<float*>(target), t_run->context)) {
+        return nullptr;
+      }
+    } else {
+      kernel.op.observer(kernel.id, FromOrt(type), dims, data, t_run->context);
+    }
   } catch (...) {
     t_run->failure = std::current_exception();  // no exception may cross the runtime: Run rethrows it
     return api.CreateStatus(ORT_FAIL, "the observer failed");
@@ -139,11 +150,13 @@ OrtStatus* InferObserve(const OrtApi& api, OrtShapeInferContext* context) {
   return api.ShapeInferContext_SetOutputTypeShape(context, 0, output);
 }
 
-ObserveOp::ObserveOp(const OrtApi& ort_api, Observer function)
-    : OrtCustomOp{}, api(ort_api), observer(std::move(function)) {
+ObserveOp::ObserveOp(const OrtApi& ort_api, Observer observe, Rounder round)
+    : OrtCustomOp{}, api(ort_api), observer(std::move(observe)), rounder(std::move(round)) {
   OrtCustomOp& op = *this;
   op.version = kOrtApi;
-  op.GetName = [](const OrtCustomOp*) { return kObserveOp; };
+  op.GetName = [](const OrtCustomOp* self) {
+    return static_cast<const ObserveOp*>(self)->rounder ? kRoundOp : kObserveOp;
+  };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 1; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> std::size_t { return 1; };
@@ -183,6 +196,10 @@ ObserveOp::ObserveOp(const OrtApi& ort_api, Observer function)
     delete[] input;
     delete[] output;
   };
+  if (rounder) {  // what it changes, others may need unchanged: the runtime decides whether it works in place
+    op.GetMayInplace = std::exchange(op.GetAliasMap, nullptr);
+    op.ReleaseMayInplace = std::exchange(op.ReleaseAliasMap, nullptr);
+  }
 }
 
 // ----------------------------------------------------------------------------------------------------------
@@ -338,6 +355,7 @@ void Session::Impl::Load(const SessionOptions& options,
     if (!options.arena) so.DisableCpuMemArena();
     if (options.disable_prepacking) so.AddConfigEntry("session.disable_prepacking", "1");
     for (const auto& [key, value] : options.config) so.AddConfigEntry(key.c_str(), value.c_str());
+    if (options.ep) internal::AppendEp(so, *options.ep);
     if (options.observer) {
       observe = std::make_unique<ObserveOp>(api, options.observer);
       domain = ::Ort::CustomOpDomain(kObserveDomain);
@@ -371,6 +389,7 @@ void Session::Impl::Load(const SessionOptions& options,
     if (const auto end = message.find('\n'); end != std::string::npos) message.resize(end);
     ThrowBadInput("ONNX Runtime refuses the model", where, message);
   }
+  LogDebug("session: " + where + " loaded");
   for (const IoSpec& spec : inputs) input_names.push_back(spec.name.c_str());
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     output_names.push_back(outputs[i].name.c_str());

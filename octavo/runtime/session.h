@@ -13,6 +13,7 @@
 
 #include "octavo/ir/tensor.h"
 #include "octavo/ir/type.h"
+#include "octavo/runtime/plugin.h"
 
 namespace octavo {
 
@@ -32,6 +33,12 @@ using Observer = std::function<void(std::int64_t id, DType dtype, std::span<cons
 inline constexpr const char* kObserveDomain = "octavo.runtime";
 inline constexpr const char* kObserveOp = "Observe";
 
+// Called for each tensor on its way through a Round node, on the thread that runs the sample. Writes y (which may be x)
+// and returns true, or returns false: y becomes x. Tensors that are not f32 pass without a call.
+using Rounder = std::function<bool(std::int64_t id, std::span<const float> x, float* y, void* run_context)>;
+// Round(x) -> y, attribute `id` (int), in the observer's domain. In place only where nobody else needs x.
+inline constexpr const char* kRoundOp = "Round";
+
 enum class GraphOptimization { kNone, kBasic, kExtended, kAll };
 
 // Models with more weights than this run without prepacking: their weights stay mapped instead of being copied.
@@ -43,9 +50,11 @@ struct SessionOptions {
   bool disable_prepacking = false;                          // weights stay where they are mapped (big models)
   bool arena = true;                                        // CPU memory arena
   std::vector<std::pair<std::string, std::string>> config;  // session config entries
+  std::optional<EpSpec> ep;  // a plugin's execution provider beside the CPU's; in worker processes only
   // Registers the observer operator when set. Needs intra_op_threads = 1 (kInternal otherwise): the runtime then runs
   // kernels on the thread that called Run, which is how an observer finds its run's context.
   Observer observer;
+  Rounder rounder;  // the same for the Round operator
 };
 
 struct IoSpec {

@@ -1,0 +1,62 @@
+// Device compilers and emulators in a process of their own.
+//
+// A plugin's compiler is a stranger's hundred megabytes: it may crash, hang, write to stdout or take the process down.
+// So a child (this program, started with kWorkerFlag) does what needs it and talks over a pipe; whatever happens to it
+// is an Error here. The child dies with its parent.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "octavo/runtime/plugin.h"
+#include "octavo/runtime/session.h"
+
+namespace octavo {
+
+inline constexpr const char* kWorkerFlag = "--device-worker";  // octavo's main calls ServeDevice for it
+
+// The child's main: serves requests of the parent until it hangs up. Returns the exit code.
+int ServeDevice(int in, int out);
+
+// What a compiler did.
+struct EpCompileResult {
+  std::vector<std::string> log;  // the provider's and the runtime's messages
+  double seconds = 0;
+};
+
+class DeviceWorker {
+ public:
+  // Starts the child. The program is $OCTAVO_WORKER, this executable if it is octavo, or the octavo beside it. Errors:
+  // kUnsupported when there is none.
+  DeviceWorker();
+  ~DeviceWorker();
+  DeviceWorker(DeviceWorker&&) noexcept;
+
+  // As plugin.h. Errors: those of the work done; kUnsupported when the child dies or gives no answer within the time
+  // limit ($OCTAVO_DEVICE_SECONDS, default 1800).
+  std::vector<EpDevice> Devices(const std::string& ep, const std::filesystem::path& library);
+  EpCompileResult Compile(const std::filesystem::path& model, const std::filesystem::path& out, const EpSpec& ep,
+                          bool embed);
+
+  // One session a worker. `ep` may be null: the CPU's provider.
+  void Open(const std::filesystem::path& model, const EpSpec* ep, GraphOptimization optimization, int threads);
+  const std::vector<IoSpec>& inputs() const;
+  const std::vector<IoSpec>& outputs() const;
+  double load_seconds() const;
+  struct RunResult {
+    std::vector<TensorRef> outputs;
+    double seconds = 0;  // inside the run alone, measured in the child
+    std::uint64_t peak_rss_bytes = 0;
+  };
+  RunResult Run(std::span<const TensorRef> inputs);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace octavo
