@@ -1,0 +1,204 @@
+#include "octavo/numerics/ggml.h"
+
+#include <algorithm>
+#include <bit>
+#include <cctype>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "octavo/base/error.h"
+#include "octavo/base/names.h"
+#include "octavo/base/thread_pool.h"
+#include "octavo/numerics/ggml_blocks.h"
+#include "octavo/numerics/ggml_reference.h"
+#include "octavo/numerics/half.h"
+
+namespace octavo {
+namespace {
+
+// --- the plain float types ------------------------------------------------------------------------------------------
+
+void CopyIn(const float* x, std::size_t n, const float*, std::byte* out) { std::memcpy(out, x, n * sizeof *x); }
+void CopyOut(const std::byte* in, std::size_t n, float* out) { std::memcpy(out, in, n * sizeof *out); }
+
+constexpr std::size_t kRun = 1024;
+
+// By runs through an aligned buffer: the bytes may lie anywhere.
+template <std::uint64_t (*kConvert)(std::span<const float>, std::uint16_t*)>
+void Encode16(const float* x, std::size_t n, const float*, std::byte* out) {
+  std::uint16_t buffer[kRun];
+  for (std::size_t i = 0; i < n; i += kRun) {
+    const std::size_t count = std::min(kRun, n - i);
+    kConvert({x + i, count}, buffer);
+    std::memcpy(out + 2 * i, buffer, 2 * count);
+  }
+}
+template <void (*kConvert)(std::span<const std::uint16_t>, float*)>
+void Decode16(const std::byte* in, std::size_t n, float* out) {
+  std::uint16_t buffer[kRun];
+  for (std::size_t i = 0; i < n; i += kRun) {
+    const std::size_t count = std::min(kRun, n - i);
+    std::memcpy(buffer, in + 2 * i, 2 * count);
+    kConvert({buffer, count}, out + i);
+  }
+}
+template <std::uint16_t (*kConvert)(float)>
+void EncodeReference16(const float* x, std::size_t n, const float*, std::byte* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint16_t bits = kConvert(x[i]);
+    std::memcpy(out + 2 * i, &bits, 2);
+  }
+}
+template <float (*kConvert)(std::uint16_t)>
+void DecodeReference16(const std::byte* in, std::size_t n, float* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    std::uint16_t bits;
+    std::memcpy(&bits, in + 2 * i, 2);
+    out[i] = kConvert(bits);
+  }
+}
+
+// --- the table ------------------------------------------------------------------------------------------------------
+
+#define OCTAVO_ROW(name, ggml_name, id, block, symbol, importance)                                      \
+  {                                                                                                     \
+    name, ggml_name, id, block, sizeof(ggml::Block##symbol), importance, ggml::EncodeReference##symbol, \
+        ggml::DecodeReference##symbol, ggml::EncodeReference##symbol, ggml::DecodeReference##symbol     \
+  }
+
+constexpr GgmlFormat kFormats[] = {
+    {"f32", "F32", 0, 1, 4, false, CopyIn, CopyOut, CopyIn, CopyOut},
+    {"f16", "F16", 1, 1, 2, false, Encode16<FloatToHalf>, Decode16<HalfToFloat>, EncodeReference16<FloatToHalf>,
+     DecodeReference16<HalfToFloat>},
+    OCTAVO_ROW("q4_0", "Q4_0", 2, 32, Q4_0, true),
+    OCTAVO_ROW("q4_1", "Q4_1", 3, 32, Q4_1, true),
+    OCTAVO_ROW("q5_0", "Q5_0", 6, 32, Q5_0, true),
+    OCTAVO_ROW("q5_1", "Q5_1", 7, 32, Q5_1, true),
+    OCTAVO_ROW("q8_0", "Q8_0", 8, 32, Q8_0, false),
+    OCTAVO_ROW("q2_k", "Q2_K", 10, 256, Q2_K, true),
+    OCTAVO_ROW("q3_k", "Q3_K", 11, 256, Q3_K, true),
+    OCTAVO_ROW("q4_k", "Q4_K", 12, 256, Q4_K, true),
+    OCTAVO_ROW("q5_k", "Q5_K", 13, 256, Q5_K, true),
+    OCTAVO_ROW("q6_k", "Q6_K", 14, 256, Q6_K, true),
+    OCTAVO_ROW("iq4_nl", "IQ4_NL", 20, 32, Iq4Nl, true),
+    OCTAVO_ROW("iq4_xs", "IQ4_XS", 23, 256, Iq4Xs, true),
+    {"bf16", "BF16", 30, 1, 2, false, Encode16<FloatToBf16>, Decode16<Bf16ToFloat>, EncodeReference16<FloatToBf16>,
+     DecodeReference16<Bf16ToFloat>},
+    OCTAVO_ROW("tq1_0", "TQ1_0", 34, 256, Tq1_0, false),
+    OCTAVO_ROW("tq2_0", "TQ2_0", 35, 256, Tq2_0, false),
+    OCTAVO_ROW("mxfp4_gg", "MXFP4", 39, 32, Mxfp4, false),
+    OCTAVO_ROW("nvfp4", "NVFP4", 40, 64, Nvfp4, false),
+};
+#undef OCTAVO_ROW
+
+std::string Text(std::uint64_t n) { return std::to_string(n); }
+
+void CheckFinite(const float* x, std::size_t n, std::uint64_t first, const std::string& where) {
+  std::uint32_t most = 0;
+  for (std::size_t i = 0; i < n; ++i) most = std::max(most, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
+  if (most < 0x7f800000u) return;
+  for (std::size_t i = 0; i < n; ++i) {
+    if (!std::isfinite(x[i])) {
+      ThrowBadInput(std::isnan(x[i]) ? "weight is not a number" : "weight is infinite",
+                    where + ", element " + Text(first + i),
+                    "block formats hold finite numbers only; exclude or mend it");
+    }
+  }
+}
+
+}  // namespace
+
+std::span<const GgmlFormat> GgmlFormats() { return kFormats; }
+
+const GgmlFormat* FindGgmlFormat(std::string_view name) {
+  for (const GgmlFormat& format : kFormats) {
+    if (format.name == name || format.ggml_name == name) return &format;
+  }
+  return nullptr;
+}
+
+const GgmlFormat* FindGgmlFormat(std::uint32_t type_id) {
+  for (const GgmlFormat& format : kFormats) {
+    if (format.type_id == type_id) return &format;
+  }
+  return nullptr;
+}
+
+const GgmlFormat& GetGgmlFormat(std::string_view name, const std::string& where) {
+  if (const GgmlFormat* format = FindGgmlFormat(name)) return *format;
+  std::vector<std::string> names;
+  for (const GgmlFormat& format : kFormats) names.emplace_back(format.name);
+  const std::string text(name);
+  ThrowUsage("unknown block format '" + text + "'", where, DidYouMean(text, names));
+}
+
+std::uint64_t GgmlBytes(const GgmlFormat& format, std::uint64_t rows, std::uint64_t row, const std::string& where) {
+  if (row % format.block != 0) {
+    ThrowUnsupported("rows of " + Text(row) + " elements are no multiple of the " + Text(format.block) + " of a " +
+                         std::string(format.ggml_name) + " block",
+                     where, "choose a format with a smaller block, or leave this tensor out");
+  }
+  std::uint64_t bytes;
+  if (__builtin_mul_overflow(row / format.block, std::uint64_t{format.block_bytes}, &bytes) ||
+      __builtin_mul_overflow(bytes, rows, &bytes) || bytes > INT64_MAX) {
+    ThrowBadInput("tensor is too large", where);
+  }
+  return bytes;
+}
+
+void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
+                std::span<const float> importance, std::span<std::byte> out, int threads, const std::string& where) {
+  if (row == 0 || x.empty()) {
+    if (!x.empty() || !out.empty()) ThrowInternal("rows without elements", where);
+    return;
+  }
+  const std::uint64_t rows = x.size() / row;
+  if (rows * row != x.size() || out.size() != GgmlBytes(format, rows, row, where)) {
+    ThrowInternal("sizes of rows and blocks disagree", where);
+  }
+  if (!importance.empty()) {
+    if (importance.size() != row) {
+      ThrowBadInput("importance of " + Text(importance.size()) + " columns for rows of " + Text(row), where);
+    }
+    for (std::size_t i = 0; i < importance.size(); ++i) {
+      if (!(importance[i] >= 0 && std::isfinite(importance[i]))) {
+        ThrowBadInput("importance is negative or not finite", where + ", column " + Text(i));
+      }
+    }
+  }
+  const bool by_row = !importance.empty() && format.takes_importance;
+  // Pieces that stay in the first cache between the check and the encoder, and tasks worth a thread's while. A piece is
+  // as many blocks as fill any vector.
+  constexpr std::uint64_t kPiece = 4096, kTask = 1 << 16;
+  const auto encode = [&](std::uint64_t first, std::uint64_t count) {
+    CheckFinite(x.data() + first, count, first, where);
+    format.encode(x.data() + first, count, by_row ? importance.data() : nullptr,
+                  out.data() + first / format.block * format.block_bytes);
+  };
+  if (by_row) {
+    const std::uint64_t rows_per_task = std::max<std::uint64_t>(1, kTask / row);
+    ParallelFor((rows + rows_per_task - 1) / rows_per_task, threads, [&](std::size_t task) {
+      const std::uint64_t end = std::min<std::uint64_t>(rows, (task + 1) * rows_per_task);
+      for (std::uint64_t r = task * rows_per_task; r < end; ++r) encode(r * row, row);
+    });
+  } else {
+    ParallelFor((x.size() + kTask - 1) / kTask, threads, [&](std::size_t task) {
+      const std::uint64_t end = std::min<std::uint64_t>(x.size(), (task + 1) * kTask);
+      for (std::uint64_t i = task * kTask; i < end; i += kPiece) encode(i, std::min(kPiece, end - i));
+    });
+  }
+}
+
+void DecodeGgml(const GgmlFormat& format, std::span<const std::byte> blocks, std::span<float> out, int threads,
+                const std::string& where) {
+  if (blocks.size() != GgmlBytes(format, 1, out.size(), where))
+    ThrowInternal("sizes of blocks and out disagree", where);
+  constexpr std::size_t kTask = 1 << 17;
+  ParallelFor((out.size() + kTask - 1) / kTask, threads, [&](std::size_t task) {
+    const std::size_t first = task * kTask, count = std::min(kTask, out.size() - first);
+    format.decode(blocks.data() + first / format.block * format.block_bytes, count, out.data() + first);
+  });
+}
+
+}  // namespace octavo
