@@ -185,7 +185,7 @@ float FitIq4(const float* x, const float* w) {
     }
   };
   sums(1 / (-max / static_cast<float>(kIq4Values[0])));
-  float d = sum_qx / sum_q2, best = d * sum_qx;
+  float d = sum_q2 > 0 ? sum_qx / sum_q2 : 0.0f, best = d * sum_qx;
   for (int t = -7; t <= 7; ++t) {
     sums(static_cast<float>(t + kIq4Values[0]) / max);
     if (sum_q2 > 0 && sum_qx * sum_qx > best * sum_q2) {

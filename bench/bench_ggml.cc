@@ -1,0 +1,314 @@
+// Block formats against ggml's own library, which is opened at run time: `bench_ggml LIBGGML-BASE.so [options]`.
+//   --check N     compares bytes on N values a format (encoders with and without importance, decoders); exit 1 if they
+//                 differ
+//   --runs N      pairs of timings (default 9)
+//   --formats A,B only these
+//   --mb N        size of the f32 data in MB (default 8)
+// Timings are of the same data, the two sides in turn; a ratio is the median of the pairs' ratios.
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "octavo/numerics/ggml.h"
+
+namespace {
+
+using octavo::GgmlFormat;
+using QuantizeChunk = std::size_t (*)(int, const float*, void*, std::int64_t, std::int64_t, std::int64_t, const float*);
+using Dequantize = void (*)(const void*, float*, std::int64_t);
+
+struct Oracle {
+  void* library = nullptr;
+  QuantizeChunk quantize = nullptr;
+
+  explicit Oracle(const char* path) {
+    library = dlopen(path, RTLD_NOW);
+    if (library) quantize = reinterpret_cast<QuantizeChunk>(dlsym(library, "ggml_quantize_chunk"));
+    if (!quantize) {
+      std::fprintf(stderr, "bench_ggml: %s\n", dlerror());
+      std::exit(2);
+    }
+  }
+  Dequantize dequantize(const GgmlFormat& format) const {
+    std::string name(format.ggml_name);
+    for (char& c : name) c = c == 'K' ? 'K' : static_cast<char>(std::tolower(c));
+    name = name == "bf16"  ? "ggml_bf16_to_fp32_row"
+           : name == "f16" ? "ggml_fp16_to_fp32_row"
+                           : "dequantize_row_" + name;
+    return reinterpret_cast<Dequantize>(dlsym(library, name.c_str()));
+  }
+};
+
+// Rows of many kinds: what weights look like, and every edge of the finite floats.
+std::vector<float> TestData(std::size_t rows, std::size_t row, unsigned seed) {
+  std::mt19937_64 gen(seed);
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> x(rows * row);
+  const auto finite_bits = [&] {
+    for (;;) {
+      const float v = std::bit_cast<float>(static_cast<std::uint32_t>(gen()));
+      if (std::isfinite(v)) return v;
+    }
+  };
+  for (std::size_t r = 0; r < rows; ++r) {
+    float* v = x.data() + r * row;
+    const unsigned kind = r % 4 != 3 ? 0 : static_cast<unsigned>(gen() % 16);
+    const float scale = std::exp2(static_cast<float>(static_cast<int>(gen() % 24)) - 16);
+    for (std::size_t i = 0; i < row; ++i) {
+      switch (kind) {
+        case 0:
+          v[i] = normal(gen) * scale;
+          break;
+        case 1:
+          v[i] = std::pow(normal(gen), 5.0f) * scale;
+          break;
+        case 2:
+          v[i] = uniform(gen);
+          break;
+        case 3:
+          v[i] = i / 32 % 2 ? 0.0f : normal(gen);
+          break;
+        case 4:
+          v[i] = gen() % 2 ? 0.0f : -0.0f;
+          break;
+        case 5:
+          v[i] = i / 16 % 3 == 0 ? -1.5f : 2.25f;
+          break;
+        case 6:
+          v[i] = 0.37f;
+          break;
+        case 7:
+          v[i] = gen() % 64 ? 0.0f : normal(gen);
+          break;
+        case 8:
+          v[i] = static_cast<float>(static_cast<int>(gen() % 17) - 8) / 8;
+          break;
+        case 9:
+          v[i] = std::bit_cast<float>(static_cast<std::uint32_t>(gen() & 0x807fffff));
+          break;  // subnormal
+        case 10:
+          v[i] = normal(gen) * 1e-30f;
+          break;
+        case 11:
+          v[i] = normal(gen) * 1e30f;
+          break;
+        case 12:
+          v[i] = std::fabs(normal(gen));
+          break;
+        case 13:
+          v[i] = finite_bits();
+          break;
+        case 14:
+          v[i] = normal(gen) * std::exp2(static_cast<float>(i / 16 % 40) - 30);
+          break;
+        default:
+          v[i] = normal(gen) * 1e4f;
+          break;
+      }
+    }
+  }
+  return x;
+}
+
+std::vector<float> Importance(std::size_t row, unsigned seed) {
+  std::mt19937_64 gen(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(row);
+  for (std::size_t i = 0; i < row; ++i) {
+    const float v = normal(gen);
+    w[i] = seed % 3 == 2 && i / 8 % 4 == 0 ? 0.0f : v * v + 1e-4f;
+  }
+  return w;
+}
+
+bool Check(const Oracle& oracle, const GgmlFormat& format, std::size_t values) {
+  constexpr std::size_t kRow = 1024;
+  const std::size_t rows = (values + kRow - 1) / kRow;
+  const std::string name(format.ggml_name);
+  bool same = true;
+  const auto compare = [&](const char* what, const void* a, const void* b, std::size_t bytes, std::size_t unit) {
+    if (std::memcmp(a, b, bytes) == 0) return;
+    same = false;
+    std::size_t i = 0, bad = 0, first = bytes;
+    for (; i < bytes; i += unit) {
+      if (std::memcmp(static_cast<const char*>(a) + i, static_cast<const char*>(b) + i, unit) != 0) {
+        first = std::min(first, i);
+        ++bad;
+      }
+    }
+    std::printf("%s %s: %zu of %zu differ, first is %zu\n ours  ", name.c_str(), what, bad, bytes / unit, first / unit);
+    for (i = 0; i < unit; ++i) std::printf(" %02x", static_cast<const std::uint8_t*>(a)[first + i]);
+    std::printf("\n theirs");
+    for (i = 0; i < unit; ++i) std::printf(" %02x", static_cast<const std::uint8_t*>(b)[first + i]);
+    std::printf("\n");
+  };
+  for (const bool weighted : {false, true}) {
+    const std::vector<float> x = TestData(rows, kRow, weighted ? 2 : 1);
+    std::vector<std::byte> ours(format.block_bytes * (x.size() / format.block)), theirs(ours.size());
+    if (!weighted) {
+      octavo::EncodeGgml(format, x, kRow, {}, ours, 2, "data");
+      oracle.quantize(static_cast<int>(format.type_id), x.data(), theirs.data(), 0, static_cast<std::int64_t>(rows),
+                      kRow, nullptr);
+      compare("encode", ours.data(), theirs.data(), ours.size(), format.block_bytes);
+      format.encode_reference(x.data(), x.size(), nullptr, ours.data());
+      compare("encode (reference)", ours.data(), theirs.data(), ours.size(), format.block_bytes);
+      std::vector<float> a(x.size()), b(x.size());
+      const Dequantize dequantize = oracle.dequantize(format);
+      if (!dequantize) {
+        std::printf("%s: the library has no decoder\n", name.c_str());
+        same = false;
+        continue;
+      }
+      const auto decode = [&](const char* what, const char* reference) {
+        octavo::DecodeGgml(format, theirs, a, 2, "data");
+        dequantize(theirs.data(), b.data(), static_cast<std::int64_t>(b.size()));
+        compare(what, a.data(), b.data(), a.size() * sizeof(float), sizeof(float));
+        format.decode_reference(theirs.data(), a.size(), a.data());
+        compare(reference, a.data(), b.data(), a.size() * sizeof(float), sizeof(float));
+      };
+      decode("decode", "decode (reference)");
+      std::mt19937 gen(7);  // blocks that no encoder makes; without scales that are NaN, which has many patterns
+      for (std::size_t i = 0; i < theirs.size(); ++i) {
+        const auto byte = static_cast<std::uint8_t>(gen());
+        theirs[i] = static_cast<std::byte>((byte & 0x7c) == 0x7c ? byte & 0xfb : byte);
+      }
+      decode("decode of random blocks", "decode of random blocks (reference)");
+    } else {
+      const std::size_t part = rows / 3 + 1;
+      for (unsigned p = 0; p < 3; ++p) {
+        const std::size_t first = p * part, count = first < rows ? std::min(part, rows - first) : 0;
+        const std::vector<float> w = Importance(kRow, 11 + p);
+        const std::size_t bytes = count * kRow / format.block * format.block_bytes;
+        const std::size_t at = first * kRow / format.block * format.block_bytes;
+        if (count == 0) continue;
+        octavo::EncodeGgml(format, std::span(x).subspan(first * kRow, count * kRow), kRow, w,
+                           std::span(ours).subspan(at, bytes), 2, "data");
+        oracle.quantize(static_cast<int>(format.type_id), x.data() + first * kRow, theirs.data() + at, 0,
+                        static_cast<std::int64_t>(count), kRow, w.data());
+      }
+      compare("encode with importance", ours.data(), theirs.data(), ours.size(), format.block_bytes);
+      for (unsigned p = 0; p < 3; ++p) {
+        const std::vector<float> w = Importance(kRow, 11 + p);
+        for (std::size_t r = p * part; r < std::min(rows, (p + 1) * part); ++r) {
+          format.encode_reference(x.data() + r * kRow, kRow, format.takes_importance ? w.data() : nullptr,
+                                  ours.data() + r * kRow / format.block * format.block_bytes);
+        }
+      }
+      compare("encode with importance (reference)", ours.data(), theirs.data(), ours.size(), format.block_bytes);
+    }
+  }
+  if (same) std::printf("%s: %zu values identical\n", name.c_str(), rows * kRow);
+  std::fflush(stdout);
+  return same;
+}
+
+double Seconds(const std::function<void()>& body) {
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+struct Ratio {
+  double ours, theirs, ratio;  // seconds, seconds, theirs / ours
+};
+Ratio Paired(int runs, const std::function<void()>& ours, const std::function<void()>& theirs) {
+  std::vector<double> a, b, r;
+  ours();
+  for (int i = 0; i < runs; ++i) {
+    a.push_back(Seconds(ours));
+    b.push_back(Seconds(theirs));
+    r.push_back(b.back() / a.back());
+  }
+  const auto median = [](std::vector<double>& v) {
+    std::sort(v.begin(), v.end());
+    return v[v.size() / 2];
+  };
+  return {median(a), median(b), median(r)};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: bench_ggml LIBGGML-BASE.so [--check N] [--runs N] [--formats A,B] [--mb N]\n");
+    return 2;
+  }
+  const Oracle oracle(argv[1]);
+  std::size_t check = 0, mb = 8;
+  int runs = 9;
+  std::string only;
+  for (int i = 2; i + 1 < argc; i += 2) {
+    const std::string option = argv[i];
+    if (option == "--check") check = std::strtoull(argv[i + 1], nullptr, 10);
+    if (option == "--runs") runs = std::max(1, std::atoi(argv[i + 1]));
+    if (option == "--mb") mb = std::strtoull(argv[i + 1], nullptr, 10);
+    if (option == "--formats") only = "," + std::string(argv[i + 1]) + ",";
+  }
+  bool same = true;
+  if (!check) {
+    std::printf("%zu MB of f32; GB/s of f32 (ours / ggml) and the ratio; x2: two threads against one\n", mb);
+    std::printf("%-9s %-30s %-5s  %-30s %-30s %-5s\n", "format", "encode", "x2", "encode with importance", "decode",
+                "x2");
+  }
+  for (const GgmlFormat& format : octavo::GgmlFormats()) {
+    if (format.type_id == 0) continue;
+    if (!only.empty() && only.find("," + std::string(format.name) + ",") == std::string::npos) continue;
+    if (check) {
+      same = Check(oracle, format, check) && same;
+      continue;
+    }
+    constexpr std::size_t kRow = 4096;
+    const std::size_t rows = std::max<std::size_t>(1, mb * 1000000 / 4 / kRow);
+    std::vector<float> x(rows * kRow), y(x.size());
+    std::mt19937 gen(3);
+    std::normal_distribution<float> normal(0, 0.02f);
+    for (float& v : x) v = normal(gen);
+    const std::vector<float> w = Importance(kRow, 1);
+    std::vector<std::byte> blocks(rows * (kRow / format.block) * format.block_bytes);
+    const double gb = static_cast<double>(x.size()) * 4e-9;
+    const auto chunk = [&](const float* importance) {
+      oracle.quantize(static_cast<int>(format.type_id), x.data(), blocks.data(), 0, static_cast<std::int64_t>(rows),
+                      kRow, importance);
+    };
+    const auto encode = [&](int threads, bool weighted) {
+      octavo::EncodeGgml(format, x, kRow, weighted ? std::span<const float>(w) : std::span<const float>(), blocks,
+                         threads, "bench");
+    };
+    const auto show = [&](const Ratio& r) {
+      std::printf("%7.3f / %7.3f = %6.2f      ", gb / r.ours, gb / r.theirs, r.ratio);
+      std::fflush(stdout);
+    };
+    std::printf("%-9s ", std::string(format.ggml_name).c_str());
+    show(Paired(
+        runs, [&] { encode(1, false); }, [&] { chunk(nullptr); }));
+    std::printf("%5.2f  ", Paired(
+                               runs, [&] { encode(2, false); }, [&] { encode(1, false); })
+                               .ratio);
+    if (format.takes_importance) {
+      show(Paired(
+          runs, [&] { encode(1, true); }, [&] { chunk(w.data()); }));
+    } else {
+      std::printf("%-31s", "-");
+    }
+    chunk(nullptr);
+    const Dequantize dequantize = oracle.dequantize(format);
+    const auto decode = [&](int threads) { octavo::DecodeGgml(format, blocks, y, threads, "bench"); };
+    show(Paired(
+        runs, [&] { decode(1); }, [&] { dequantize(blocks.data(), y.data(), static_cast<std::int64_t>(y.size())); }));
+    std::printf("%5.2f\n", Paired(
+                               runs, [&] { decode(2); }, [&] { decode(1); })
+                               .ratio);
+  }
+  return same ? 0 : 1;
+}
