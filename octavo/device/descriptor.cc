@@ -61,12 +61,167 @@ constexpr OpSupport kCpuOps[] = {
     {"FusedConv", kMs, S::kFloatOnly, "fused by a runtime already: quantize the model it was made from"},
 };
 
+// Qualcomm's HTP through onnxruntime-qnn 2.7.0 (measured with its ahead-of-time compiler and x86 emulator): quantized
+// tensors in and out, u8 or u16.
+constexpr std::string_view kNpu = "u8 or u16 in and out";
+constexpr std::string_view kNpuMove = "moves codes; the output has the input's parameters";
+
+constexpr OpSupport kQnnOps[] = {
+    {"Conv", "", S::kInteger, "u8 or u16 activations; u8, or s8 per channel weights; int32 bias", true},
+    {"ConvTranspose", "", S::kInteger, "u8 or u16 activations; u8, or s8 weights; int32 bias"},
+    {"Gemm", "", S::kInteger, "alpha = beta = 1; weights per tensor", false},
+    {"MatMul", "", S::kInteger, "weights per tensor, or two computed operands", false},
+
+    {"Add", "", S::kInteger, kNpu},
+    {"Sub", "", S::kInteger, kNpu},
+    {"Mul", "", S::kInteger, kNpu},
+    {"Div", "", S::kInteger, kNpu},
+    {"Pow", "", S::kInteger, kNpu},
+    {"Min", "", S::kInteger, kNpu},
+    {"Max", "", S::kInteger, kNpu},
+    {"PRelu", "", S::kInteger, kNpu},
+    {"Where", "", S::kInteger, "both values u8 or both u16"},
+
+    {"Relu", "", S::kInteger, kNpu},
+    {"Clip", "", S::kInteger, kNpu},
+    {"LeakyRelu", "", S::kInteger, kNpu},
+    {"Elu", "", S::kInteger, kNpu},
+    {"Sigmoid", "", S::kInteger, kNpu},
+    {"HardSigmoid", "", S::kInteger, kNpu},
+    {"HardSwish", "", S::kInteger, kNpu},
+    {"Softmax", "", S::kInteger, kNpu},
+    {"LogSoftmax", "", S::kInteger, kNpu},
+    {"Tanh", "", S::kInteger, kNpu},
+    {"Gelu", "", S::kInteger, kNpu},
+    {"Exp", "", S::kInteger, kNpu},
+    {"Log", "", S::kInteger, kNpu},
+    {"Sqrt", "", S::kInteger, kNpu},
+    {"Abs", "", S::kInteger, kNpu},
+    {"Neg", "", S::kInteger, kNpu},
+    {"Sin", "", S::kInteger, kNpu},
+    {"Cos", "", S::kInteger, kNpu},
+    {"Floor", "", S::kInteger, kNpu},
+    {"Round", "", S::kInteger, kNpu},
+    {"Ceil", "", S::kInteger, kNpu},
+
+    {"AveragePool", "", S::kInteger, kNpu},
+    {"GlobalAveragePool", "", S::kInteger, kNpu},
+    {"GlobalMaxPool", "", S::kPassThrough, kNpuMove},
+    {"MaxPool", "", S::kPassThrough, kNpuMove},
+    {"ReduceMean", "", S::kInteger, kNpu},
+    {"ReduceSum", "", S::kInteger, kNpu},
+    {"ReduceMax", "", S::kPassThrough, kNpuMove},
+    {"ReduceMin", "", S::kPassThrough, kNpuMove},
+
+    {"LayerNormalization", "", S::kInteger, "last axis; u8 scale (s8 is refused), int32 bias", false, true},
+    {"InstanceNormalization", "", S::kInteger, "u8 scale (s8 is refused), int32 bias", false, true},
+    {"LpNormalization", "", S::kInteger, kNpu},
+
+    {"Concat", "", S::kInteger, "each input and the output in parameters of their own"},
+    {"Resize", "", S::kInteger, "nearest or linear, ranks 3 to 5"},
+    {"Reshape", "", S::kPassThrough, kNpuMove},
+    {"Flatten", "", S::kPassThrough, kNpuMove},
+    {"Squeeze", "", S::kPassThrough, kNpuMove},
+    {"Unsqueeze", "", S::kPassThrough, kNpuMove},
+    {"Transpose", "", S::kPassThrough, kNpuMove},
+    {"Identity", "", S::kPassThrough, kNpuMove},
+    {"Slice", "", S::kPassThrough, kNpuMove},
+    {"Split", "", S::kPassThrough, kNpuMove},
+    {"Gather", "", S::kPassThrough, kNpuMove},
+    {"GatherElements", "", S::kPassThrough, kNpuMove},
+    {"GatherND", "", S::kPassThrough, kNpuMove},
+    {"Expand", "", S::kPassThrough, kNpuMove},
+    {"Tile", "", S::kPassThrough, kNpuMove},
+    {"Pad", "", S::kPassThrough, kNpuMove},
+    {"TopK", "", S::kPassThrough, kNpuMove},
+    {"DepthToSpace", "", S::kPassThrough, kNpuMove},
+    {"SpaceToDepth", "", S::kPassThrough, kNpuMove},
+
+    {"Erf", "", S::kFloatOnly, "the device has no Erf outside of a Gelu"},
+    {"Reciprocal", "", S::kFloatOnly, "the device has no Reciprocal: write 1 / x as a Div"},
+    {"LSTM", "", S::kFloatOnly, "recurrent operators are not quantized"},
+    {"GRU", "", S::kFloatOnly, "recurrent operators are not quantized"},
+    {"Einsum", "", S::kFloatOnly, "the device takes Einsum in float only"},
+};
+
+constexpr PluginLibrary kQnnLibrary = {
+    "libonnxruntime_providers_qnn.so",
+    "OCTAVO_QNN_LIBRARY",
+    "qnn-2.7.0/onnxruntime_qnn",
+    "libQnnHtp.so",
+    "backend_path",
+    24,
+    "run tools/qnn, or set OCTAVO_QNN_LIBRARY to the libonnxruntime_providers_qnn.so of onnxruntime-qnn",
+};
+constexpr EpOption kQnnOptions[] = {
+    {"htp_arch", "73", "0|68|69|73|75|79|81", "generation of the HTP that the context is made for"},
+    {"soc_model", "60", "", "number of the SoC in the QNN SDK (60: Snapdragon X Elite)"},
+    {"offload_graph_io_quantization", "0", "0|1", "1: the CPU quantizes inputs and dequantizes outputs"},
+    {"htp_graph_finalization_optimization_mode", "", "0|1|2|3", "3: the longest compile, the fastest graph"},
+    {"htp_performance_mode", "", "", "how the device clocks itself"},
+    {"enable_htp_fp16_precision", "", "0|1", "1: float graphs run in fp16"},
+    {"vtcm_mb", "", "", "on-chip memory for the graph"},
+};
+
+constexpr PluginLibrary kOpenVinoLibrary = {
+    "libonnxruntime_providers_openvino_plugin.so",
+    "OCTAVO_OPENVINO_LIBRARY",
+    "openvino-1.8.1/onnxruntime_ep_openvino",
+    "",
+    "",
+    23,
+    "run tools/openvino, or set OCTAVO_OPENVINO_LIBRARY to the library of onnxruntime-ep-openvino",
+};
+constexpr EpOption kOpenVinoOptions[] = {
+    {"device_type", "", "", "CPU, GPU or NPU; where it is not set, what the provider finds"},
+    {"num_of_threads", "", "", "of inference on the CPU"},
+};
+
 constexpr DeviceDescriptor kDevices[] = {
     {"cpu", "CPUExecutionProvider", DType::kU8, DType::kU8, DType::kU8, true, true,
      "u8 with zero point 128: the codes of s8 plus 128, exactly the same numbers; u8 activations with s8 weights "
      "saturate "
      "on x86 without VNNI",
      kCpuOps},
+    {.name = "qnn",
+     .ep = "QNNExecutionProvider",
+     .activation8 = DType::kU8,
+     .weight8_uint8 = DType::kU8,
+     .weight8_int8 = DType::kS8,
+     .per_channel_int8 = true,
+     .one_zero_point_per_weight = false,
+     .weight_note = "",
+     .ops = kQnnOps,
+     .whole_graph = true,
+     .static_shapes = true,
+     .compiles = true,
+     .integer_bias16 = true,
+     .plugin = &kQnnLibrary,
+     .options = kQnnOptions,
+     .float_note = "the HTP computes float graphs in fp16"},
+    // QDQ with s8 weights per channel and u8 activations is what the provider's own quantizer writes.
+    {.name = "openvino",
+     .ep = "OpenVINOExecutionProvider",
+     .activation8 = DType::kU8,
+     .weight8_uint8 = DType::kU8,
+     .weight8_int8 = DType::kS8,
+     .per_channel_int8 = true,
+     .one_zero_point_per_weight = true,
+     .weight_note = "",
+     .ops = kCpuOps,
+     .compiles = true,
+     .plugin = &kOpenVinoLibrary,
+     .options = kOpenVinoOptions},
+    {.name = "dml",
+     .ep = "DmlExecutionProvider",
+     .activation8 = DType::kU8,
+     .weight8_uint8 = DType::kU8,
+     .weight8_int8 = DType::kS8,
+     .per_channel_int8 = true,
+     .one_zero_point_per_weight = true,
+     .weight_note = "",
+     .ops = kCpuOps,
+     .system = "Windows"},
 };
 
 const OpSupport* Find(std::span<const OpSupport> ops, std::string_view op, std::string_view domain) {
@@ -79,6 +234,10 @@ const OpSupport* Find(std::span<const OpSupport> ops, std::string_view op, std::
 
 }  // namespace
 
+const OpSupport* DeviceDescriptor::Row(std::string_view op, std::string_view domain) const {
+  return Find(ops, op, domain);
+}
+
 QuantSupport DeviceDescriptor::Support(std::string_view op, std::string_view domain) const {
   const OpSupport* row = Find(ops, op, domain);
   return row == nullptr ? QuantSupport::kFloatOnly : row->support;
@@ -86,7 +245,9 @@ QuantSupport DeviceDescriptor::Support(std::string_view op, std::string_view dom
 
 std::string_view DeviceDescriptor::Reason(std::string_view op, std::string_view domain) const {
   const OpSupport* row = Find(ops, op, domain);
-  return row == nullptr ? std::string_view("the device has no integer kernel for this operator") : row->reason;
+  return row == nullptr ? std::string_view(whole_graph ? "the device is not known to take this operator"
+                                                       : "the device has no integer kernel for this operator")
+                        : row->reason;
 }
 
 const DeviceDescriptor* FindDevice(std::string_view name) {

@@ -7,10 +7,35 @@
 namespace octavo {
 namespace {
 
-TEST(Device, CpuIsBuiltAndTheOthersAreNot) {
+TEST(Device, KnownByTheirNamesOnly) {
   ASSERT_NE(FindDevice("cpu"), nullptr);
   EXPECT_EQ(FindDevice("cpu")->ep, "CPUExecutionProvider");
-  for (const char* name : {"qnn", "openvino", "dml", "CPU", ""}) EXPECT_EQ(FindDevice(name), nullptr) << name;
+  for (const char* name : {"qnn", "openvino", "dml"}) EXPECT_NE(FindDevice(name), nullptr) << name;
+  for (const char* name : {"CPU", "npu", ""}) EXPECT_EQ(FindDevice(name), nullptr) << name;
+}
+
+TEST(Device, AWholeGraphDeviceIsStaticAndHasACompiler) {
+  const DeviceDescriptor& qnn = *FindDevice("qnn");
+  EXPECT_TRUE(qnn.whole_graph && qnn.static_shapes && qnn.compiles);
+  ASSERT_NE(qnn.plugin, nullptr);
+  EXPECT_EQ(qnn.Support("Softmax", ""), QuantSupport::kInteger);
+  EXPECT_EQ(qnn.Support("Transpose", ""), QuantSupport::kPassThrough);
+  // s8 weights leave a LayerNormalization on the CPU.
+  ASSERT_NE(qnn.Row("LayerNormalization", ""), nullptr);
+  EXPECT_TRUE(qnn.Row("LayerNormalization", "")->unsigned_weight);
+  EXPECT_FALSE(qnn.Row("MatMul", "")->per_channel);
+  EXPECT_EQ(qnn.Row("Nonsense", "x"), nullptr);
+}
+
+TEST(Device, DefaultsOfOptionsAreAmongTheirChoices) {
+  for (const DeviceDescriptor& device : Devices()) {
+    for (const EpOption& option : device.options) {
+      EXPECT_FALSE(option.meaning.empty()) << option.name;
+      if (option.value.empty() || option.choices.empty()) continue;
+      const std::string choices = "|" + std::string(option.choices) + "|";
+      EXPECT_NE(choices.find("|" + std::string(option.value) + "|"), std::string::npos) << option.name;
+    }
+  }
 }
 
 TEST(Device, EveryRowNamesAnOperatorOfTheTableAndGivesAReason) {

@@ -25,6 +25,7 @@
 #include "octavo/quantize/select.h"
 #include "octavo/quantize/weight_only.h"
 #include "octavo/quantize/weights.h"
+#include "octavo/quantize/whole_graph.h"
 #include "octavo/rewrite/passes.h"
 
 namespace octavo {
@@ -121,6 +122,14 @@ class Quantizer {
         result_(result) {}
 
   void Run() {
+    if (device_.whole_graph) {
+      GetStatistics();
+      const Clock::time_point begin = Clock::now();
+      WholeGraphQuantize(model_, config_, device_, precision_, statistics_, threads_, result_);
+      RaiseOpsetForQuantization(model_);
+      result_.insertion_seconds = Seconds(begin);
+      return;
+    }
     placement_ = PlaceNodes(model_, config_, precision_, device_);
     result_.nodes_total = placement_.nodes_total;
     result_.nodes_skipped = placement_.skipped;
@@ -524,6 +533,7 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
 std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const QuantizationConfig& config,
                                           const DeviceDescriptor& device) {
   const ResolvedPrecision precision = ResolvePrecision(config, device);
+  if (device.whole_graph) return WholeGraphSpecs(prepared, config, precision, device);
   const Placement placement = PlaceNodes(prepared, config, precision, device);
   std::map<std::string, ObserveSpec> specs;  // by name: the order is the same for every build of the library
   const bool histogram = NeedsHistogram(MethodOf(config.calibration));
