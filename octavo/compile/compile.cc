@@ -1,0 +1,299 @@
+#include "octavo/compile/compile.h"
+
+#include <algorithm>
+#include <set>
+#include <system_error>
+#include <unordered_map>
+
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/base/sha256.h"
+#include "octavo/compile/plugin_library.h"
+#include "octavo/import/data.h"
+#include "octavo/import/onnx.h"
+#include "octavo/runtime/device_worker.h"
+
+namespace octavo {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A node's name for messages: its own, or that of its first output.
+std::string NameOf(const Node& node) {
+  if (!node.name.empty()) return node.name;
+  for (const Value* v : node.outputs()) {
+    if (v != nullptr) return v->name();
+  }
+  return node.op();
+}
+
+fs::path RequireLibrary(const DeviceDescriptor& device) {
+  const FoundLibrary found = FindPluginLibrary(*device.plugin);
+  if (found.path.empty()) {
+    ThrowUnsupported("the plugin of device '" + std::string(device.name) + "' was not found", found.reason,
+                     std::string(device.plugin->how));
+  }
+  return found.path;
+}
+
+bool IsBoundary(const Node& node) {
+  if (node.Is("QuantizeLinear")) {
+    return node.input(0) != nullptr && node.input(0)->kind() == ValueKind::kInput;
+  }
+  return node.Is("DequantizeLinear") && node.output() != nullptr && node.output()->is_graph_output();
+}
+
+// Why a node of the compiled model was left to the CPU.
+class Reasons {
+ public:
+  Reasons(const DeviceDescriptor& device, const std::vector<std::string>& log) : device_(device), log_(log) {}
+
+  std::string Of(const Node& node) const {
+    if (std::string said = Said(NameOf(node)); !said.empty()) return "the provider says: " + said;
+    if (node.Is("QuantizeLinear") || node.Is("DequantizeLinear")) return "it stands beside a node that runs on the CPU";
+    const OpSupport* row = device_.Row(node.op(), node.domain());
+    if (row == nullptr || row->support == QuantSupport::kFloatOnly) {
+      return std::string(device_.Reason(node.op(), node.domain()));
+    }
+    if (device_.whole_graph) {
+      for (const Value* v : node.inputs()) {
+        if (v == nullptr || v->type.dtype != DType::kF32 || v->is_constant()) continue;
+        if (v->producer() == nullptr || !v->producer()->Is("DequantizeLinear")) {
+          return "its input '" + v->name() + "' has no quantization parameters";
+        }
+      }
+    }
+    return "the provider did not take it: " + std::string(row->reason);
+  }
+
+ private:
+  // The provider's message about a node: the line that names it and says that something failed.
+  std::string Said(const std::string& name) const {
+    for (const std::string& line : log_) {
+      if (line.find(name) == std::string::npos) continue;
+      const bool failure = line.find("alidation FAILED") != std::string::npos ||
+                           line.find("not support") != std::string::npos ||
+                           line.find("nsupported") != std::string::npos;
+      if (!failure) continue;
+      std::string text = line;
+      std::replace(text.begin(), text.end(), '\n', ' ');
+      return text.substr(0, 400);
+    }
+    return {};
+  }
+
+  const DeviceDescriptor& device_;
+  const std::vector<std::string>& log_;
+};
+
+void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<std::string>& log,
+                CompileReport& report) {
+  const Model compiled = ReadOnnx(model);
+  const Reasons reasons(device, log);
+  for (const Node* node : compiled.graph->nodes()) {
+    if (node->op() == "EPContext") {
+      ++report.ep_context_nodes;
+    } else if (IsBoundary(*node)) {
+      ++report.boundary_nodes;
+    } else {
+      report.cpu_nodes.push_back({NameOf(*node), node->op(), reasons.Of(*node)});
+    }
+  }
+}
+
+void Deliver(const fs::path& model, const fs::path& out) {
+  std::error_code error;
+  if (fs::equivalent(model, out, error)) return;
+  fs::create_hard_link(model, out, error);
+  if (!error) return;
+  fs::copy_file(model, out, error);
+  if (error) ThrowBadInput("cannot write file (" + error.message() + ")", out.string());
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileContext& context) {
+  const DeviceDescriptor& device = *context.device;
+  if (device.options.empty() && !context.options.empty()) {
+    ThrowUnsupported("device '" + std::string(device.name) + "' takes no options of its provider",
+                     "--epoption " + context.options[0].first, "leave it out");
+  }
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const EpOption& option : device.options) {
+    if (!option.value.empty()) out.emplace_back(option.name, option.value);
+  }
+  for (const auto& [name, value] : context.options) {
+    const auto known = std::find_if(device.options.begin(), device.options.end(),
+                                    [&, key = std::string_view(name)](const EpOption& o) { return o.name == key; });
+    if (known != device.options.end() && !known->choices.empty()) {
+      const std::string choices = "|" + std::string(known->choices) + "|";
+      if (value.empty() || value.find('|') != std::string::npos ||
+          choices.find("|" + value + "|") == std::string::npos) {
+        ThrowUsage("'" + value + "' is no value of '" + name + "' (" + std::string(known->meaning) + ")",
+                   "--epoption " + name, "values are " + std::string(known->choices));
+      }
+    }
+    if (known == device.options.end()) {
+      std::vector<std::string> names;
+      for (const EpOption& o : device.options) names.emplace_back(o.name);
+      const std::string how = DidYouMean(name, names);
+      if (!how.empty()) ThrowUsage("unknown option '" + name + "' of " + std::string(device.ep), "--epoption", how);
+      LogWarning("option '" + name + "' is not known to Octavo and is passed to " + std::string(device.ep) +
+                 " as it is");
+    }
+    const auto old = std::find_if(out.begin(), out.end(),
+                                  [&, key = std::string_view(name)](const auto& o) { return o.first == key; });
+    if (old != out.end()) {
+      old->second = value;
+    } else {
+      out.emplace_back(name, value);
+    }
+  }
+  return out;
+}
+
+void RequireStaticInputs(const Graph& graph, const DeviceDescriptor& device) {
+  if (!device.static_shapes) return;
+  for (const InputSpec& input : InputSpecs(graph)) {
+    if (input.any_rank) {
+      ThrowUnsupported("input '" + input.name + "' has no known rank, and device '" + std::string(device.name) +
+                           "' takes static shapes only",
+                       "input '" + input.name + "'", "export the model with a fixed shape");
+    }
+    for (std::size_t i = 0; i < input.dims.size(); ++i) {
+      const Dim& dim = input.dims[i];
+      if (dim.known()) continue;
+      const std::string axis = input.name + ":" + std::to_string(i);
+      const std::string said = dim.symbol.empty() ? axis : dim.symbol;
+      ThrowUnsupported("dimension " + std::to_string(i) + (dim.symbol.empty() ? "" : " ('" + dim.symbol + "')") +
+                           " is not fixed, and device '" + std::string(device.name) + "' takes static shapes only",
+                       "input '" + input.name + "'", "give --dim " + said + "=N");
+    }
+  }
+}
+
+DeviceState LookForDevice(const DeviceDescriptor& device) {
+  DeviceState state;
+  if (!device.system.empty()) {
+    state.reason = std::string(device.ep) + " exists on " + std::string(device.system) + " only";
+    return state;
+  }
+  if (device.plugin == nullptr) {
+    state.hardware = "cpu";
+    return state;
+  }
+  const FoundLibrary found = FindPluginLibrary(*device.plugin);
+  if (found.path.empty()) {
+    state.missing = true;
+    state.reason = "its plugin was not found (" + found.reason + "): " + std::string(device.plugin->how);
+    return state;
+  }
+  state.library = found.path.string();
+  try {
+    DeviceWorker worker;
+    const std::vector<EpDevice> devices = worker.Devices(std::string(device.ep), found.path);
+    if (devices.empty()) {
+      state.reason = "its plugin finds no device on this machine";
+      return state;
+    }
+    state.ep_version = devices.front().version;
+    for (const EpDevice& d : devices) {
+      if (state.hardware.find(d.hardware) == std::string::npos) {
+        state.hardware += (state.hardware.empty() ? "" : ", ") + d.hardware;
+      }
+    }
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::kInterrupted) throw;
+    state.missing = true;
+    state.reason = error.what();
+  }
+  return state;
+}
+
+std::string ProviderIdentity(const DeviceDescriptor& device) {
+  if (device.plugin == nullptr) return {};
+  const FoundLibrary found = FindPluginLibrary(*device.plugin);
+  if (found.path.empty()) return "no plugin";
+  std::string text = Sha256::OfFile(found.path);
+  if (!device.plugin->backend.empty()) {
+    // The backend is a hundred megabytes: its size and the time it was written stand for it.
+    const fs::path backend = found.path.parent_path() / device.plugin->backend;
+    std::error_code error;
+    text += " " + std::to_string(fs::file_size(backend, error)) + " " +
+            std::to_string(fs::last_write_time(backend, error).time_since_epoch().count());
+  }
+  return text;
+}
+
+CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const CompileContext& context) {
+  const DeviceDescriptor& device = *context.device;
+  CompileReport report;
+  EpSpec ep;
+  ep.name = std::string(device.ep);
+  ep.options = EffectiveOptions(context);
+  if (!device.system.empty()) {
+    report.not_compiled_here = std::string(device.ep) + " exists on " + std::string(device.system) + " only";
+  } else if (!device.compiles) {
+    report.not_compiled_here = "device '" + std::string(device.name) + "' has no compiler: the artifact is the model";
+  }
+  if (!report.not_compiled_here.empty()) {
+    Deliver(model, out);
+    report.files = {out};
+    return report;
+  }
+  ep.library = RequireLibrary(device);
+  int minor = 0;
+  if (std::sscanf(OrtVersion().c_str(), "1.%d", &minor) == 1 && minor < device.plugin->least_minor) {
+    ThrowUnsupported(
+        "ONNX Runtime " + OrtVersion() + " is too old for the plugin of device '" + std::string(device.name) + "'",
+        ep.library.string(), "use 1." + std::to_string(device.plugin->least_minor) + " or newer");
+  }
+  if (!device.plugin->backend.empty()) {
+    const fs::path backend = ep.library.parent_path() / device.plugin->backend;
+    std::error_code error;
+    if (!fs::is_regular_file(backend, error)) {
+      ThrowUnsupported("the backend of device '" + std::string(device.name) + "' was not found", backend.string(),
+                       std::string(device.plugin->how));
+    }
+    const std::string key(device.plugin->backend_option);
+    if (std::none_of(ep.options.begin(), ep.options.end(), [&](const auto& o) { return o.first == key; })) {
+      ep.options.emplace_back(key, backend.string());
+    }
+  }
+  DeviceWorker worker;
+  const std::vector<EpDevice> devices = worker.Devices(ep.name, ep.library);
+  if (devices.empty()) {
+    report.not_compiled_here = "the plugin of " + ep.name + " finds no device on this machine";
+    Deliver(model, out);
+    report.files = {out};
+    return report;
+  }
+  report.ep_version = devices.front().version;
+  std::set<fs::path> before;
+  for (const auto& entry : fs::directory_iterator(fs::absolute(out).parent_path())) before.insert(entry.path());
+  const EpCompileResult compiled = worker.Compile(model, out, ep, context.embed);
+  report.seconds = compiled.seconds;
+  report.files = {out};
+  for (const auto& entry : fs::directory_iterator(fs::absolute(out).parent_path())) {
+    if (before.count(entry.path()) == 0 && entry.path().filename() != out.filename()) {
+      report.files.push_back(entry.path());
+    }
+  }
+  std::sort(report.files.begin() + 1, report.files.end());
+  std::error_code error;
+  if (!fs::is_regular_file(out, error)) {
+    ThrowUnsupported(ep.name + " compiled the model and wrote nothing", out.string());
+  }
+  CountNodes(out, device, compiled.log, report);
+  if (report.ep_context_nodes == 0) {
+    const std::string why = report.cpu_nodes.empty() ? "" : report.cpu_nodes.front().reason;
+    ThrowUnsupported(ep.name + " took no node of the model", model.filename().string(), why);
+  }
+  report.compiled = true;
+  report.ep = std::move(ep);
+  for (const std::string& line : compiled.log) LogDebug("provider: " + line);
+  return report;
+}
+
+}  // namespace octavo

@@ -1,0 +1,70 @@
+// Quantized ONNX -> the artifact that a device runs, and what became of every node on the way.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/device/descriptor.h"
+#include "octavo/ir/graph.h"
+#include "octavo/quantize/config.h"
+#include "octavo/runtime/plugin.h"
+
+namespace octavo {
+
+// How a model is compiled. An optional quantization travels with it: set, the compile step quantizes first.
+struct CompileContext {
+  const DeviceDescriptor* device = nullptr;
+  std::vector<std::pair<std::string, std::string>> options;  // of the provider, over the device's defaults
+  bool embed = false;                                        // the binary inside the model
+  const QuantizationConfig* quantization = nullptr;          // whether to quantize is whether it is set
+};
+
+// A node that the device left to the CPU.
+struct CpuNode {
+  std::string node, op;
+  std::string reason;  // from the descriptor, from the model's form, or the provider's own message
+};
+
+struct CompileReport {
+  bool compiled = false;
+  std::string not_compiled_here;  // why not, where the model is delivered as it is
+  std::int64_t ep_context_nodes = 0;
+  std::int64_t boundary_nodes = 0;  // Q and DQ at the model's inputs and outputs, on the CPU
+  std::vector<CpuNode> cpu_nodes;   // everything else outside of the contexts
+  double seconds = 0;
+  std::string ep_version;
+  std::vector<std::filesystem::path> files;  // the model first, then the context binaries
+  std::optional<EpSpec> ep;                  // to run it with
+};
+
+// The provider's options in force: the device's defaults, then the user's. Errors: kUsage for a value that is not among
+// the known choices of an option, and for an option of a device that takes none.
+std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileContext& context);
+
+// Refuses what a device of static shapes cannot take. Errors: kUnsupported naming input and axis, and the --dim to
+// give.
+void RequireStaticInputs(const Graph& graph, const DeviceDescriptor& device);
+
+// Whether the device's provider is here, without compiling anything: nullopt when it is and finds a device; else the
+// reason. `missing` tells a library that is not here (a compile fails) from one that finds no device on this machine.
+struct DeviceState {
+  bool missing = false;
+  std::string reason;
+  std::string ep_version, library, hardware;
+};
+DeviceState LookForDevice(const DeviceDescriptor& device);
+
+// A hash of the provider's library and backend, and the runtime's version: artifacts made by others are not reused.
+// Empty for a device without a plugin, or without its library.
+std::string ProviderIdentity(const DeviceDescriptor& device);
+
+// Compiles `model` to `out`. Where the plugin finds no device on this machine, or the device belongs to another system,
+// the model is copied to `out` and not_compiled_here says why. Errors: kUnsupported: the plugin is missing or does not
+// load, the provider refuses an option or the model, or dies.
+CompileReport CompileModelFor(const std::filesystem::path& model, const std::filesystem::path& out,
+                              const CompileContext& context);
+
+}  // namespace octavo
