@@ -202,8 +202,8 @@ std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<st
   return out;
 }
 
-BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
-                       const QuantizationFlags* flags) {
+BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
+                          const QuantizationFlags* flags) {
   BuildConfig config;
   if (common.config) {
     try {
@@ -236,6 +236,12 @@ BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, cons
                               "--config", "keep one of the two");
   }
   if (!set_in_compile) config.quantization = std::move(q);
+  return config;
+}
+
+BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
+                       const QuantizationFlags* flags) {
+  BuildConfig config = CollectConfig(model, common, data, flags);
   Validate(config);
   return config;
 }

@@ -73,6 +73,9 @@ void AddCommonOptions(std::vector<Option>& options, CommonFlags& flags,
 // The configuration file, if any, and the flags over it. Errors: kUsage naming the option.
 BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
                        const QuantizationFlags* quantization);
+// The same without the checks of what a model of operators can take: a file of weights has rules of its own.
+BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
+                          const QuantizationFlags* quantization);
 // The data that the flags name; nothing when --data was not given. `config` holds --distribution and the rest.
 std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<std::string>& dims);
 

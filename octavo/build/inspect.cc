@@ -6,8 +6,10 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/mapped_file.h"
+#include "octavo/build/inspect_gguf.h"
 #include "octavo/calibrate/statistics.h"
 #include "octavo/import/onnx.h"
+#include "octavo/import/safetensors.h"
 #include "octavo/ir/text.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/validate/json_writer.h"
@@ -228,7 +230,13 @@ InspectResult Inspect(const fs::path& path, const InspectOptions& options) {
   std::string_view head;
   const std::shared_ptr<const MappedFile> file = MappedFile::Open(path);
   head = {reinterpret_cast<const char*>(file->bytes().data()), std::min<std::size_t>(file->bytes().size(), 64)};
-  if (head.starts_with("GGUF")) ThrowUnsupported("GGUF files are not built yet", path.string());
+  const bool gguf = head.starts_with("GGUF");
+  if (gguf || LooksLikeSafetensors(file->bytes())) {
+    if (options.ir || options.nodes) {
+      ThrowUsage("a file of weights has neither nodes nor IR", path.string(), "leave --ir and --nodes out");
+    }
+    return gguf ? InspectGguf(path) : InspectSafetensors(path);
+  }
   if (head.size() >= 8 && (head.substr(4, 4) == "CIR0" || head.substr(4, 4) == "TFL3")) {
     ThrowUnsupported("Circle and TFLite files are not built yet", path.string());
   }

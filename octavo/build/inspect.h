@@ -17,7 +17,7 @@ struct InspectResult {
 };
 
 // Tells the kind of file from its content. Errors: kBadInput for a file that is none of them or is corrupt;
-// kUnsupported for kinds that are not built yet (GGUF, Circle).
+// kUnsupported for kinds that are not built yet (Circle).
 InspectResult Inspect(const std::filesystem::path& path, const InspectOptions& options);
 
 }  // namespace octavo

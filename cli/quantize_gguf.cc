@@ -1,0 +1,48 @@
+#include "cli/quantize_gguf.h"
+
+#include <filesystem>
+
+#include "octavo/base/error.h"
+#include "octavo/build/gguf_quantize.h"
+
+namespace octavo::cli {
+
+bool IsGgufFile(const std::string& file) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(file, error) && IsGguf(file);
+}
+
+int QuantizeGgufFile(const std::string& source, const std::string& out, const CommonFlags& common,
+                     const DataFlags& data, const QuantizationFlags& quantization, const GgufFlags& gguf) {
+  const auto refuse = [](bool given, const char* option) {
+    if (given) ThrowUsage("a GGUF holds weights and no operators: nothing to use this for", option, "leave it out");
+  };
+  refuse(data.data || data.layout || data.size || data.mean || data.std || data.scale || data.color, "--data");
+  refuse(data.require_data, "--require-data");
+  refuse(common.device.has_value(), "--device");
+  refuse(!common.dims.empty(), "--dim");
+  if (!quantization.precision && !common.config) {
+    ThrowUsage("no precision", "--precision", "give for example --precision q4_k");
+  }
+  const BuildConfig config = CollectConfig(source, common, data, &quantization);
+  GgufQuantizeOptions options;
+  options.source = source;
+  options.config = EffectiveQuantization(config);
+  options.threads = ThreadCount(common);
+  if (gguf.imatrix) options.imatrix = *gguf.imatrix;
+  if (gguf.max_memory) options.max_memory = ParseBytes(*gguf.max_memory, "--max-memory");
+  const Gguf file = Gguf::Open(source);
+  if (common.dry_run) {
+    const GgufQuantizePlan plan = PlanGgufQuantize(file, options);
+    WriteJson(common, PlanJson(file, plan, out));
+    Print(PlanText(file, plan, out));
+    return 0;
+  }
+  CheckOutputFile(out, common);
+  const GgufQuantizeResult result = QuantizeGguf(file, options, out);
+  WriteJson(common, PlanJson(file, result.plan, out));
+  Print(Summary(file, result, out));
+  return 0;
+}
+
+}  // namespace octavo::cli

@@ -1,0 +1,20 @@
+// `octavo quantize` of a GGUF: chosen by what the input is.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "cli/options.h"
+
+namespace octavo::cli {
+
+struct GgufFlags {
+  std::optional<std::string> imatrix, max_memory;
+};
+
+// True if the file is there and starts as a GGUF.
+bool IsGgufFile(const std::string& file);
+int QuantizeGgufFile(const std::string& source, const std::string& out, const CommonFlags& common,
+                     const DataFlags& data, const QuantizationFlags& quantization, const GgufFlags& gguf);
+
+}  // namespace octavo::cli
