@@ -5,6 +5,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
+#include "octavo/quantize/weight_only.h"
 
 namespace octavo {
 namespace {
@@ -58,6 +59,7 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
   } else if (name == "fp16" || name == "bf16") {
     p.kind = ResolvedPrecision::Kind::kHalf;
     p.half = name == "fp16" ? DType::kF16 : DType::kBF16;
+    p.weight_bits = 16;
     p.weight_text = std::string(Name(p.half));
     p.activation_text = name == "bf16" ? "f32" : p.weight_text;  // no runtime here computes in bf16: it is storage
   } else if (name == "uint8") {
@@ -80,9 +82,14 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     p.weight = DType::kS16;
     p.weight_symmetric = true;
     p.activation = DType::kU16;
+  } else if (const std::optional<WeightOnlyFormat> format = FindWeightOnlyFormat(config)) {
+    p.kind = ResolvedPrecision::Kind::kWeightOnly;
+    p.weight_text = format->weight_text;
+    p.weight_bits = format->bits_per_weight;
+    p.activation_text = "f32";
   } else {
     ThrowUnsupported("precision '" + name + "' is not built yet", "--precision",
-                     "built are uint8, int8, w8a16, int16, fp16, bf16 and fp32");
+                     "built are uint8, int8, w8a16, int16, int4, fp16, bf16 and fp32");
   }
   if (p.kind != ResolvedPrecision::Kind::kStatic) {
     if (config.weight_type || config.activation_type) {
@@ -110,6 +117,7 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
   if (p.per_channel && device.one_zero_point_per_weight && Is8Bit(p.activation)) p.weight_symmetric = true;
   p.weight_text = Text(p, converted, device.weight_note);
   p.activation_text = std::string(Name(p.activation)) + (p.activation_symmetric ? ", symmetric" : "");
+  p.weight_bits = BitWidth(p.weight);
   return p;
 }
 

@@ -12,9 +12,10 @@ namespace octavo {
 
 struct ResolvedPrecision {
   enum class Kind {
-    kFloat,  // fp32: simplified, not quantized
-    kHalf,   // fp16, bf16
-    kStatic  // affine weights and activations
+    kFloat,      // fp32: simplified, not quantized
+    kHalf,       // fp16, bf16
+    kStatic,     // affine weights and activations
+    kWeightOnly  // big weights in blocks (weight_only.h), float activations
   } kind = Kind::kFloat;
   DType half = DType::kUndefined;        // kHalf: f16 or bf16
   DType weight = DType::kUndefined;      // kStatic: storage type of the weights
@@ -22,6 +23,7 @@ struct ResolvedPrecision {
   bool per_channel = false;              // weights: one scale an output channel
   bool weight_symmetric = false;         // zero point at the middle code (u8: 128, s8: 0)
   bool activation_symmetric = false;
+  double weight_bits = 32;               // bits that a quantized weight's number takes, scales included
   std::string weight_text, activation_text;  // for people and the manifest: "u8 per tensor", "u8"
 };
 

@@ -1,0 +1,140 @@
+#include "octavo/quantize/weight_only.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "octavo/base/error.h"
+#include "octavo/ir/text.h"
+#include "octavo/ir/verify.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+
+QuantizationConfig Config() {
+  QuantizationConfig config;
+  config.precision = "int4";
+  config.block = 4;
+  return config;
+}
+
+QuantizeResult Store(Model& model, const QuantizationConfig& config) {
+  QuantizeResult result;
+  QuantizeWeightsOnly(model, config, *FindWeightOnlyFormat(config), 2, result);
+  VerifyOrThrow(model, "QuantizeWeightsOnly");
+  return result;
+}
+
+TEST(WeightOnly, BlocksRunAlongTheAxis) {
+  // Along axis 0 of [4, 2]: columns are blocks. 7, -7 and 0 are exact at scale 1; so are multiples of half.
+  const TensorRef w = TensorRef::FromFloats({4, 2}, std::vector<float>{7, 3.5f, -7, -3.5f, 0, 1, 1, 0.5f});
+  const EncodedWeight e = EncodeAffineBlocks(w, 0, 4, DType::kS4);
+  EXPECT_EQ(e.type.affine.scale.dims, (Dims{1, 2}));
+  EXPECT_EQ(e.type.affine.scale.ToFloats(), (std::vector<float>{1.0f, 0.5f}));
+  EXPECT_EQ(e.data.ToInts(), (std::vector<std::int64_t>{7, 7, -7, -7, 0, 2, 1, 1}));
+}
+
+TEST(WeightOnly, PartialAndZeroBlocks) {
+  const TensorRef w = TensorRef::FromFloats({1, 5}, std::vector<float>{0, 0, 0, 0, 14});
+  const EncodedWeight e = EncodeAffineBlocks(w, 1, 4, DType::kS8);
+  EXPECT_EQ(e.type.affine.scale.dims, (Dims{1, 2}));
+  EXPECT_EQ(e.type.affine.scale.ToFloats()[0], 1.0f);
+  EXPECT_EQ(e.data.ToInts(), (std::vector<std::int64_t>{0, 0, 0, 0, 127}));
+}
+
+TEST(WeightOnly, ChosenScaleIsNeverWorseThanTheLargestValues) {
+  std::vector<float> x;
+  for (int i = 0; i < 64; ++i) x.push_back(std::sin(static_cast<float>(i * i)) * static_cast<float>(1 + i % 7));
+  const EncodedWeight e = EncodeAffineBlocks(TensorRef::FromFloats({1, 64}, x), 1, 32, DType::kS4);
+  const std::vector<float> scales = e.type.affine.scale.ToFloats();
+  const std::vector<std::int64_t> codes = e.data.ToInts();
+  for (std::size_t b = 0; b < 2; ++b) {
+    float most = 0;
+    for (std::size_t i = 0; i < 32; ++i) most = std::max(most, std::fabs(x[b * 32 + i]));
+    double plain = 0, chosen = 0;
+    for (std::size_t i = 0; i < 32; ++i) {
+      const float v = x[b * 32 + i], s = most / 7;
+      plain += std::pow(std::nearbyint(v / s) * s - v, 2);
+      chosen += std::pow(static_cast<float>(codes[b * 32 + i]) * scales[b] - v, 2);
+    }
+    EXPECT_LE(chosen, plain);
+    EXPECT_LT(chosen, plain * 0.999);
+  }
+}
+
+constexpr const char* kShared = R"(graph @g(%x: f32[2,4], %i: s64[3]) -> (%y, %z, %t, %r) {
+  %w = constant f32[4,4] [1,2,3,4,5,6,7,0,1,2,3,4,5,6,7,0]
+  %y: f32[2,4] = MatMul(%x, %w)
+  %z: f32[3,4] = Gather(%w, %i)
+  %v: f32[4,4] = Transpose(%w)
+  %t: f32[2,4] = MatMul(%x, %v)
+  %r: f32[4,4] = Relu(%w)
+})";
+
+TEST(WeightOnly, SharedWeightsAreStoredOncePerDimension) {
+  Model model = Parse(kShared);
+  const QuantizeResult result = Store(model, Config());
+  EXPECT_EQ(result.nodes_quantized, 3);
+  const auto quant = [&](const char* name) {
+    const Value* v = model.graph->FindValue(name)->producer()->input(1);
+    return v->producer() != nullptr ? v->producer()->input(0) : v;
+  };
+  EXPECT_EQ(*quant("y")->type.quant->affine.axis, 0);
+  EXPECT_EQ(*quant("t")->type.quant->affine.axis, 1);
+  EXPECT_EQ(model.graph->FindValue("z")->producer()->input(0), quant("t"));
+  EXPECT_FALSE(model.graph->FindValue("r")->producer()->input(0)->type.quant.has_value());
+}
+
+TEST(WeightOnly, SelectorsAreRespected) {
+  Model model = Parse(kShared);
+  QuantizationConfig config = Config();
+  config.op_types = {"MatMul"};
+  config.exclude = {"t"};
+  QuantizeResult result = Store(model, config);
+  EXPECT_EQ(result.nodes_quantized, 1);
+  ASSERT_EQ(result.nodes_skipped.size(), 2u);
+  EXPECT_EQ(result.nodes_skipped[1].reason, "it is excluded");
+
+  model = Parse(kShared);
+  config = Config();
+  config.overrides = {{"w", "f32"}};
+  EXPECT_EQ(Store(model, config).nodes_quantized, 0);
+
+  model = Parse(kShared);
+  config.overrides = {{"w", "s8"}};
+  EXPECT_EQ(Store(model, config).nodes_quantized, 3);
+  EXPECT_EQ(model.graph->FindValue("y")->producer()->input(1)->type.quant->affine.storage, DType::kS8);
+
+  for (const char* type : {"u8", "u16"}) {
+    model = Parse(kShared);
+    config.overrides = {{"w", type}};
+    EXPECT_THROW(Store(model, config), Error);
+  }
+  config = Config();
+  config.exclude = {"nothing"};
+  EXPECT_THROW(Store(model, config), Error);
+}
+
+TEST(WeightOnly, ReasonsOfWhatStaysFloat) {
+  Model model = Parse(R"(graph @g(%x: f32[1,4,5,5], %a: f32[2,4]) -> (%y, %z, %s) {
+  %k = constant f32[1,4,3,3] splat 1
+  %w = constant f32[3,2] [1,2,3,4,5,6]
+  %b = constant f32[2,3] [1,2,3,4,5,6]
+  %y: f32[1,1,3,3] = Conv(%x, %k)
+  %z: f32[2,2] = MatMul(%b, %w)
+  %t: f32[4,2] = Transpose(%a)
+  %s: f32[2,2] = MatMul(%a, %t)
+})");
+  const QuantizeResult result = Store(model, Config());
+  EXPECT_EQ(result.nodes_quantized, 0);
+  ASSERT_EQ(result.nodes_skipped.size(), 3u);
+  EXPECT_THAT(result.nodes_skipped[0].reason, HasSubstr("window"));
+  EXPECT_THAT(result.nodes_skipped[1].reason, HasSubstr("3 numbers, less than a block of 4"));
+  EXPECT_THAT(result.nodes_skipped[2].reason, HasSubstr("both operands are computed"));
+}
+
+}  // namespace
+}  // namespace octavo
