@@ -11,6 +11,7 @@
 #include "octavo/base/names.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/numerics/ggml_blocks.h"
+#include "octavo/numerics/ggml_kernels.h"
 #include "octavo/numerics/ggml_reference.h"
 #include "octavo/numerics/half.h"
 
@@ -24,9 +25,13 @@ void CopyOut(const std::byte* in, std::size_t n, float* out) { std::memcpy(out, 
 
 constexpr std::size_t kRun = 1024;
 
-// By runs through an aligned buffer: the bytes may lie anywhere.
+// The bytes may lie anywhere: by runs through an aligned buffer where they must.
 template <std::uint64_t (*kConvert)(std::span<const float>, std::uint16_t*)>
 void Encode16(const float* x, std::size_t n, const float*, std::byte* out) {
+  if (reinterpret_cast<std::uintptr_t>(out) % 2 == 0) {
+    kConvert({x, n}, reinterpret_cast<std::uint16_t*>(out));
+    return;
+  }
   std::uint16_t buffer[kRun];
   for (std::size_t i = 0; i < n; i += kRun) {
     const std::size_t count = std::min(kRun, n - i);
@@ -36,6 +41,10 @@ void Encode16(const float* x, std::size_t n, const float*, std::byte* out) {
 }
 template <void (*kConvert)(std::span<const std::uint16_t>, float*)>
 void Decode16(const std::byte* in, std::size_t n, float* out) {
+  if (reinterpret_cast<std::uintptr_t>(in) % 2 == 0) {
+    kConvert({reinterpret_cast<const std::uint16_t*>(in), n}, out);
+    return;
+  }
   std::uint16_t buffer[kRun];
   for (std::size_t i = 0; i < n; i += kRun) {
     const std::size_t count = std::min(kRun, n - i);
@@ -61,10 +70,10 @@ void DecodeReference16(const std::byte* in, std::size_t n, float* out) {
 
 // --- the table ------------------------------------------------------------------------------------------------------
 
-#define OCTAVO_ROW(name, ggml_name, id, block, symbol, importance)                                      \
-  {                                                                                                     \
-    name, ggml_name, id, block, sizeof(ggml::Block##symbol), importance, ggml::EncodeReference##symbol, \
-        ggml::DecodeReference##symbol, ggml::EncodeReference##symbol, ggml::DecodeReference##symbol     \
+#define OCTAVO_ROW(name, ggml_name, id, block, symbol, importance)                                                   \
+  {                                                                                                                  \
+    name, ggml_name, id, block, sizeof(ggml::Block##symbol), importance, ggml::Encode##symbol, ggml::Decode##symbol, \
+        ggml::EncodeReference##symbol, ggml::DecodeReference##symbol                                                 \
   }
 
 constexpr GgmlFormat kFormats[] = {
@@ -95,9 +104,7 @@ constexpr GgmlFormat kFormats[] = {
 std::string Text(std::uint64_t n) { return std::to_string(n); }
 
 void CheckFinite(const float* x, std::size_t n, std::uint64_t first, const std::string& where) {
-  std::uint32_t most = 0;
-  for (std::size_t i = 0; i < n; ++i) most = std::max(most, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
-  if (most < 0x7f800000u) return;
+  if (ggml::AllFinite(x, n)) return;
   for (std::size_t i = 0; i < n; ++i) {
     if (!std::isfinite(x[i])) {
       ThrowBadInput(std::isnan(x[i]) ? "weight is not a number" : "weight is infinite",

@@ -247,24 +247,6 @@ void WeighByMagnitude(const float* x, float* w) {
   for (int i = 0; i < 32; ++i) w[i] = average + std::fabs(x[i]);
 }
 
-// Scales and mins of the sub-blocks of a super-block as codes of 0..top and the two halves.
-template <int kGroups, int kTop>
-void QuantizeScales(const float* scales, const float* mins, Half* d, Half* dmin, std::uint8_t* scale_codes,
-                    std::uint8_t* min_codes) {
-  const auto one = [](const float* v, Half* half, std::uint8_t* codes) {
-    float max = 0;
-    for (int j = 0; j < kGroups; ++j) max = v[j] > max ? v[j] : max;
-    const float inverse = max > 0 ? static_cast<float>(kTop) / max : 0.0f;
-    for (int j = 0; j < kGroups; ++j) {
-      codes[j] = static_cast<std::uint8_t>(
-          std::min(kTop, static_cast<int>(static_cast<std::uint8_t>(NearestInt(inverse * v[j])))));
-    }
-    half->Set(max / static_cast<float>(kTop));
-  };
-  one(scales, d, scale_codes);
-  one(mins, dmin, min_codes);
-}
-
 // Codes of one sub-block once its scale and min are what the block stores: skipped when the scale is zero.
 void Requantize(const float* x, int n, float d, float m, int top, std::uint8_t* codes) {
   if (d == 0) return;
@@ -302,7 +284,8 @@ void EncodeScaleMinSuper(const float* x, const float* importance, int top, float
       scales[j] = fit.scale;
       mins[j] = fit.min;
     }
-    QuantizeScales<8, 63>(scales, mins, &block->d, &block->dmin, scale_codes, min_codes);
+    QuantizeScales(8, 63, scales, &block->d, scale_codes);
+    QuantizeScales(8, 63, mins, &block->dmin, min_codes);
   }
   for (int j = 0; j < 8; ++j) SetScaleMin(block->scales, j, scale_codes[j], min_codes[j]);
   const float d = block->d.value(), dmin = block->dmin.value();
@@ -435,6 +418,31 @@ float FitSymmetric(int n, int nmax, const float* x, std::uint8_t* codes, const f
   }
   for (int i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(level(inverse, x[i]) + nmax);
   return scale;
+}
+
+void QuantizeScales(int n, int top, const float* v, Half* d, std::uint8_t* codes) {
+  float max = 0;
+  for (int j = 0; j < n; ++j) max = v[j] > max ? v[j] : max;
+  const float inverse = max > 0 ? static_cast<float>(top) / max : 0.0f;
+  for (int j = 0; j < n; ++j) {
+    const auto code = static_cast<std::uint8_t>(NearestInt(inverse * v[j]));
+    codes[j] = static_cast<std::uint8_t>(std::min<int>(top, code));
+  }
+  d->Set(max / static_cast<float>(top));
+}
+
+void QuantizeScalesQ3(const float* scales, Half* d, std::uint8_t* packed) {
+  const float max = SignedAbsMax(scales, 16, nullptr);
+  if (max == 0) {
+    d->Set(0);
+    return;
+  }
+  const float inverse = -32.0f / max;
+  for (int j = 0; j < 16; ++j) {
+    const auto code = static_cast<std::int8_t>(NearestInt(inverse * scales[j]));
+    SetScaleQ3(packed, j, std::clamp(static_cast<int>(code), -32, 31) + 32);
+  }
+  d->Set(1 / inverse);
 }
 
 std::uint8_t Mxfp4Exponent(float amax) {
@@ -644,7 +652,8 @@ void EncodeReferenceQ2_K(const float* x, std::size_t n, const float* importance,
         scales[j] = fit.scale;
         mins[j] = fit.min;
       }
-      QuantizeScales<16, 15>(scales, mins, &block.d, &block.dmin, scale_codes, min_codes);
+      QuantizeScales(16, 15, scales, &block.d, scale_codes);
+      QuantizeScales(16, 15, mins, &block.dmin, min_codes);
     }
     const float d = block.d.value(), dmin = block.dmin.value();
     for (int j = 0; j < 16; ++j) {
@@ -676,17 +685,7 @@ void EncodeReferenceQ3_K(const float* x, std::size_t n, const float* importance,
       block.d.Set(d);
     } else {
       for (int j = 0; j < 16; ++j) scales[j] = FitQ3(v + 16 * j, codes + 16 * j);
-      const float max = SignedAbsMax(scales, 16, nullptr);
-      if (max != 0) {
-        const float inverse = -32.0f / max;
-        for (int j = 0; j < 16; ++j) {
-          const auto code = static_cast<std::int8_t>(NearestInt(inverse * scales[j]));
-          SetScaleQ3(block.scales, j, std::clamp(static_cast<int>(code), -32, 31) + 32);
-        }
-        block.d.Set(1 / inverse);
-      } else {
-        block.d.Set(0);
-      }
+      QuantizeScalesQ3(scales, &block.d, block.scales);
     }
     const float d = block.d.value();
     for (int j = 0; j < 16; ++j) {

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "octavo/numerics/ggml_blocks.h"
+
 namespace octavo::ggml {
 
 #define OCTAVO_GGML_BLOCK_FORMATS(X) \
@@ -44,6 +46,11 @@ float MeanSquare(const float* x, std::size_t n);
 float FitPositive(int n, int nmax, const float* x, std::uint8_t* codes, const float* weights);
 // Signed codes -nmax..nmax-1, stored plus nmax; the best of 19 scales. weights null: x^2.
 float FitSymmetric(int n, int nmax, const float* x, std::uint8_t* codes, const float* weights);
+
+// Non-negative scales or mins of `n` sub-blocks as codes 0..top of the largest; d gets the largest over top.
+void QuantizeScales(int n, int top, const float* v, Half* d, std::uint8_t* codes);
+// The 16 scales of Q3_K, by the one of largest magnitude; `packed` (zeroed before) holds their 6-bit codes.
+void QuantizeScalesQ3(const float* scales, Half* d, std::uint8_t* packed);
 
 // Nearest integer, ties to even, by addition of 1.5 * 2^23: the low 23 bits of the sum's pattern, minus 2^22. Out of
 // +-2^22 the result is what these bits say.

@@ -1,0 +1,19 @@
+// The vector kernels of the GGML codecs: the bytes of ggml_reference.h. Signatures as in GgmlFormat.
+#pragma once
+
+#include <cstddef>
+
+#include "octavo/numerics/ggml_reference.h"
+
+namespace octavo::ggml {
+
+#define OCTAVO_DECLARE(name)                                                                    \
+  void Encode##name(const float* x, std::size_t n, const float* importance, std::byte* blocks); \
+  void Decode##name(const std::byte* blocks, std::size_t n, float* out);
+OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_DECLARE)
+#undef OCTAVO_DECLARE
+
+// True if no value is NaN or infinite.
+bool AllFinite(const float* x, std::size_t n);
+
+}  // namespace octavo::ggml
