@@ -96,7 +96,10 @@ std::string ToJson(const Manifest& m) {
   WriteQuantize(json, m.quantize);
   json.Key("rewrite");
   WriteRewrites(json, m.quantize);
-  json.Key("compile").BeginObject().Field("ep_context_nodes", 0).Key("cpu_fallback_nodes").BeginArray();
+  json.Key("compile").BeginObject().Field("ep_context_nodes", m.ep_context_nodes);
+  json.Field("boundary_nodes", m.boundary_nodes);
+  if (!m.not_compiled_here.empty()) json.Field("not_compiled_here", m.not_compiled_here);
+  json.Key("cpu_fallback_nodes").BeginArray();
   for (const FallbackNode& f : m.cpu_fallback_nodes) {
     json.BeginObject().Field("node", f.node).Field("op", f.op).Field("reason", f.reason).EndObject();
   }
@@ -106,7 +109,8 @@ std::string ToJson(const Manifest& m) {
   for (const OutputError& o : m.validate.outputs) WriteOutputError(json, o);
   json.EndArray().Field("validated_on", m.validated_on).Field("accuracy_validated", m.accuracy_validated);
   json.Field("pooled_sqnr_db", PooledSqnrDb(m.validate.outputs));
-  json.Field("reference_session", "optimizations off").Field("artifact_session", "default");
+  json.Field("reference_session", "optimizations off").Field("artifact_session", m.artifact_session);
+  if (m.quantized_on_cpu_db) json.Field("quantized_on_cpu_pooled_sqnr_db", *m.quantized_on_cpu_db);
   if (m.float_seconds) json.Field("source_latency_seconds", *m.float_seconds);
   if (m.artifact_seconds) json.Field("artifact_latency_seconds", *m.artifact_seconds);
   json.EndObject();

@@ -16,6 +16,7 @@
 #include "octavo/base/resources.h"
 #include "octavo/base/sha256.h"
 #include "octavo/base/thread_pool.h"
+#include "octavo/build/compile_stage.h"
 #include "octavo/build/version.h"
 #include "octavo/calibrate/calibrate.h"
 #include "octavo/calibrate/statistics.h"
@@ -258,10 +259,6 @@ const DeviceDescriptor& RequireDevice(const std::string& name) {
   if (const DeviceDescriptor* device = FindDevice(name)) return *device;
   std::vector<std::string> known;
   for (const DeviceDescriptor& device : Devices()) known.emplace_back(device.name);
-  for (const char* later : {"qnn", "openvino", "dml"}) {
-    if (name == later) ThrowUnsupported("device '" + name + "' is not built yet", "--device", "use cpu");
-    known.emplace_back(later);
-  }
   const std::string how = DidYouMean(name, known);
   ThrowUsage("unknown device '" + name + "'", "--device", how.empty() ? "known are cpu, qnn, openvino, dml" : how);
 }
@@ -331,13 +328,7 @@ BuildResult Build(const BuildOptions& options) {
   if (options.out.empty()) ThrowUsage("no output directory", "-o", "give -o OUT/");
   const QuantizationConfig quantization = StageQuantization(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
-  if (config.compile.embed_context) {
-    ThrowUnsupported("an embedded context needs a device that compiles", "--embed-context", "device cpu has none");
-  }
-  if (!config.compile.options.empty()) {
-    ThrowUnsupported("the CPU execution provider takes no options", "--epoption " + config.compile.options[0].first,
-                     "leave it out");
-  }
+  CheckCompile(config, device);
   const ResolvedPrecision precision = ResolvePrecision(quantization, device);
 
   BuildResult result;
@@ -347,6 +338,7 @@ BuildResult Build(const BuildOptions& options) {
   // --- import
   Stage import(manifest, "import");
   Model model = ImportModel(config.model, config.dims);
+  RequireStaticInputs(*model.graph, device);
   const bool quantized_already = IsQuantized(model) && !quantization.requantize;
   DataPlan data = OpenSamples(model, config, options.require_data, kSyntheticChecks);
   std::unique_ptr<DataSource> held_out;
@@ -362,6 +354,7 @@ BuildResult Build(const BuildOptions& options) {
   identity.Update("model " + manifest.source.sha256 + "\n");
   for (const FileRecord& file : manifest.source_external) identity.Update("external " + file.sha256 + "\n");
   Sha256 calibration_identity = identity;  // what decides the calibration statistics
+  if (GoesToCompiler(config, device)) identity.Update("provider " + ProviderIdentity(device) + "\n");
   identity.Update("data " + data_hash + "\n");
   if (held_out) identity.Update("validate " + held_out->ContentHash() + "\n");
   identity.Update(ConfigIdentity(config));
@@ -437,18 +430,27 @@ BuildResult Build(const BuildOptions& options) {
 
   // --- rewrite: on this device the float passes of the quantize stage are all there is
   Stage rewrite(manifest, "rewrite");
-  rewrite.Skip("device cpu takes the QDQ form as it is; what was applied before quantization is under \"rewrite\"");
+  rewrite.Skip("device " + std::string(device.name) +
+               " takes the QDQ form as it is; what was applied before quantization is under \"rewrite\"");
   rewrite.Finish();
 
   // --- compile: the artifact of a device without a compiler is the optimized model itself
   Stage compile(manifest, "compile");
-  const OnnxFiles files = WriteOnnx(model, out.path() / "model.onnx");
-  if (!config.compile.enabled) {
+  const bool to_compiler = GoesToCompiler(config, device);
+  const OnnxFiles files = WriteOnnx(model, out.path() / (to_compiler ? "quantized.onnx" : "model.onnx"));
+  model = Model{};  // validation has the memory to itself
+  CompileReport compiled;
+  compiled.files = {files.model};
+  if (to_compiler) {
+    compiled = CompileModelFor(files.model, out.path() / "model.onnx", ContextOf(config, device));
+    compile.Note(Describe(compiled));
+    if (!compiled.compiled) LogWarning(Describe(compiled));
+    Record(compiled, manifest);
+  } else if (!config.compile.enabled) {
     compile.Skip("--no-compile");
   } else {
     compile.Note("device cpu has no compiler: the artifact is the optimized model");
   }
-  model = Model{};  // validation has the memory to itself
   manifest.compile_seconds = compile.Seconds();
   compile.Finish();
 
@@ -483,7 +485,7 @@ BuildResult Build(const BuildOptions& options) {
     if (data.synthetic) manifest.validated_on = "synthetic";
   }
   manifest.accuracy_validated = manifest.validated_on == "held_out";
-  manifest.validate = CompareModels(config.model, files.model, *samples, compare);
+  ValidateArtifact(config.model, files.model, compiled, *samples, compare, manifest);
   if (HasNonFinite(manifest.validate.outputs)) {
     std::string names;
     for (const OutputError& o : manifest.validate.outputs) {
@@ -502,17 +504,33 @@ BuildResult Build(const BuildOptions& options) {
       throw Error(ExitCode::kGate, text, "output " + o.name, "nothing was written");
     }
   }
-  MeasureLatency(config.model, files.model, *samples, compare.threads, manifest);
+  if (!compiled.compiled) MeasureLatency(config.model, files.model, *samples, compare.threads, manifest);
   validate.Finish();
 
   // --- publish
   Stage publish(manifest, "publish");
   const bool portable_form = precision.kind != ResolvedPrecision::Kind::kFloat || quantized_already;
-  if (portable_form) LinkOrCopy(files.model, out.path() / "quantized.onnx");
+  if (portable_form && !to_compiler) LinkOrCopy(files.model, out.path() / "quantized.onnx");
   WriteText(out.path() / "config.json", ToJson(config));
-  manifest.artifacts.push_back(RecordFile(files.model, "model.onnx"));
-  for (const fs::path& file : files.data) manifest.artifacts.push_back(RecordFile(file, file.filename().string()));
-  if (portable_form) {
+  for (const fs::path& file : compiled.files) {
+    manifest.artifacts.push_back(RecordFile(file, file == compiled.files.front() ? "model.onnx" : file.filename().string()));
+  }
+  // Float models that were compiled need not be delivered once more; their weights' files go with them.
+  const bool keep_source = portable_form || !compiled.compiled;
+  for (const fs::path& file : files.data) {
+    if (keep_source) {
+      manifest.artifacts.push_back(RecordFile(file, file.filename().string()));
+    } else {
+      fs::remove(file, error);
+    }
+  }
+  if (to_compiler) {
+    if (portable_form) {
+      manifest.artifacts.push_back(RecordFile(files.model, "quantized.onnx"));
+    } else {
+      fs::remove(files.model, error);
+    }
+  } else if (portable_form) {
     FileRecord same = manifest.artifacts.front();
     same.path = "quantized.onnx";
     manifest.artifacts.push_back(std::move(same));
