@@ -267,6 +267,58 @@ def test_disk_full(octavo, small_cnn, small_data, tmp_path):
         subprocess.run(["umount", str(mount)], check=True)
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(octavo, small_cnn, small_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for n, cache in enumerate((tmp_path / "file", "/proc/nowhere")):
+        r = octavo("build", "--onnx", small_cnn, "--data", small_data, "-o", tmp_path / f"o{n}", env={"XDG_CACHE_HOME": str(cache)})
+        assert "not kept" in r.err
+        m = manifest(tmp_path / f"o{n}")
+        assert any("not kept" in w for w in m["warnings"]) and m["calibration"]["samples"] == 48
+
+
+def test_the_cache_gives_the_same_model(octavo, small_cnn, small_data, tmp_path):
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    build = ["build", "--onnx", small_cnn, "--data", small_data, "--samples", "16", "-p", "int8"]
+    octavo(*build, "-o", tmp_path / "a", env=env)
+    octavo(*build, "-o", tmp_path / "b", env=env)
+    status = {s["name"]: s["status"] for s in manifest(tmp_path / "b")["stages"]}
+    assert status["quantize"] == "reused"
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
+    a, b = manifest(tmp_path / "a")["calibration"], manifest(tmp_path / "b")["calibration"]
+    assert a == b and a["source"] == "data" and a["samples"] == 16
+    [kept] = (tmp_path / "cache" / "octavo" / "calibration").iterdir()
+    kept.write_text(kept.read_text()[:1000])
+    r = octavo(*build, "-o", tmp_path / "c", env=env)
+    assert "damaged" in r.err
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "c" / "model.onnx").read_bytes()
+
+
+def test_missing_parents_of_the_output(octavo, small_cnn, small_data, tmp_path):
+    octavo("build", "--onnx", small_cnn, "--data", small_data, "-o", tmp_path / "a" / "b" / "o")
+    octavo("quantize", small_cnn, "--data", small_data, "-o", tmp_path / "c" / "d" / "q.onnx", "--json", tmp_path / "e" / "j.json")
+    octavo("calibrate", small_cnn, "--data", small_data, "-o", tmp_path / "f" / "s.json")
+    octavo("build", "--onnx", small_cnn, "--data", small_data, "--min-sqnr", "200", "-o", tmp_path / "g" / "o", code=5)
+    found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if "a/b/o/" not in str(p))
+    assert found == ["a", "a/b", "a/b/o", "c", "c/d", "c/d/q.onnx", "e", "e/j.json", "f", "f/s.json"]
+
+
+def test_a_refused_result_does_not_cost_the_old_file(octavo, tmp_path):
+    """The runtime knows no such operator: the model cannot be loaded, before or after."""
+    node = helper.make_node("Frob", ["x"], ["y"], domain="nobody")
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13), helper.make_opsetid("nobody", 1)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    (tmp_path / "q.onnx").write_text("precious")
+    r = octavo("quantize", tmp_path / "m.onnx", "-p", "fp32", "-o", tmp_path / "q.onnx", "--force", code=None)
+    assert r.code in (3, 4) and "Frob" in r.error
+    assert (tmp_path / "q.onnx").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "q.onnx"]
+    onnx.save(make_small_cnn(), str(tmp_path / "m.onnx"))
+    octavo("quantize", tmp_path / "m.onnx", "-p", "fp32", "-o", tmp_path / "q.onnx", "--force")
+    onnx.checker.check_model(str(tmp_path / "q.onnx"))
+
+
 # --- models that odd exporters write -----------------------------------------------------------------------------------
 
 def build_and_compare(octavo, model, tmp_path, samples, least):
@@ -418,3 +470,30 @@ def test_three_gigabytes_within_one(octavo, tmp_path):
         time.sleep(0.02)
     assert p.returncode == 0, p.stderr.read()
     assert peak < 1_000_000, f"{peak} kB of anonymous memory"
+
+
+@pytest.mark.parametrize("lie", [[1, 8, 16, 16], [1, 8, 99, 16], [8, 256], None])
+def test_stale_value_info_is_not_believed(octavo, tmp_path, lie):
+    """An editor changed the model and left value_info behind; Shape must not be folded to what it says."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Shape", ["c"], ["s"], "shape"),
+        helper.make_node("Gather", ["s", "one"], ["d"], "gather", axis=0),
+        helper.make_node("Cast", ["d"], ["f"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["c", "f"], ["y"], "mul"),
+    ]
+    rng = np.random.default_rng(0)
+    init = [numpy_helper.from_array(rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "w"), numpy_helper.from_array(np.int64(2), "one")]
+    info = [helper.make_tensor_value_info("c", TensorProto.FLOAT, lie)] if lie else []
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "h", 16])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], init, value_info=info)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(tmp_path / "m.onnx"))
+    octavo("quantize", tmp_path / "m.onnx", "-p", "fp32", "-o", tmp_path / "q.onnx")
+    sample = {"x": rng.normal(size=(1, 3, 12, 16)).astype(np.float32)}
+    for optimize in (False, True):
+        # The runtime itself must not see the lie either: the original is run without it.
+        clean = onnx.load(tmp_path / "m.onnx")
+        del clean.graph.value_info[:]
+        onnx.save(clean, str(tmp_path / "clean.onnx"))
+        [want], [got] = outputs(tmp_path / "clean.onnx", [sample], optimize), outputs(tmp_path / "q.onnx", [sample], optimize)
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)

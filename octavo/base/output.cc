@@ -50,8 +50,12 @@ void RemoveQuietly(const fs::path& path) {
   ThrowBadInput(what + " (" + std::strerror(error) + ")", where.string(), std::move(how));
 }
 
-// The target itself, with links resolved (a link stays a link to the new content) and without a trailing slash.
-fs::path Resolve(const fs::path& target) {
+struct Place {
+  fs::path target;  // links resolved (a link stays a link to the new content), without a trailing slash
+  fs::path beside;  // temporaries stand beside this: the target, or the uppermost directory above it that is missing
+};
+
+Place Resolve(const fs::path& target) {
   std::error_code error;
   fs::path out = fs::weakly_canonical(fs::absolute(target), error);
   if (error) out = fs::absolute(target).lexically_normal();
@@ -59,12 +63,45 @@ fs::path Resolve(const fs::path& target) {
   if (out.filename().empty() || out == out.root_path()) {
     ThrowUsage("cannot write to this path", target.string(), "name a file or directory to create");
   }
-  const fs::path parent = out.parent_path();
-  if (!fs::is_directory(parent, error)) {
-    ThrowBadInput("cannot write: no such directory", parent.string(), "create it first");
+  fs::path beside = out;
+  while (!fs::is_directory(beside.parent_path(), error)) {
+    beside = beside.parent_path();
+    if (fs::exists(fs::symlink_status(beside, error)) || beside == beside.root_path()) {
+      ThrowBadInput("cannot write: this is not a directory", beside.string(), "choose another output");
+    }
   }
-  return out;
+  return {std::move(out), std::move(beside)};
 }
+
+// The directories above a target, made as they are needed; those that stay empty go again.
+class Parents {
+ public:
+  explicit Parents(const fs::path& target) {
+    std::vector<fs::path> missing;
+    std::error_code error;
+    for (fs::path p = target.parent_path(); !fs::is_directory(p, error) && p.has_relative_path(); p = p.parent_path()) {
+      missing.push_back(p);
+    }
+    for (; !missing.empty(); missing.pop_back()) {
+      if (::mkdir(missing.back().c_str(), 0777) == 0) {
+        made_.push_back(missing.back());
+      } else if (errno != EEXIST) {
+        const int reason = errno;
+        Remove();
+        Fail("cannot create directory", missing.back(), reason);
+      }
+    }
+  }
+  ~Parents() { Remove(); }
+  Parents(const Parents&) = delete;
+  Parents& operator=(const Parents&) = delete;
+
+ private:
+  void Remove() {  // rmdir leaves what is not empty: after a success, all of them
+    for (; !made_.empty(); made_.pop_back()) ::rmdir(made_.back().c_str());
+  }
+  std::vector<fs::path> made_;
+};
 
 // What the names of all temporaries of a target start with; a pid follows.
 std::string TempPrefix(const fs::path& target) {
@@ -178,10 +215,11 @@ OutputFile::OutputFile(fs::path target) : impl_(std::make_unique<Impl>()) {
     if (impl_->fd < 0) Fail("cannot open for writing", impl_->target, errno);
     return;
   }
-  impl_->target = Resolve(target);
-  RemoveLeftovers(impl_->target);
+  const Place place = Resolve(target);
+  impl_->target = place.target;
+  RemoveLeftovers(place.beside);
   for (int n = 0; impl_->fd < 0; ++n) {
-    impl_->temp = TempName(impl_->target, n);
+    impl_->temp = TempName(place.beside, n);
     impl_->fd = ::open(impl_->temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (impl_->fd < 0 && (errno != EEXIST || n > 1000)) Fail("cannot create file", impl_->target, errno);
   }
@@ -217,6 +255,7 @@ void OutputFile::Commit() {
   impl_->Flush();
   if (!impl_->direct) {
     if (::fsync(impl_->fd) != 0 && errno != EINVAL && errno != ENOTSUP) Fail("cannot write file", impl_->target, errno);
+    const Parents parents(impl_->target);
     if (::rename(impl_->temp.c_str(), impl_->target.c_str()) != 0) {
       Fail("cannot put the finished file in place", impl_->target, errno);
     }
@@ -236,10 +275,11 @@ struct OutputDirectory::Impl {
 
 OutputDirectory::OutputDirectory(fs::path target) : impl_(std::make_unique<Impl>()) {
   if (target.empty()) ThrowUsage("the name of the output directory is empty");
-  impl_->target = Resolve(target);
-  RemoveLeftovers(impl_->target);
+  const Place place = Resolve(target);
+  impl_->target = place.target;
+  RemoveLeftovers(place.beside);
   for (int n = 0;; ++n) {
-    impl_->temp = TempName(impl_->target, n);
+    impl_->temp = TempName(place.beside, n);
     if (::mkdir(impl_->temp.c_str(), 0777) == 0) break;
     if (errno != EEXIST || n > 1000) Fail("cannot create directory", impl_->target, errno);
   }
@@ -269,6 +309,7 @@ void OutputDirectory::Commit(bool replace) {
 
   std::error_code error;
   const fs::file_status status = fs::symlink_status(impl_->target, error);
+  const Parents parents(impl_->target);
   if (!fs::exists(status)) {
     // NOREPLACE: somebody else's directory that appears just now must not vanish under ours.
     if (::renameat2(AT_FDCWD, temp, AT_FDCWD, target, RENAME_NOREPLACE) == 0) return done();
@@ -299,6 +340,16 @@ void OutputDirectory::Commit(bool replace) {
   RemoveQuietly(old);
   done();
 }
+
+void OutputDirectory::MoveOut(const std::string& name) {
+  if (impl_->committed) ThrowInternal("moved out of a committed directory", impl_->target.string());
+  const fs::path from = impl_->temp / name, to = impl_->target.parent_path() / name;
+  const Parents parents(to);
+  if (::rename(from.c_str(), to.c_str()) != 0) Fail("cannot put the finished file in place", to, errno);
+  SyncParent(to);
+}
+
+const fs::path& OutputDirectory::target() const { return impl_->target; }
 
 void RemoveAllTemporaries() {
   std::set<fs::path> all;

@@ -11,6 +11,9 @@
 
 namespace octavo {
 
+// Directories above a target that are missing are made by Commit(), not before: the temporary then stands beside the
+// uppermost of them.
+
 // A file written under a temporary sibling name and renamed by Commit(). Destroyed without Commit: removed.
 // Leftovers of a killed earlier run for the same target (its pid is dead) are removed by the constructor.
 // Errors: Error(kBadInput) naming the path when it cannot be created or written (disk full included).
@@ -44,6 +47,11 @@ class OutputDirectory {
 
   const std::filesystem::path& path() const;  // where to write now
   void Commit(bool replace);
+
+  // Instead of Commit: for a target that is a file, made in this directory together with others that belong to it
+  // (external data). Moves path()/name over the file of that name beside the target.
+  void MoveOut(const std::string& name);
+  const std::filesystem::path& target() const;  // links resolved
 
  private:
   struct Impl;

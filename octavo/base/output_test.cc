@@ -128,8 +128,10 @@ TEST_F(Output, TwoWritersOfOneTarget) {
 
 TEST_F(Output, FileErrors) {
   std::string message;
-  EXPECT_EQ(CodeOf([&] { OutputFile file(dir_ / "none" / "a"); }, &message), ExitCode::kBadInput);
-  EXPECT_THAT(message, HasSubstr((dir_ / "none").string()));
+  Put(dir_ / "f", "precious");
+  EXPECT_EQ(CodeOf([&] { OutputFile file(dir_ / "f" / "b" / "a"); }, &message), ExitCode::kBadInput);
+  EXPECT_THAT(message, HasSubstr((dir_ / "f").string() + ":"));
+  EXPECT_EQ(Read(dir_ / "f"), "precious");
   EXPECT_EQ(CodeOf([&] { OutputFile file(dir_); }), ExitCode::kBadInput);
   EXPECT_EQ(CodeOf([] { OutputFile file(""); }), ExitCode::kUsage);
   OutputFile file(dir_ / "a");
@@ -241,6 +243,60 @@ TEST_F(Output, LiveRunIsLeftAlone) {
   ::waitpid(child, &status, 0);
   EXPECT_EQ(status, 0);
   EXPECT_THAT(Names(), ElementsAre("OUT"));
+}
+
+TEST_F(Output, MissingParentsAreMadeAtTheEnd) {
+  {
+    OutputFile file(dir_ / "a" / "b" / "f");
+    file.Write("x");
+    EXPECT_THAT(Names(), ElementsAre(".a.octavo-" + std::to_string(::getpid())));
+  }
+  EXPECT_THAT(Names(), IsEmpty());
+  OutputFile file(dir_ / "a" / "b" / "f");
+  OutputFile data(dir_ / "a" / "b" / "f.data");
+  data.Commit();
+  file.Write("x");
+  file.Commit();
+  EXPECT_EQ(Read(dir_ / "a" / "b" / "f"), "x");
+  { OutputDirectory out(dir_ / "c" / "OUT"); }
+  EXPECT_THAT(Names(), ElementsAre("a"));
+  OutputDirectory out(dir_ / "c" / "OUT");
+  Put(out.path() / "m", "m");
+  out.Commit(false);
+  EXPECT_EQ(Read(dir_ / "c" / "OUT" / "m"), "m");
+  EXPECT_THAT(Names(), UnorderedElementsAre("a", "c"));
+}
+
+TEST_F(Output, ParentsOfAFailureGoAgain) {
+  OutputDirectory out(dir_ / "a" / "b" / "OUT");
+  fs::remove_all(out.path());  // the rename must fail
+  EXPECT_EQ(CodeOf([&] { out.Commit(false); }), ExitCode::kBadInput);
+  EXPECT_THAT(Names(), IsEmpty());
+  OutputDirectory blocked(dir_ / "a" / "b" / "OUT");
+  Put(dir_ / "a", "a file, meanwhile");
+  EXPECT_EQ(CodeOf([&] { blocked.Commit(false); }), ExitCode::kBadInput);
+  EXPECT_EQ(Read(dir_ / "a"), "a file, meanwhile");
+}
+
+TEST_F(Output, LeftoversOfMissingParentsAreRemoved) {
+  const fs::path litter = dir_ / (".a.octavo-" + std::to_string(DeadPid()));
+  fs::create_directory(litter);
+  { OutputDirectory out(dir_ / "a" / "b"); }
+  EXPECT_THAT(Names(), IsEmpty());
+}
+
+TEST_F(Output, FilesMoveOutTogether) {
+  Put(dir_ / "f", "old");
+  {
+    OutputDirectory staged(dir_ / "f");
+    Put(staged.path() / "f", "new");
+    Put(staged.path() / "f.data", "data");
+    EXPECT_EQ(Read(dir_ / "f"), "old");
+    staged.MoveOut("f.data");
+    staged.MoveOut("f");
+  }
+  EXPECT_EQ(Read(dir_ / "f"), "new");
+  EXPECT_THAT(Names(), UnorderedElementsAre("f", "f.data"));
 }
 
 TEST_F(Output, RemoveAllTemporaries) {

@@ -193,49 +193,77 @@ void MeasureLatency(const fs::path& source, const fs::path& artifact, const Data
 }
 
 // No file is handed out that the runtime refuses: it is loaded as its users will load it, and run on one sample if
-// there are data. A refused file is removed.
+// there are data.
 void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threads) {
-  try {
-    std::error_code error;
-    std::uintmax_t bytes = 0;
-    for (const fs::path& file : files.data) bytes += fs::file_size(file, error);
-    bytes += fs::file_size(files.model, error);
-    SessionOptions options;
-    options.intra_op_threads = threads;
-    const bool big = bytes > kMostPrepackedBytes;
-    OnnxSkeleton skeleton;
-    std::vector<std::pair<std::string, TensorRef>> weights;
-    if (big) {  // read as we read models: its weights stay mapped, where loading and optimizing would copy them
-      options.disable_prepacking = true;
-      options.optimization = GraphOptimization::kNone;
-      options.arena = false;
-      skeleton = SerializeSkeleton(ReadOnnx(files.model));
-      for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
-    }
-    const Session session = big ? Session(skeleton.bytes, std::move(weights), options) : Session(files.model, options);
-    if (data == nullptr || data->size() == 0) return;
-    const Sample sample = data->Read(0);
-    session.Run(sample.tensors, session.TensorOutputs());
-  } catch (...) {
-    std::error_code error;
-    fs::remove(files.model, error);
-    for (const fs::path& file : files.data) fs::remove(file, error);
-    throw;
+  std::error_code error;
+  std::uintmax_t bytes = 0;
+  for (const fs::path& file : files.data) bytes += fs::file_size(file, error);
+  bytes += fs::file_size(files.model, error);
+  SessionOptions options;
+  options.intra_op_threads = threads;
+  const bool big = bytes > kMostPrepackedBytes;
+  OnnxSkeleton skeleton;
+  std::vector<std::pair<std::string, TensorRef>> weights;
+  if (big) {  // read as we read models: its weights stay mapped, where loading and optimizing would copy them
+    options.disable_prepacking = true;
+    options.optimization = GraphOptimization::kNone;
+    options.arena = false;
+    skeleton = SerializeSkeleton(ReadOnnx(files.model));
+    for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
   }
+  const Session session = big ? Session(skeleton.bytes, std::move(weights), options) : Session(files.model, options);
+  if (data == nullptr || data->size() == 0) return;
+  const Sample sample = data->Read(0);
+  session.Run(sample.tensors, session.TensorOutputs());
 }
 
-// A cached file that is damaged (a disk that was full, a machine that went down) is made again, not an error.
-bool UsableStatistics(const fs::path& path) {
+// Writes the model, checks it by LoadAndRun, and only then replaces what `out` was.
+OnnxFiles WriteChecked(const Model& model, const fs::path& out, const DataSource* data, int threads) {
   std::error_code error;
-  if (!fs::exists(path, error)) return false;
+  const fs::file_status status = fs::status(out, error);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    ThrowBadInput("a model is written to a file, and this is none", out.string(), "name a file");
+  }
+  OutputDirectory staged(out);
+  OnnxFiles files = WriteOnnx(model, staged.path() / staged.target().filename());
+  LoadAndRun(files, data, threads);
+  CheckInterrupt();
+  for (fs::path& file : files.data) {
+    staged.MoveOut(file.filename().string());
+    file = staged.target().parent_path() / file.filename();
+  }
+  staged.MoveOut(files.model.filename().string());
+  files.model = out;
+  return files;
+}
+
+// The calibration statistics that were kept under this key, and a way to keep new ones. Nothing about a cache ends a
+// build: a damaged file (a machine that went down) is made again, one that cannot be written is done without.
+StatisticsCache OpenStatisticsCache(const std::string& key) {
+  StatisticsCache cache;
+  if (CacheDirectory().empty()) return cache;
+  const fs::path path = CacheDirectory() / "calibration" / (key + ".json");
+  cache.keep = [path](const Statistics& statistics) {
+    try {
+      fs::create_directories(path.parent_path());
+      SaveStatistics(statistics, path);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kBadInput) throw;
+      LogWarning(std::string("the calibration statistics are not kept for later builds: ") + error.what());
+    } catch (const fs::filesystem_error& error) {
+      LogWarning(std::string("the calibration statistics are not kept for later builds: ") + error.what());
+    }
+  };
+  std::error_code error;
+  if (!fs::exists(path, error)) return cache;
   try {
-    LoadStatistics(path);
-    return true;
+    cache.found = LoadStatistics(path);
   } catch (const Error& e) {
+    if (e.code() == ExitCode::kInterrupted) throw;
     LogWarning(std::string("a damaged file of the cache is made again: ") + e.what());
     fs::remove(path, error);
-    return false;
   }
+  return cache;
 }
 
 // Publishes the portable form: the same bytes as the device's artifact where the device takes QDQ as it is.
@@ -304,9 +332,10 @@ DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require
   return plan;
 }
 
-QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads) {
+QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads,
+                                StatisticsCache* cache) {
   const DeviceDescriptor& device = RequireDevice(config.device);
-  QuantizeResult result = Quantize(model, StageQuantization(config), device, data, Threads(threads));
+  QuantizeResult result = Quantize(model, StageQuantization(config), device, data, Threads(threads), cache);
   const Stopwatch lowering;
   RaiseOpsetForQuantization(model);
   LowerToQdq(model);
@@ -389,30 +418,15 @@ BuildResult Build(const BuildOptions& options) {
 
   // --- quantize
   Stage quantize(manifest, "quantize");
-  BuildConfig stage_config = config;
-  fs::path cached;
   const bool calibrates = NeedsSamples(model, config, device);
-  if (calibrates && options.cache && !CacheDirectory().empty() && quantization.save_path.empty()) {
-    QuantizationConfig key = quantization;
+  StatisticsCache cache;
+  if (calibrates && options.cache && quantization.save_path.empty()) {
     calibration_identity.Update("data " + (data.synthetic ? data_hash : data.source->ContentHash()) + "\n");
     calibration_identity.Update(ConfigIdentity(config));
-    const fs::path folder = CacheDirectory() / "calibration";
-    fs::create_directories(folder, error);
-    if (!error) {
-      cached = folder / (calibration_identity.HexDigest() + ".json");
-      if (UsableStatistics(cached)) {
-        key.load_path = cached.string();
-      } else {
-        key.save_path = cached.string();
-        cached.clear();
-      }
-      stage_config.quantization = key;
-      stage_config.compile.quantization.reset();
-    }
+    cache = OpenStatisticsCache(calibration_identity.HexDigest());
   }
-  manifest.quantize = QuantizeAndLower(model, stage_config, data.source.get(), options.threads);
+  manifest.quantize = QuantizeAndLower(model, config, data.source.get(), options.threads, &cache);
   manifest.calibration_source = manifest.quantize.calibration_source;
-  if (!cached.empty()) manifest.calibration_source = "data";  // loaded from our own cache: what it was made from counts
   if (data.synthetic && manifest.calibration_source == "data") manifest.calibration_source = "synthetic";
   manifest.calibration_method =
       calibrates || !quantization.load_path.empty() ? MethodName(quantization.calibration) : "none";
@@ -423,7 +437,7 @@ BuildResult Build(const BuildOptions& options) {
   if (manifest.quantize.skipped || quantized_already) {
     quantize.Skip("the model is quantized already: its quantization is kept (--requantize drops it)");
     LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
-  } else if (!cached.empty()) {
+  } else if (cache.used) {
     quantize.Reused("calibration statistics from the cache (--no-cache makes them again)");
   }
   quantize.Finish();
@@ -576,9 +590,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   if (result.synthetic && result.quantize.calibration_source == "data")
     result.quantize.calibration_source = "synthetic";
   LogDebug("lowered");
-  const OnnxFiles files = WriteOnnx(model, out);
-  LogDebug("written");
-  LoadAndRun(files, data.source.get(), threads);
+  const OnnxFiles files = WriteChecked(model, out, data.source.get(), threads);
   result.out = files.model;
   result.bytes_after = fs::file_size(files.model, error);
   for (const fs::path& file : files.data) result.bytes_after += fs::file_size(file, error);

@@ -60,7 +60,8 @@ struct DataPlan {
 DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require_data, std::size_t extra);
 
 // Quantizes `model` (of ImportModel) and lowers it to plain ONNX; WriteOnnx takes it from there.
-QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads);
+QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads,
+                                StatisticsCache* cache = nullptr);
 
 // `octavo quantize`: one model in, one quantized model out; the same bytes as a build's model.onnx. Writes the file
 // whole or not at all. Errors: as Build.

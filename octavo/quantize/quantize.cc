@@ -112,13 +112,15 @@ void DropQuantization(Model& model) {
 class Quantizer {
  public:
   Quantizer(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
-            const ResolvedPrecision& precision, const DataSource* data, int threads, QuantizeResult& result)
+            const ResolvedPrecision& precision, const DataSource* data, int threads, StatisticsCache* cache,
+            QuantizeResult& result)
       : model_(model),
         config_(config),
         device_(device),
         precision_(precision),
         data_(data),
         threads_(threads > 0 ? threads : HardwareThreads()),
+        cache_(cache),
         result_(result) {}
 
   void Run() {
@@ -173,6 +175,18 @@ class Quantizer {
     std::string keep_float;  // the reason, if it stays in float
   };
 
+  // Whether the cache's statistics are this model's and have all that is needed; they are then taken over.
+  bool TakeCached(const std::vector<ObserveSpec>& specs) {
+    if (cache_ == nullptr || !cache_->found || cache_->found->model_sha256 != ModelFingerprint(model_)) return false;
+    for (const ObserveSpec& spec : specs) {
+      const TensorStatistics* t = cache_->found->Find(spec.value);
+      if (t == nullptr || (spec.histogram && !t->histogram)) return false;
+    }
+    statistics_ = *std::move(cache_->found);
+    cache_->found.reset();
+    return cache_->used = true;
+  }
+
   void GetStatistics() {
     const std::vector<ObserveSpec> specs = CalibrationSpecs(model_, config_, device_);
     if (!config_.load_path.empty()) {
@@ -189,6 +203,8 @@ class Quantizer {
         }
       }
       result_.calibration_source = "loaded";
+    } else if (TakeCached(specs)) {
+      result_.calibration_source = "data";
     } else {
       if (data_ == nullptr) {
         ThrowUsage("precision '" + config_.precision + "' needs calibration data", "--data",
@@ -202,6 +218,7 @@ class Quantizer {
       statistics_ = Calibrate(model_, *data_, 0, count, specs, options);
       result_.calibration_seconds = Seconds(start);
       result_.calibration_source = "data";
+      if (cache_ != nullptr && cache_->keep) cache_->keep(statistics_);
     }
     result_.calibration_samples = static_cast<std::int64_t>(statistics_.samples.size());
     if (!config_.save_path.empty()) SaveStatistics(statistics_, config_.save_path);
@@ -462,6 +479,7 @@ class Quantizer {
   const ResolvedPrecision& precision_;
   const DataSource* data_;
   int threads_;
+  StatisticsCache* cache_;
   QuantizeResult& result_;
   Placement placement_;
   Statistics statistics_;
@@ -566,7 +584,7 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
 }
 
 QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
-                        const DataSource* data, int threads) {
+                        const DataSource* data, int threads, StatisticsCache* cache) {
   Validate(config);
   const ResolvedPrecision precision = ResolvePrecision(config, device);
   QuantizeResult result;
@@ -622,7 +640,7 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
       break;
   }
   if (data != nullptr && config.load_path.empty()) result.data_sha256 = data->ContentHash();
-  Quantizer(model, config, device, precision, data, threads, result).Run();
+  Quantizer(model, config, device, precision, data, threads, cache, result).Run();
   return result;
 }
 

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "octavo/calibrate/calibrate.h"
+#include "octavo/calibrate/statistics.h"
 #include "octavo/device/descriptor.h"
 #include "octavo/import/data.h"
 #include "octavo/ir/graph.h"
@@ -34,6 +36,13 @@ struct QuantizeResult {
   std::vector<std::pair<std::string, std::int64_t>> rewrites;  // rule -> times applied, from the float passes
 };
 
+// Statistics of an earlier run, and a place for those of this one.
+struct StatisticsCache {
+  std::optional<Statistics> found;              // used if they are this model's and hold all that is needed
+  std::function<void(const Statistics&)> keep;  // gets what a calibration gathered
+  bool used = false;                            // `found` was
+};
+
 // The float passes that Quantize runs before it calibrates: statistics belong to the model that comes out. Adds what
 // was applied to `applied`, if given. Errors: kUnsupported for a model that is compiled for a device already.
 void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
@@ -45,10 +54,11 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
 std::string MethodName(CalibrationMethod method);  // "minmax", as Statistics::method has it
 
 // Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be
-// null for precisions that need none (fp16, bf16, fp32, weight only). Samples [0, config.samples) calibrate.
-// Deterministic: equal inputs give equal models whatever the number of threads. Errors: kUnsupported for a precision
-// that is not built yet or a model the device cannot take; kUsage for a selector that matches nothing (nearest names).
+// null for precisions that need none (fp16, bf16, fp32, weight only). `cache`: see above; never changes the result.
+// Samples [0, config.samples) calibrate. Deterministic: equal inputs give equal models whatever the number of threads.
+// Errors: kUnsupported for a precision that is not built yet or a model the device cannot take; kUsage for a selector
+// that matches nothing (nearest names).
 QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
-                        const DataSource* data, int threads);
+                        const DataSource* data, int threads, StatisticsCache* cache = nullptr);
 
 }  // namespace octavo

@@ -7,9 +7,8 @@
 namespace octavo {
 namespace {
 
-// Takes over what `found` knows and `type` does not. Returns whether anything was new.
+// A graph output's declaration is part of the interface: it stands, and what it does not say is taken from `found`.
 bool Refine(Type& type, const Type& found) {
-  if (!found.opaque.empty() || !type.opaque.empty()) return false;
   bool changed = false;
   if (type.dtype == DType::kUndefined && found.dtype != DType::kUndefined) {
     type.dtype = found.dtype;
@@ -20,7 +19,7 @@ bool Refine(Type& type, const Type& found) {
     type.shape = found.shape;
     return true;
   }
-  if (type.shape->size() != found.shape->size()) return changed;  // the model's own declaration stands
+  if (type.shape->size() != found.shape->size()) return changed;
   for (std::size_t i = 0; i < type.shape->size(); ++i) {
     Dim& dim = (*type.shape)[i];
     if (!dim.known() && (*found.shape)[i].known()) {
@@ -31,11 +30,43 @@ bool Refine(Type& type, const Type& found) {
   return changed;
 }
 
+// What a model says of a value inside (value_info) is a note of its exporter: editors leave it behind, and the runtime
+// goes by its own inference. So does this; of the note only the names of unknown dimensions stay.
+bool Replace(Type& type, const Type& found) {
+  Type now = type;
+  if (found.dtype != DType::kUndefined) now.dtype = found.dtype;
+  now.shape = found.shape;
+  bool changed = now.dtype != type.dtype || now.shape.has_value() != type.shape.has_value();
+  if (now.shape.has_value() && type.shape.has_value()) {
+    const bool same_rank = now.shape->size() == type.shape->size();
+    changed = changed || !same_rank;
+    for (std::size_t i = 0; same_rank && i < now.shape->size(); ++i) {
+      Dim& dim = (*now.shape)[i];
+      const Dim& noted = (*type.shape)[i];
+      changed = changed || dim.value != noted.value;
+      if (!dim.known() && !noted.known()) dim = noted;
+    }
+  }
+  type = std::move(now);
+  return changed;
+}
+
+// Forgets what the model says of the values inside, those of subgraphs too.
+void ForgetTypes(Graph& graph) {
+  VisitNodes(graph, [](Node& node) {
+    for (Value* value : node.outputs()) {
+      if (value == nullptr || value->is_graph_output() || value->type.quant || !value->type.opaque.empty()) continue;
+      value->type = Type{};
+    }
+  });
+}
+
 }  // namespace
 
 std::int64_t InferTypes(Model& model) {
   OrtVersion();  // a runtime that is missing is an error of its own, not a model that it refuses
   Model probe = Clone(model);
+  ForgetTypes(*probe.graph);
   std::vector<std::string> names;
   for (Node* node : probe.graph->nodes()) {
     if (node->domain() == kIrDomain) return 0;  // quantized: not an ONNX graph, and its types are known
@@ -59,7 +90,9 @@ std::int64_t InferTypes(Model& model) {
     const Session session(skeleton.bytes, std::move(initializers), options);
     for (const IoSpec& spec : session.outputs()) {
       Value* value = model.graph->FindValue(spec.name);
-      if (value != nullptr && value->kind() == ValueKind::kResult && Refine(value->type, spec.type)) ++refined;
+      if (value == nullptr || value->kind() != ValueKind::kResult) continue;
+      if (value->type.quant || !value->type.opaque.empty() || !spec.type.opaque.empty()) continue;
+      if (value->is_graph_output() ? Refine(value->type, spec.type) : Replace(value->type, spec.type)) ++refined;
     }
   } catch (const Error& error) {
     if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;

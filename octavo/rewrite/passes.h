@@ -30,9 +30,9 @@ bool IsQuantized(const Model& model);
 // and bias, dead code. Results differ from the input model by float rounding only. Returns what was applied.
 std::vector<PassCount> SimplifyFloat(Model& model);
 
-// Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes over what the
-// IR does not know yet: dtype, rank, dimensions. What the model declares stands. Returns how many values became better
-// known; 0 with a warning when the runtime refuses the model, 0 for a graph with quantized types. Error(kUnsupported)
+// Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes them over:
+// dtype, rank, dimensions. What the model declares of its outputs stands; what it says of values inside (value_info)
+// may be stale, so it goes. Returns how many values changed; 0 with a warning when the runtime refuses the model, 0 for a graph with quantized types. Error(kUnsupported)
 // when there is no runtime.
 std::int64_t InferTypes(Model& model);
 

@@ -24,6 +24,9 @@ class FoldShapeRule final : public PatternRule<Known> {
     if (!node.domain().empty() || node.input(0) == nullptr || node.output() == nullptr) return Refusal{};
     if (node.output()->is_graph_output()) return Refusal{"its result is a graph output"};
     const Type& type = node.input(0)->type;
+    if (node.input(0)->is_graph_output() && node.input(0)->kind() == ValueKind::kResult) {
+      return Refusal{"its input is a graph output, whose shape is declared, not inferred"};
+    }
     if (!type.shape.has_value() || !type.opaque.empty()) return Refusal{"the rank of its input is not known"};
     const auto rank = static_cast<std::int64_t>(type.shape->size());
     std::int64_t start = 0, end = rank;
