@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <unordered_map>
 
 #include "octavo/base/error.h"
@@ -30,6 +31,8 @@ constexpr std::string_view kSums = "it sums many terms or divides by small ones"
 
 constexpr std::string_view kSmall = "its weights are few: 16 bits would save nothing and cost accuracy";
 
+constexpr std::string_view kLosesWeights = "its weights leave the range of f16 (6e-8 .. 65504)";
+
 constexpr std::string_view kNoLargeWeight = "it has no weights that are worth storing in 16 bits";
 
 // Depthwise convolutions and layers of up to 4,096 weights (8 KiB saved at best). Few terms make a sum, so the rounding
@@ -41,6 +44,32 @@ bool SmallWeights(const Node& node) {
   const Value* weight = node.input(1);
   if (weight == nullptr || !weight->is_constant() || !weight->data.has_value()) return false;
   return node.IntAttribute("group", 1) > 1 || weight->data->elements() <= kFewWeights;
+}
+
+// Whether f16 loses the weights of a layer: beyond 65504 they are clamped, below 6e-8 they are zero, and up to 6e-5
+// they have fewer digits. Lost is what leaves less than 40 dB of them.
+bool LosesWeights(const Node& node) {
+  constexpr double kLost = 1e-4;
+  if (node.op() != "Conv" && node.op() != "ConvTranspose" && node.op() != "Gemm" && node.op() != "MatMul") return false;
+  for (const Value* weight : node.inputs()) {
+    if (weight == nullptr || !weight->is_constant() || !weight->data || weight->data->dtype != DType::kF32) continue;
+    std::vector<float> converted;
+    double signal = 0, noise = 0;
+    for (const float x : FloatView(*weight->data, converted)) {
+      constexpr float kLargest = 65504, kNormal = 6.103515625e-5f, kStep = 5.9604644775390625e-8f;
+      const float size = std::fabs(x);
+      if (!(size <= std::numeric_limits<float>::max())) continue;
+      const double value = size;
+      signal += value * value;
+      // Rounding of what is in range is much less than kLost.
+      const double error = size > kLargest  ? value - kLargest
+                           : size < kNormal ? value - std::rint(size / kStep) * kStep
+                                            : 0;
+      noise += error * error;
+    }
+    if (noise > kLost * signal) return true;
+  }
+  return false;
 }
 
 // Operators that stay f32. Those of the first kind cannot be 16-bit (operator specifications); those of the last two
@@ -199,6 +228,7 @@ class HalfConverter {
       if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return "its subgraphs compute in f32";
     }
     if (SmallWeights(node)) return std::string(kSmall);
+    if (LosesWeights(node)) return std::string(kLosesWeights);
     for (const KeptOp& kept : kKept) {
       if (node.op() == kept.op) return std::string(kept.reason);
     }

@@ -290,6 +290,25 @@ TEST(ConvertToHalf, Bf16StoresWeightsAndComputesInFloat) {
   EXPECT_LT(sqnr, 70.0) << "the weights were not rounded";
 }
 
+TEST(ConvertToHalf, WeightsBeyondTheRangeOfHalfStayFloat) {
+  for (const float scale : {1e-9f, 1e-7f, 1.0f, 1e6f}) {
+    SCOPED_TRACE(scale);
+    std::vector<float> numbers(65 * 64);
+    for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = scale * (0.01f * static_cast<float>(i % 97) - 0.4f);
+    Model model = ParseModel(R"(graph @g(%x: f32[2,65]) -> (%y) {
+      %w = constant f32[65,64] splat(0)
+      %y: f32[2,64] = MatMul(%x, %w)
+    })");
+    model.graph->FindValue("w")->data = TensorRef::FromFloats({65, 64}, numbers);
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+    const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+    const HalfResult result = ConvertToHalf(model, DType::kF16);
+    EXPECT_EQ(result.overflows, 0u);
+    EXPECT_EQ(result.kept_float.size(), scale == 1.0f ? 0u : 1u);
+    EXPECT_GT(Sqnr(before, testing::RunModel(model, inputs)), 55.0);
+  }
+}
+
 TEST(ConvertToHalf, Refuses) {
   Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }", 11);
   EXPECT_THROW(ConvertToHalf(model, DType::kF32), Error);

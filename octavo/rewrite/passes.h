@@ -32,8 +32,8 @@ std::vector<PassCount> SimplifyFloat(Model& model);
 
 // Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes them over:
 // dtype, rank, dimensions. What the model declares of its outputs stands; what it says of values inside (value_info)
-// may be stale, so it goes. Returns how many values changed; 0 with a warning when the runtime refuses the model, 0 for a graph with quantized types. Error(kUnsupported)
-// when there is no runtime.
+// may be stale, so it goes. Returns how many values changed; 0 with a warning when the runtime refuses the model, 0 for
+// a graph with quantized types. Error(kUnsupported) when there is no runtime.
 std::int64_t InferTypes(Model& model);
 
 // Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
@@ -45,13 +45,12 @@ std::int64_t EqualizeLayers(Model& model);
 
 // f16: converts the main graph's weights and internal values; graph inputs and outputs keep their type behind Casts.
 // Kept in f32, between Casts: operators without a 16-bit form, those that need range or sum many terms (normalizations,
-// Softmax, reductions, Pow, Sqrt, Exp), layers with few weights, nodes with subgraphs, other domains, and the nodes for
-// which `keep` gives a reason.
-// bf16: stores constants of more than 4,096 numbers as bf16 behind a Cast to f32; every operator computes in f32, for
-// ONNX Runtime's CPU provider has hardly any bf16 kernel and ONNX hardly any bf16 operator before operator set 22.
-// Finite weights that overflow are counted and clamped to the largest finite value; infinities stay. Errors: kUsage for
-// another type; kUnsupported for bf16 below opset 13. ONNX Runtime's CPU provider runs all of f16 (it casts where it
-// has no kernel).
+// Softmax, reductions, Pow, Sqrt, Exp), layers with few weights or with weights out of range, nodes with subgraphs,
+// other domains, and the nodes for which `keep` gives a reason. bf16: stores constants of more than 4,096 numbers as
+// bf16 behind a Cast to f32; every operator computes in f32, for ONNX Runtime's CPU provider has hardly any bf16 kernel
+// and ONNX hardly any bf16 operator before operator set 22. Finite weights that overflow are counted and clamped to the
+// largest finite value; infinities stay. Errors: kUsage for another type; kUnsupported for bf16 below opset 13. ONNX
+// Runtime's CPU provider runs all of f16 (it casts where it has no kernel).
 struct KeptNode {
   std::string node, op, reason;  // node: its name, or that of its first output
 };
