@@ -69,6 +69,7 @@ int Run(int argc, char** argv) {
   commands.push_back(BuildCommand());
   commands.push_back(QuantizeCommand());
   commands.push_back(CalibrateCommand());
+  commands.push_back(RewriteCommand());
   commands.push_back(CompareCommand());
   commands.push_back(PerfCommand());
   commands.push_back(InspectCommand());

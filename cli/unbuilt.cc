@@ -18,7 +18,6 @@ Command Unbuilt(const std::string& name, const std::string& summary, const std::
 
 std::vector<Command> UnbuiltCommands() {
   std::vector<Command> out;
-  out.push_back(Unbuilt("rewrite", "rewrite a quantized model", "octavo build rewrites what its device needs"));
   out.push_back(Unbuilt("compile", "compile a quantized model for a device", "use octavo build --device cpu"));
   return out;
 }

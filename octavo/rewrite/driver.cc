@@ -20,6 +20,18 @@ std::string_view Name(RuleClass rule_class) {
   return "?";
 }
 
+namespace {
+
+std::string& DroppedCondition() {
+  static std::string name;
+  return name;
+}
+
+}  // namespace
+
+bool Holds(std::string_view name, bool value) { return value || name == DroppedCondition(); }
+void DropCondition(std::string name) { DroppedCondition() = std::move(name); }
+
 std::string Describe(const Node& node) {
   if (!node.name.empty()) return node.name;
   for (const Value* output : node.outputs()) {
@@ -114,11 +126,19 @@ void Rewriter::EraseIfDead(Node& node) {
 
 class Driver {
  public:
-  Driver(Model& model, const RuleSet& rules, RuleClass permitted) : rewriter_(model), rules_(rules) {
+  Driver(Model& model, const RuleSet& rules, RuleClass permitted, std::uint64_t limit)
+      : rewriter_(model), rules_(rules), left_(limit) {
     for (std::size_t i = 0; i < rules.size(); ++i) {
       result_.rules.push_back({std::string(rules[i]->name()), rules[i]->rule_class(), 0, 0});
       if (rules[i]->rule_class() > permitted) continue;
-      for (std::string_view root : rules[i]->roots()) by_root_[std::string(root)].push_back(i);
+      for (std::string_view root : rules[i]->roots()) {
+        if (root == "*") {
+          everywhere_.push_back(i);
+          for (auto& [op, list] : by_root_) list.push_back(i);
+        } else {
+          by_root_.try_emplace(std::string(root), everywhere_).first->second.push_back(i);
+        }
+      }
     }
   }
 
@@ -153,15 +173,16 @@ class Driver {
 
   void Visit(Node* node) {
     refused_.erase(node);
+    if (left_ == 0) return;
     auto it = by_root_.find(node->op());
-    if (it == by_root_.end()) return;
-    for (std::size_t rule : it->second) {
+    for (std::size_t rule : it == by_root_.end() ? everywhere_ : it->second) {
       const std::string description = Describe(*node);
       Rule::Outcome outcome = rules_[rule]->TryApply(*node, rewriter_);
       if (!outcome.applied) {
         if (!outcome.reason.empty()) refused_[node].emplace_back(rule, std::move(outcome.reason));
         continue;
       }
+      --left_;
       last_applied_ = result_.rules[rule].rule;
       ++result_.rules[rule].applied;
       result_.trace.push_back({result_.rules[rule].rule, description, true, {}});
@@ -182,16 +203,18 @@ class Driver {
 
   Rewriter rewriter_;
   const RuleSet& rules_;
+  std::uint64_t left_;  // applications
   RewriteResult result_;
   std::unordered_map<std::string, std::vector<std::size_t>> by_root_;
+  std::vector<std::size_t> everywhere_;  // rules of every root
   std::deque<Node*> queue_;
   std::unordered_set<Node*> queued_;
   std::unordered_map<const Node*, std::vector<std::pair<std::size_t, std::string>>> refused_;
   std::string last_applied_;
 };
 
-RewriteResult RunRules(Model& model, const RuleSet& rules, RuleClass permitted) {
-  return Driver(model, rules, permitted).Run();
+RewriteResult RunRules(Model& model, const RuleSet& rules, RuleClass permitted, std::uint64_t limit) {
+  return Driver(model, rules, permitted, limit).Run();
 }
 
 }  // namespace octavo

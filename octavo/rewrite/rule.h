@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -66,6 +67,21 @@ class Rewriter {
   std::unordered_set<const Node*> erased_;
 };
 
+// What the catalogue says of a rule (`octavo rewrite --list`, docs/rewriting.md).
+struct RuleDoc {
+  std::string_view summary;        // one sentence
+  std::string_view before, after;  // pictures, in the textual form
+  std::string_view proof;          // how the class is shown, and by which test
+  // Names of the conditions that its match checks with Holds, each of them with a counterexample in the tests.
+  std::vector<std::string_view> conditions;
+};
+
+// A condition of a rule that its correctness rests on: `value`, unless a test has taken this condition away to show
+// what then goes wrong. `name` is "rule/condition".
+bool Holds(std::string_view name, bool value);
+// For tests only: the condition counts as true from now on; an empty name takes that back.
+void DropCondition(std::string name);
+
 class Rule {
  public:
   Rule() = default;
@@ -75,7 +91,8 @@ class Rule {
 
   virtual std::string_view name() const = 0;
   virtual RuleClass rule_class() const = 0;
-  // Operator types that the rule is rooted at.
+  virtual RuleDoc doc() const { return {}; }
+  // Operator types that the rule is rooted at; "*" for all.
   virtual std::vector<std::string_view> roots() const = 0;
   // nullopt-like outcome: empty refusal = not concerned. `applied` is a Refusal-free result.
   struct Outcome {
@@ -124,7 +141,9 @@ using RuleSet = std::vector<std::unique_ptr<Rule>>;
 // Runs the rules of class <= `permitted` over all nodes, subgraphs included, until none applies. Every application
 // re-queues only its neighbourhood, so the work is linear in the graph as long as each rule makes the graph smaller.
 // Error(kInternal) naming the rule when rules undo each other.
-RewriteResult RunRules(Model& model, const RuleSet& rules, RuleClass permitted = RuleClass::kImproves);
+// Stops after `limit` applications: the first n of a run are always the same, which is how a change is bisected.
+RewriteResult RunRules(Model& model, const RuleSet& rules, RuleClass permitted = RuleClass::kImproves,
+                       std::uint64_t limit = std::numeric_limits<std::uint64_t>::max());
 
 // How a node is called in messages.
 std::string Describe(const Node& node);

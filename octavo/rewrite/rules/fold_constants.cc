@@ -55,12 +55,23 @@ std::optional<std::uint64_t> KnownBytes(const Type& type) {
   return ByteSize(type.dtype, ElementCount(*dims));
 }
 
+// What a Gather of constants makes, whose type may not be known (shape inference cannot say "a scalar").
+std::optional<std::uint64_t> GatheredBytes(const Node& node) {
+  const Value* data = node.input(0);
+  const Value* indices = node.input(1);
+  if (!node.Is("Gather") || data == nullptr || indices == nullptr || !data->data || !indices->data) return std::nullopt;
+  std::uint64_t bytes = 0;
+  if (__builtin_mul_overflow(data->data->bytes.size(), indices->data->elements(), &bytes)) return std::nullopt;
+  return bytes;
+}
+
 // Broadcasting of two constants can multiply their sizes; everything else not in kGrows gives at most what it gets, up
 // to the width of the type.
 bool SizeAcceptable(const Node& node, std::uint64_t input_bytes) {
   for (const Value* output : node.outputs()) {
     if (output == nullptr) continue;
-    const std::optional<std::uint64_t> bytes = KnownBytes(output->type);
+    std::optional<std::uint64_t> bytes = KnownBytes(output->type);
+    if (!bytes.has_value()) bytes = GatheredBytes(node);
     if (bytes.has_value()) {
       if (*bytes > kMaxResult || (*bytes > kSmall && *bytes > 4 * input_bytes)) return false;
     } else if (In(node.op(), kGrows) || input_bytes > (node.inputs().size() > 1 ? 4096u : kMaxResult / 8)) {

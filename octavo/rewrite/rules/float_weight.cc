@@ -1,0 +1,66 @@
+#include "octavo/numerics/affine.h"
+#include "octavo/rewrite/rules/quantized.h"
+
+namespace octavo {
+namespace {
+
+// Before:  %y = Conv %x, (%w : u8(axis=1))     After:  %y = Conv %x, (%w : f32 constant)
+class FloatWeightRule final : public PatternRule<Node*> {
+ public:
+  explicit FloatWeightRule(const DeviceDescriptor& device) : device_(device) {}
+  std::string_view name() const override { return "float-weight"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"Conv", "MatMul", "Gemm"}; }
+  RuleDoc doc() const override {
+    return {
+        "A weight with scales along another axis than the output channels becomes float, where the runtime would "
+        "fuse its DequantizeLinear without looking at the axis and compute nonsense.",
+        "%y = Conv %x, (%w : u8(axis=1))",
+        "%y = Conv %x, (%w : f32)   (the numbers that DequantizeLinear gives)",
+        "all codes of the weight: DequantizeOne is the operator's arithmetic (FloatWeight.SameBitsAsTheRuntime)",
+        {}};
+  }
+
+  MatchOr<Node*> Match(Node& node) const override {
+    if (!IgnoresWeightAxis(device_) || !node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
+    const Value* weight = node.input(1);
+    const Affine* w = AffineOf(weight);
+    if (w == nullptr || !w->axis || w->block != 0) return Refusal{};
+    const std::size_t rank = weight->type.shape ? weight->type.shape->size() : 0;
+    const std::optional<std::int64_t> axis = ResolveAxis(FindOp(node).channel_axis, node, rank);
+    if (axis && *axis == *w->axis) return Refusal{};
+    if (!weight->is_constant() || !weight->data || BitWidth(w->storage) > 16) {
+      return Refusal{"its weight is computed and has scales along axis " + std::to_string(*w->axis) +
+                     ": the runtime may fuse it wrongly"};
+    }
+    return &node;
+  }
+
+  void Apply(Node* const& node, Rewriter& rewriter) const override {
+    const Value* weight = node->input(1);
+    const Affine& affine = weight->type.quant->affine;
+    const TensorRef& data = *weight->data;
+    const std::vector<float> scales = Scales(affine);
+    const std::vector<std::int64_t> zeros = Zeros(affine);
+    const std::vector<std::int64_t> codes = data.ToInts();
+    std::size_t inner = 1;
+    for (std::size_t i = static_cast<std::size_t>(*affine.axis) + 1; i < data.dims.size(); ++i) {
+      inner *= static_cast<std::size_t>(data.dims[i]);
+    }
+    std::vector<float> values(codes.size());
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      const std::size_t c = i / inner % scales.size();
+      values[i] = DequantizeOne(static_cast<std::int32_t>(codes[i]), scales[c], static_cast<std::int32_t>(zeros[c]));
+    }
+    rewriter.ReplaceConstant(*node, 1, TensorRef::FromFloats(data.dims, values));
+  }
+
+ private:
+  const DeviceDescriptor& device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Rule> FloatWeight(const DeviceDescriptor& device) { return std::make_unique<FloatWeightRule>(device); }
+
+}  // namespace octavo

@@ -1,0 +1,98 @@
+// What the rules over quantized types share: reading parameters, and the checks that several kernels have in common.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "octavo/device/kernels.h"
+#include "octavo/ops/op_table.h"
+#include "octavo/rewrite/rule.h"
+
+namespace octavo {
+
+// Affine parameters of a value with f32 scales, or null.
+const Affine* AffineOf(const Value* value);
+
+// One scale and zero point for the whole tensor, codes of 8 or 16 bits.
+struct ScalarParams {
+  DType storage = DType::kU8;
+  float scale = 1;
+  std::int32_t zero = 0;
+};
+std::optional<ScalarParams> ScalarOf(const Value* value);
+// The same of 8-bit codes only.
+std::optional<ScalarParams> Scalar8(const Value* value);
+bool SameScalar(const ScalarParams& a, const ScalarParams& b);
+QuantType ToQuantType(const ScalarParams& params);
+
+std::vector<float> Scales(const Affine& affine);
+std::vector<std::int64_t> Zeros(const Affine& affine);  // as many as scales
+
+bool IsQuantized(const Value* value);
+// "u8(scale=0.5, zero=3)"
+std::string Text(const ScalarParams& params);
+std::string Text(double number);
+
+// The node's only use of `value`, which is no graph output and read in its own graph; else null.
+Node* OnlyUser(const Value& value);
+
+// Products summed for one output element: K of a MatMul or Gemm, C / group * kernel of a Conv; nullopt when not known.
+std::optional<std::int64_t> SumLength(const Node& node);
+
+// Whether the int32 sum of `length` products of these codes, plus a bias of at most `bias`, cannot overflow.
+bool SumFits(std::int64_t length, const ScalarParams& x, DType w_storage, std::int64_t w_zero, std::int64_t bias);
+
+// Weight of a Conv, MatMul or Gemm as an integer kernel takes it.
+struct KernelWeight {
+  const Affine* affine = nullptr;
+  std::int64_t zero = 0;      // one for all channels
+  std::vector<float> scales;  // one, or one a channel
+};
+// `rule` prefixes the names of the conditions: "<rule>/weight-axis", "<rule>/weight-zero-points". `channel_axis`: where
+// output channels lie in the weight; nullopt: only per-tensor parameters will do.
+MatchOr<KernelWeight> MatchWeight(std::string_view rule, const Value* weight, std::optional<std::int64_t> channel_axis);
+
+// u8 with u8, s8 with s8; u8 with s8 where that does not saturate. `y`: kUndefined for float.
+MatchOr<bool> MatchStorages(std::string_view rule, const DeviceDescriptor& device, DType x, DType w, DType y);
+
+// Bias of an integer kernel: absent, or s32 codes with zero point 0 at the scale x * w of each channel.
+MatchOr<std::int64_t> MatchBias(std::string_view rule, const Value* bias, const ScalarParams& x,
+                                const KernelWeight& weight);  // gives the largest |code|
+
+// The rules of the quantized road, in order of preference, for a model of this operator set.
+RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset);
+
+// One function a file.
+std::unique_ptr<Rule> S8ToU8(const DeviceDescriptor& device);
+std::unique_ptr<Rule> S8WeightToU8(const DeviceDescriptor& device);
+std::unique_ptr<Rule> FloatWeight(const DeviceDescriptor& device);
+std::unique_ptr<Rule> DropRequantize();
+std::unique_ptr<Rule> SkipFinerRequantize();
+std::unique_ptr<Rule> SkipFinerQuantize();
+std::unique_ptr<Rule> AbsorbRequantize();
+std::unique_ptr<Rule> ScaleIntoWeight();
+std::unique_ptr<Rule> AddIntoBias();
+std::unique_ptr<Rule> IntegerBias();
+std::unique_ptr<Rule> RaiseWeightScale();
+std::unique_ptr<Rule> QuantizeBeforeClip();
+std::unique_ptr<Rule> DropClip();
+std::unique_ptr<Rule> IntegerClip(const DeviceDescriptor& device, std::int64_t opset);
+std::unique_ptr<Rule> QuantizeBeforeMove();
+std::unique_ptr<Rule> MoveCodes(const DeviceDescriptor& device, std::int64_t opset);
+std::unique_ptr<Rule> JoinCodes(const DeviceDescriptor& device);
+std::unique_ptr<Rule> IntegerPad(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearConvRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearMatMulRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> MatMulIntegerToFloatRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QGemmRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QGemmFloatRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearBinary(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearJoin(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearTable(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearPool(const DeviceDescriptor& device);
+std::unique_ptr<Rule> QLinearSoftmaxRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> BlockWeights(const DeviceDescriptor& device);
+
+}  // namespace octavo

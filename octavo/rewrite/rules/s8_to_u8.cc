@@ -1,0 +1,123 @@
+#include <algorithm>
+
+#include "octavo/rewrite/rules/quantized.h"
+
+namespace octavo {
+namespace {
+
+bool HasRawReader(const Value& v) {
+  return std::any_of(v.uses().begin(), v.uses().end(),
+                     [](const Use& use) { return use.node->Is(kStorageCast, kIrDomain); });
+}
+
+struct Values {
+  std::vector<Value*> values;
+};
+
+class S8ToU8Rule final : public PatternRule<Values> {
+ public:
+  explicit S8ToU8Rule(const DeviceDescriptor& device) : device_(device) {}
+  std::string_view name() const override { return "s8-to-u8"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"*"}; }
+  RuleDoc doc() const override {
+    return {"Signed 8-bit activations become unsigned where the device's kernels for them are wrong or slow.",
+            "%y : s8(s, z) = Op ...",
+            "%y : u8(s, z + 128) = Op ...   (the same numbers)",
+            "all 256 codes and every zero point: rne(x/s)+z saturates at the same x (S8ToU8.EveryCodeAndZeroPoint)",
+            {"s8-to-u8/no-raw-reader"}};
+  }
+
+  MatchOr<Values> Match(Node& node) const override {
+    if (device_.activation8 != DType::kU8 || !SaturatesU8S8(device_)) return Refusal{};
+    Values found;
+    std::string why;
+    for (Value* v : node.outputs()) {
+      const std::optional<ScalarParams> p = Scalar8(v);
+      if (!p || p->storage != DType::kS8) continue;
+      if (!Holds("s8-to-u8/no-raw-reader", !HasRawReader(*v) && !node.Is(kStorageCast, kIrDomain))) {
+        why = "the codes of '" + v->name() + "' are read as integers";
+      } else if (node.form == QuantForm::kQLinear ||
+                 std::any_of(v->uses().begin(), v->uses().end(),
+                             [](const Use& use) { return use.node->form == QuantForm::kQLinear; })) {
+        why = "'" + v->name() + "' belongs to an operator that is in its integer form already";
+      } else {
+        found.values.push_back(v);
+      }
+    }
+    if (found.values.empty()) return Refusal{why};
+    return found;
+  }
+
+  void Apply(const Values& match, Rewriter& rewriter) const override {
+    for (Value* v : match.values) {
+      ScalarParams p = *Scalar8(v);
+      p.storage = DType::kU8;
+      p.zero += 128;
+      v->type.quant = ToQuantType(p);
+      rewriter.Touch(v);
+    }
+  }
+
+ private:
+  const DeviceDescriptor& device_;
+};
+
+class S8WeightToU8Rule final : public PatternRule<Value*> {
+ public:
+  explicit S8WeightToU8Rule(const DeviceDescriptor& device) : device_(device) {}
+  std::string_view name() const override { return "s8-weight-to-u8"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"Conv", "MatMul", "Gemm"}; }
+  RuleDoc doc() const override {
+    return {"Signed weights become unsigned where u8 times s8 saturates (x86 without VNNI), in the QDQ form as well.",
+            "%w : s8(s, z) = constant codes",
+            "%w : u8(s, z + 128) = constant codes ^ 0x80   (the same numbers)",
+            "all 256 codes: (q ^ 0x80) - (z + 128) == q - z (S8ToU8.EveryCodeAndZeroPoint)",
+            {"s8-weight-to-u8/no-raw-reader"}};
+  }
+
+  MatchOr<Value*> Match(Node& node) const override {
+    if (!SaturatesU8S8(device_) || !node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
+    const std::optional<ScalarParams> x = Scalar8(node.input(0));
+    Value* weight = node.input(1);
+    const Affine* w = AffineOf(weight);
+    if (!x || x->storage != DType::kU8 || w == nullptr || w->storage != DType::kS8 || w->block != 0) return Refusal{};
+    if (!weight->is_constant() || !weight->data) return Refusal{};
+    if (!Holds("s8-weight-to-u8/no-raw-reader", !HasRawReader(*weight))) {
+      return Refusal{"the codes of '" + weight->name() + "' are read as integers"};
+    }
+    for (const Use& use : weight->uses()) {
+      if (use.node->form == QuantForm::kQLinear) {
+        return Refusal{"'" + weight->name() + "' belongs to an operator that is in its integer form already"};
+      }
+    }
+    return weight;
+  }
+
+  void Apply(Value* const& weight, Rewriter& rewriter) const override {
+    Affine& affine = weight->type.quant->affine;
+    const TensorRef& old = *weight->data;
+    SpillBuffer codes(old.bytes.size());
+    std::transform(old.bytes.begin(), old.bytes.end(), codes.data(), [](std::byte b) { return b ^ std::byte{0x80}; });
+    codes.Release();
+    std::vector<std::int64_t> zeros = Zeros(affine);
+    for (std::int64_t& z : zeros) z += 128;
+    affine.storage = DType::kU8;
+    affine.zero_point = TensorRef::FromInts(DType::kU8, affine.scale.dims, zeros);
+    weight->data = TensorRef::FromBuffer(DType::kU8, old.dims, std::move(codes));
+    rewriter.Touch(weight);
+  }
+
+ private:
+  const DeviceDescriptor& device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Rule> S8ToU8(const DeviceDescriptor& device) { return std::make_unique<S8ToU8Rule>(device); }
+std::unique_ptr<Rule> S8WeightToU8(const DeviceDescriptor& device) {
+  return std::make_unique<S8WeightToU8Rule>(device);
+}
+
+}  // namespace octavo
