@@ -62,7 +62,7 @@ Command ExportCommand() {
   }
   AddDataOptions(c.options, f->data);
   AddQuantizationOptions(c.options, f->quantization);
-  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce);
   c.run = [f] { return Run(*f); };
   return c;
 }

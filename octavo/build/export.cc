@@ -8,6 +8,7 @@
 #include "octavo/base/log.h"
 #include "octavo/base/names.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/import/onnx.h"
 #include "octavo/quantize/quantize.h"
 #include "octavo/rewrite/passes.h"
 
@@ -16,11 +17,17 @@ namespace {
 
 // One row a target.
 constexpr ExportTarget kTargets[] = {
+    {"stablehlo", "StableHLO text (MLIR) for IREE and other consumers", ExportStablehlo},
+    {"circle", "a Circle flatbuffer for ONE, onert and LiteRT", ExportCircle},
+    {"gguf", "the initializers as GGUF tensors, big weights as blocks of the precision", ExportGguf},
     {"onnx", "plain ONNX, quantized values as Q/DQ", ExportOnnx},
 };
 
 // One row an option.
 constexpr ExportOption kOptions[] = {
+    {"constants", "stablehlo", "dequantize|codes|quant|packed|parameters: how quantized weights are written (packed)"},
+    {"profile", "circle",
+     "float|u8-layer|u8-channel|i8-channel|i16|mxint8|mxfp4: how a float model is quantized (float)"},
     {"form", "onnx", "qdq|qlinear: how quantized operators are written (qdq)"},
 };
 
@@ -77,11 +84,16 @@ ExportReport Export(const ExportRequest& request) {
 
 Model PrepareExport(const ExportRequest& request) {
   const BuildConfig& config = request.config;
-  Model model = ImportModel(config.model, config.dims);
   if (!request.quantize) {
-    if (!IsQuantized(model)) SimplifyFloat(model);
+    std::optional<WeightReplacement> weights;
+    Model model = ReadSource(config, weights);
+    // While Q/DQ pairs are nodes still: then the runtime can infer types, and shapes fold in quantized models too.
+    SimplifyFloat(model);
+    FoldQdq(model);
+    if (weights) weights->Put(model);
     return model;
   }
+  Model model = ImportModel(config);
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
   DataPlan data;
@@ -119,6 +131,7 @@ std::string ToJson(const ExportReport& report) {
     json["files"].push_back({{"path", file.string()}, {"bytes", error ? 0 : bytes}});
   }
   for (const auto& [name, value] : report.facts) json["facts"][name] = value;
+  for (const auto& [name, value] : report.details) json["details"][name].push_back(value);
   json["seconds"] = report.seconds;
   return json.dump(2) + "\n";
 }

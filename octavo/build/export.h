@@ -30,8 +30,9 @@ struct ExportRequest {
 };
 
 struct ExportReport {
-  std::vector<std::filesystem::path> files;                // written, FILE first
-  std::vector<std::pair<std::string, std::string>> facts;  // for people and --json: "operators" -> "210"
+  std::vector<std::filesystem::path> files;                  // written, FILE first
+  std::vector<std::pair<std::string, std::string>> facts;    // for people and --json: "operators" -> "210"
+  std::vector<std::pair<std::string, std::string>> details;  // for --json alone; a name may come many times
   double seconds = 0;
 };
 
@@ -61,6 +62,9 @@ std::string Summary(const ExportReport& report);
 std::string ToJson(const ExportReport& report);
 
 // The targets, each in export_<name>.cc.
+ExportReport ExportCircle(const ExportRequest& request);
+ExportReport ExportGguf(const ExportRequest& request);
 ExportReport ExportOnnx(const ExportRequest& request);
+ExportReport ExportStablehlo(const ExportRequest& request);
 
 }  // namespace octavo

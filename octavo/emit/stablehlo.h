@@ -1,0 +1,49 @@
+// IR -> StableHLO text. One function @main; static shapes; weights in the form that is asked for.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "octavo/ir/graph.h"
+
+namespace octavo {
+
+// How quantized weights are written.
+enum class ConstantForm : std::uint8_t {
+  kFloats,      // f32, faithfully dequantized
+  kCodes,       // integer codes with a dictionary that says what they mean, dequantized in plain operations
+  kQuant,       // !quant.uniform types: signed, per tensor or along the last axis
+  kPacked,      // codes and scales, dequantized inside a stablehlo.composite; storage stays small
+  kParameters,  // as packed, with codes and scales outside the text, in a parameter archive
+};
+// "dequantize", ...; Error(kUsage) naming --constants for any other name.
+ConstantForm ParseConstantForm(const std::string& name);
+
+struct StablehloOptions {
+  ConstantForm constants = ConstantForm::kPacked;
+};
+
+struct StablehloResult {
+  std::uint64_t bytes = 0;  // of the text
+  std::int64_t operators = 0;
+  std::int64_t quantized_weights = 0;
+  std::vector<std::string> trace;  // "weight 'w' (q8_0): reaches MatMul 'fc' through Transpose", or where it is lost
+};
+
+// Writes `path`, whole or not at all. `model` is simplified, with quantized types, not lowered. Errors: kUnsupported,
+// naming node, operator and reason, for an operator or a form of it that has no lowering, for a dimension that is not
+// fixed (--dim) and for a weight that the form of constants cannot carry.
+StablehloResult WriteStablehlo(const Model& model, const std::filesystem::path& path,
+                               const StablehloOptions& options = {});
+
+// The operators that WriteStablehlo takes: name, domain, what is refused of it. For the documentation and its test.
+struct StablehloOperator {
+  std::string_view op, domain, refused;
+};
+std::vector<StablehloOperator> StablehloOperators();
+
+}  // namespace octavo

@@ -1,0 +1,128 @@
+// Matrix products.
+#include <algorithm>
+#include <numeric>
+
+#include "octavo/emit/stablehlo_lowering.h"
+
+namespace octavo::stablehlo {
+namespace {
+
+// Few rows: a packed weight is read once, row by row, when it stands on the left; on the right it takes IREE twenty
+// times as long.
+constexpr std::uint64_t kFewRows = 8;
+
+// numpy.matmul of operands that have at least two dimensions.
+Tensor Product(Emitter& e, const Node& node, const Tensor& a, const Tensor& b) {
+  const std::size_t ra = a.rank(), rb = b.rank();
+  const std::int64_t k_axis = static_cast<std::int64_t>(ra) - 1;
+  if (a.dims[ra - 1] != b.dims[rb - 2]) e.Refuse(node, "inner dimensions differ: " + a.type() + " and " + b.type());
+  if (a.dtype != b.dtype) e.Refuse(node, "its inputs differ in type");
+  const Dims batch_a(a.dims.begin(), a.dims.end() - 2), batch_b(b.dims.begin(), b.dims.end() - 2);
+  if (ElementCount(batch_b) == 1) {  // one matrix for all: no batch
+    const Tensor matrix = e.b.Reshape(b, {b.dims[rb - 2], b.dims[rb - 1]});
+    const std::int64_t contract_a[] = {k_axis}, contract_b[] = {0};
+    const Tensor y = e.b.Dot(a, matrix, {}, {}, contract_a, contract_b);
+    Dims dims = *BroadcastShape(batch_a, batch_b);
+    dims.push_back(a.dims[ra - 2]);
+    dims.push_back(b.dims[rb - 1]);
+    return e.b.Reshape(y, std::move(dims));
+  }
+  const std::optional<Dims> batch = BroadcastShape(batch_a, batch_b);
+  if (!batch) e.Refuse(node, "batch dimensions do not broadcast: " + a.type() + " and " + b.type());
+  Dims full_a = *batch, full_b = *batch;
+  full_a.insert(full_a.end(), a.dims.end() - 2, a.dims.end());
+  full_b.insert(full_b.end(), b.dims.end() - 2, b.dims.end());
+  Dims axes(batch->size());
+  std::iota(axes.begin(), axes.end(), 0);
+  const auto last = static_cast<std::int64_t>(batch->size());
+  const std::int64_t contract_a[] = {last + 1}, contract_b[] = {last};
+  return e.b.Dot(e.b.BroadcastTo(a, full_a), e.b.BroadcastTo(b, full_b), axes, axes, contract_a, contract_b);
+}
+
+void MatMul(Emitter& e, const Node& node) {
+  const Value* av = node.input(0);
+  const Value* bv = node.input(1);
+  if (av == nullptr || bv == nullptr) e.Refuse(node, "an input is missing");
+  const auto multiply = [&](Tensor a, Tensor b) {
+    if (a.rank() == 0 || b.rank() == 0) e.Refuse(node, "an input is a scalar");
+    const bool row = a.rank() == 1, column = b.rank() == 1;
+    if (row) a = e.b.Reshape(a, {1, a.dims[0]});
+    if (column) b = e.b.Reshape(b, {b.dims[0], 1});
+    Tensor y = Product(e, node, a, b);
+    Dims dims = y.dims;
+    if (column) dims.pop_back();
+    if (row) dims.erase(dims.end() - (column ? 1 : 2));
+    return e.b.Reshape(y, std::move(dims));
+  };
+  if (const auto pair = e.UniformOperands(*av, *bv); pair && pair->first.rank() >= 2 && pair->second.rank() == 2) {
+    const auto& [x, w] = *pair;
+    if (x.dims.back() != w.dims[0]) e.Refuse(node, "inner dimensions differ");
+    const std::int64_t contract_a[] = {static_cast<std::int64_t>(x.rank()) - 1}, contract_b[] = {0};
+    return e.Out(node, 0, e.b.UniformDequantize(e.b.Dot(x, w, {}, {}, contract_a, contract_b)));
+  }
+  const Tensor a = e.In(node, 0);
+  if (const std::optional<Tensor> rows = e.WeightRows(*bv); rows && a.rank() >= 2 && a.dtype == rows->dtype) {
+    // rows: [N, K] of a blocked weight that means [K, N]
+    const auto k_axis = static_cast<std::int64_t>(a.rank()) - 1;
+    if (a.dims.back() != rows->dims[1]) e.Refuse(node, "inner dimensions differ");
+    const std::int64_t contract_a[] = {k_axis}, contract_w[] = {1};
+    if (ElementCount(a.dims) / static_cast<std::uint64_t>(std::max<std::int64_t>(a.dims.back(), 1)) > kFewRows) {
+      return e.Out(node, 0, e.b.Dot(a, *rows, {}, {}, contract_a, contract_w));
+    }
+    const Tensor y = e.b.Dot(*rows, a, {}, {}, contract_w, contract_a);  // [N, batch.., M]
+    Dims permutation(y.rank());
+    std::iota(permutation.begin(), permutation.end() - 1, 1);
+    permutation.back() = 0;
+    return e.Out(node, 0, e.b.Transpose(y, permutation));
+  }
+  e.Out(node, 0, multiply(a, e.In(node, 1)));
+}
+
+// alpha A' B' + beta C
+void Gemm(Emitter& e, const Node& node) {
+  Tensor a = e.In(node, 0);
+  const Value* bv = node.input(1);
+  if (bv == nullptr) e.Refuse(node, "an input is missing");
+  const bool ta = node.IntAttribute("transA", 0) != 0, tb = node.IntAttribute("transB", 0) != 0;
+  Tensor w;
+  bool rows = false;
+  if (const std::optional<Tensor> blocked = tb ? std::nullopt : e.WeightRows(*bv)) {
+    w = *blocked;
+    rows = true;
+  } else {
+    w = e.In(node, 1);
+    rows = tb;
+  }
+  if (a.rank() != 2 || w.rank() != 2 || a.dtype != w.dtype) e.Refuse(node, "its inputs are not matrices of one type");
+  const std::int64_t contract_a[] = {ta ? 0 : 1}, contract_w[] = {rows ? 1 : 0};
+  if (a.dims[ta ? 0 : 1] != w.dims[rows ? 1 : 0]) e.Refuse(node, "inner dimensions differ");
+  Tensor y;
+  const std::int64_t m = a.dims[ta ? 1 : 0];
+  if (bv->type.quant && bv->type.quant->kind != QuantType::Kind::kAffine && rows &&
+      m <= static_cast<std::int64_t>(kFewRows)) {
+    const std::int64_t swap[] = {1, 0};
+    y = e.b.Transpose(e.b.Dot(w, a, {}, {}, contract_w, contract_a), swap);
+  } else {
+    y = e.b.Dot(a, w, {}, {}, contract_a, contract_w);
+  }
+  const float alpha = node.FloatAttribute("alpha", 1), beta = node.FloatAttribute("beta", 1);
+  if (alpha != 1) y = e.b.Mul(y, alpha);
+  if (e.Has(node, 2)) {
+    Tensor c = e.In(node, 2);
+    if (beta != 1) c = e.b.Mul(c, beta);
+    if (BroadcastShape(y.dims, c.dims) != y.dims || c.dtype != y.dtype) e.Refuse(node, "C does not fit the product");
+    y = e.b.Add(y, c);
+  }
+  e.Out(node, 0, y);
+}
+
+constexpr Lowering kTable[] = {
+    {"MatMul", "", MatMul, ""},
+    {"Gemm", "", Gemm, ""},
+};
+
+}  // namespace
+
+std::span<const Lowering> MatMulLowerings() { return kTable; }
+
+}  // namespace octavo::stablehlo

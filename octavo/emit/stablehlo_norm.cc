@@ -1,0 +1,210 @@
+// Reductions, Softmax and normalizations: statistics along axes.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "octavo/emit/stablehlo_lowering.h"
+
+namespace octavo::stablehlo {
+namespace {
+
+struct Axes {
+  Dims axes;
+  bool keep = true;
+  double count = 1;  // elements that are summed up
+};
+
+Axes ReductionAxes(Emitter& e, const Node& node, const Tensor& x) {
+  Axes out;
+  out.keep = node.IntAttribute("keepdims", 1) != 0;
+  const Dims given = e.IntsAttributeOrIn(node, "axes", 1).value_or(Dims{});
+  if (given.empty() && node.IntAttribute("noop_with_empty_axes", 0) == 0) {
+    out.axes.resize(x.rank());
+    std::iota(out.axes.begin(), out.axes.end(), 0);
+  }
+  for (const std::int64_t a : given) {
+    const std::int64_t axis = e.Axis(node, a, x.rank());
+    if (std::find(out.axes.begin(), out.axes.end(), axis) != out.axes.end()) e.Refuse(node, "an axis is given twice");
+    out.axes.push_back(axis);
+  }
+  for (const std::int64_t a : out.axes) out.count *= static_cast<double>(x.dims[static_cast<std::size_t>(a)]);
+  return out;
+}
+
+Tensor ReduceAs(Emitter& e, const Tensor& x, const Axes& axes, Reduction how) {
+  return axes.keep ? e.b.ReduceKeep(x, axes.axes, how) : e.b.Reduce(x, axes.axes, how);
+}
+
+template <Reduction kHow>
+void Reduce(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  e.Out(node, 0, ReduceAs(e, x, ReductionAxes(e, node, x), kHow));
+}
+
+void ReduceMean(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const Axes axes = ReductionAxes(e, node, x);
+  e.Out(node, 0, e.b.Div(ReduceAs(e, x, axes, Reduction::kAdd), axes.count));
+}
+
+void ReduceL1(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  e.Out(node, 0, ReduceAs(e, e.b.Unary("abs", x), ReductionAxes(e, node, x), Reduction::kAdd));
+}
+
+template <bool kRoot>
+void ReduceSquares(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const Tensor y = ReduceAs(e, e.b.Mul(x, x), ReductionAxes(e, node, x), Reduction::kAdd);
+  e.Out(node, 0, kRoot ? e.b.Unary("sqrt", y) : y);
+}
+
+// log(sum(exp(x))), stable.
+void ReduceLogSumExp(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const Axes axes = ReductionAxes(e, node, x);
+  const Tensor top = e.b.ReduceKeep(x, axes.axes, Reduction::kMax);
+  const Tensor sum = e.b.ReduceKeep(e.b.Unary("exponential", e.b.Sub(x, top)), axes.axes, Reduction::kAdd);
+  Dims dims;
+  for (std::size_t i = 0; i < x.rank(); ++i) {
+    const bool gone = std::find(axes.axes.begin(), axes.axes.end(), static_cast<std::int64_t>(i)) != axes.axes.end();
+    if (!gone) dims.push_back(x.dims[i]);
+    if (gone && axes.keep) dims.push_back(1);
+  }
+  e.Out(node, 0, e.b.Reshape(e.b.Add(e.b.Unary("log", sum), top), std::move(dims)));
+}
+
+// exp(x - max) / sum along the axis; before operator set 13 along all dimensions from the axis on.
+template <bool kLog>
+void Softmax(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  if (x.rank() == 0) e.Refuse(node, "its input is a scalar");
+  const bool flattens = e.opset(node) < 13;
+  const std::int64_t axis = e.Axis(node, node.IntAttribute("axis", flattens ? 1 : -1), x.rank());
+  Dims axes = {axis};
+  if (flattens) {
+    axes.resize(x.rank() - static_cast<std::size_t>(axis));
+    std::iota(axes.begin(), axes.end(), axis);
+  }
+  const Tensor shifted = e.b.Sub(x, e.b.ReduceKeep(x, axes, Reduction::kMax));
+  const Tensor powers = e.b.Unary("exponential", shifted);
+  const Tensor sum = e.b.ReduceKeep(powers, axes, Reduction::kAdd);
+  e.Out(node, 0, kLog ? e.b.Sub(shifted, e.b.Unary("log", sum)) : e.b.Div(powers, sum));
+}
+
+// (x - mean) / sqrt(variance + epsilon) over the axes.
+Tensor Normalized(Emitter& e, const Tensor& x, std::span<const std::int64_t> axes, double epsilon) {
+  double count = 1;
+  for (const std::int64_t a : axes) count *= static_cast<double>(x.dims[static_cast<std::size_t>(a)]);
+  const Tensor centred = e.b.Sub(x, e.b.Div(e.b.ReduceKeep(x, axes, Reduction::kAdd), count));
+  const Tensor variance = e.b.Div(e.b.ReduceKeep(e.b.Mul(centred, centred), axes, Reduction::kAdd), count);
+  return e.b.Div(centred, e.b.Unary("sqrt", e.b.Add(variance, epsilon)));
+}
+
+Tensor AlongChannels(Emitter& e, const Node& node, const Tensor& x, std::size_t input) {
+  const Tensor t = e.In(node, input);
+  if (x.rank() < 2 || t.rank() != 1 || t.dims[0] != x.dims[1]) e.Refuse(node, "a parameter does not fit the channels");
+  const std::int64_t map[] = {1};
+  return e.b.BroadcastInDim(e.b.Convert(t, x.dtype), x.dims, map);
+}
+
+// (x - mean) / sqrt(var + epsilon) * scale + bias with parameters of the channels.
+void BatchNormalization(Emitter& e, const Node& node) {
+  if (node.IntAttribute("training_mode", 0) != 0) e.Refuse(node, "training mode");
+  for (std::size_t i = 1; i < node.outputs().size(); ++i) {
+    if (e.Wanted(node, i)) e.Refuse(node, "its running statistics are used");
+  }
+  const Tensor x = e.In(node, 0);
+  const Tensor deviation = e.b.Unary("sqrt", e.b.Add(e.In(node, 4), node.FloatAttribute("epsilon", 1e-5f)));
+  const Tensor factor = e.b.Div(e.In(node, 1), deviation);
+  if (x.rank() < 2 || factor.rank() != 1 || factor.dims[0] != x.dims[1] || factor.dtype != x.dtype) {
+    e.Refuse(node, "a parameter does not fit the channels");
+  }
+  const std::int64_t map[] = {1};
+  const Tensor centred = e.b.Sub(x, AlongChannels(e, node, x, 3));
+  e.Out(node, 0, e.b.Add(e.b.Mul(centred, e.b.BroadcastInDim(factor, x.dims, map)), AlongChannels(e, node, x, 2)));
+}
+
+void InstanceNormalization(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  if (x.rank() < 3) e.Refuse(node, "it has no spatial dimensions");
+  Dims axes(x.rank() - 2);
+  std::iota(axes.begin(), axes.end(), 2);
+  const Tensor y = Normalized(e, x, axes, node.FloatAttribute("epsilon", 1e-5f));
+  e.Out(node, 0, e.b.Add(e.b.Mul(y, AlongChannels(e, node, x, 1)), AlongChannels(e, node, x, 2)));
+}
+
+void GroupNormalization(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const std::int64_t groups = node.IntAttribute("num_groups", 0);
+  if (x.rank() < 3 || groups < 1 || x.dims[1] % groups != 0) e.Refuse(node, "the groups do not fit the channels");
+  if (e.opset(node) < 21) e.Refuse(node, "parameters of the groups (operator set 18)");
+  Dims split = {x.dims[0], groups, x.dims[1] / groups}, axes;
+  split.insert(split.end(), x.dims.begin() + 2, x.dims.end());
+  for (std::size_t i = 2; i < split.size(); ++i) axes.push_back(static_cast<std::int64_t>(i));
+  const Tensor wide = Normalized(e, e.b.Reshape(x, std::move(split)), axes, node.FloatAttribute("epsilon", 1e-5f));
+  const Tensor y = e.b.Reshape(wide, x.dims);
+  e.Out(node, 0, e.b.Add(e.b.Mul(y, AlongChannels(e, node, x, 1)), AlongChannels(e, node, x, 2)));
+}
+
+void LayerNormalization(Emitter& e, const Node& node) {
+  if (e.Wanted(node, 1) || e.Wanted(node, 2)) e.Refuse(node, "its mean or deviation is used");
+  const Tensor x = e.In(node, 0);
+  const std::int64_t axis = e.Axis(node, node.IntAttribute("axis", -1), x.rank());
+  Dims axes(x.rank() - static_cast<std::size_t>(axis));
+  std::iota(axes.begin(), axes.end(), axis);
+  const Tensor wide = e.b.Convert(x, DType::kF32);  // stash_type: statistics are f32
+  Tensor y = e.b.Convert(Normalized(e, wide, axes, node.FloatAttribute("epsilon", 1e-5f)), x.dtype);
+  for (const std::size_t i : {1, 2}) {
+    if (!e.Has(node, i)) continue;
+    const Tensor p = e.In(node, i);
+    if (BroadcastShape(y.dims, p.dims) != y.dims || p.dtype != y.dtype) e.Refuse(node, "a parameter does not fit");
+    y = i == 1 ? e.b.Mul(y, p) : e.b.Add(y, p);
+  }
+  e.Out(node, 0, y);
+}
+
+// x / sqrt(mean(x^2) + epsilon) * scale
+void RmsNormalization(Emitter& e, const Node& node) {
+  if (e.Wanted(node, 1)) e.Refuse(node, "its deviation is used");
+  const Tensor x = e.In(node, 0);
+  const std::int64_t axis = e.Axis(node, node.IntAttribute("axis", -1), x.rank());
+  Dims axes(x.rank() - static_cast<std::size_t>(axis));
+  std::iota(axes.begin(), axes.end(), axis);
+  double count = 1;
+  for (const std::int64_t a : axes) count *= static_cast<double>(x.dims[static_cast<std::size_t>(a)]);
+  const Tensor wide = e.b.Convert(x, DType::kF32);
+  const Tensor power = e.b.Div(e.b.ReduceKeep(e.b.Mul(wide, wide), axes, Reduction::kAdd), count);
+  const Tensor root = e.b.Unary("sqrt", e.b.Add(power, node.FloatAttribute("epsilon", 1e-5f)));
+  const Tensor y = e.b.Convert(e.b.Div(wide, root), x.dtype);
+  const Tensor scale = e.In(node, 1);
+  if (BroadcastShape(y.dims, scale.dims) != y.dims || scale.dtype != y.dtype) e.Refuse(node, "the scale does not fit");
+  e.Out(node, 0, e.b.Mul(y, scale));
+}
+
+constexpr Lowering kTable[] = {
+    {"ReduceSum", "", Reduce<Reduction::kAdd>, "computed axes"},
+    {"ReduceMax", "", Reduce<Reduction::kMax>, "computed axes"},
+    {"ReduceMin", "", Reduce<Reduction::kMin>, "computed axes"},
+    {"ReduceProd", "", Reduce<Reduction::kMul>, "computed axes"},
+    {"ReduceMean", "", ReduceMean, "computed axes"},
+    {"ReduceL1", "", ReduceL1, "computed axes"},
+    {"ReduceL2", "", ReduceSquares<true>, "computed axes"},
+    {"ReduceSumSquare", "", ReduceSquares<false>, "computed axes"},
+    {"ReduceLogSumExp", "", ReduceLogSumExp, "computed axes"},
+    {"Softmax", "", Softmax<false>, ""},
+    {"LogSoftmax", "", Softmax<true>, ""},
+    {"BatchNormalization", "", BatchNormalization, "training mode"},
+    {"InstanceNormalization", "", InstanceNormalization, ""},
+    {"GroupNormalization", "", GroupNormalization, "operator sets before 21"},
+    {"LayerNormalization", "", LayerNormalization, "the mean and deviation"},
+    {"RMSNormalization", "", RmsNormalization, ""},
+    {"SimplifiedLayerNormalization", "", RmsNormalization, "the deviation"},
+};
+
+}  // namespace
+
+std::span<const Lowering> NormLowerings() { return kTable; }
+
+}  // namespace octavo::stablehlo
