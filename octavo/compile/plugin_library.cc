@@ -17,7 +17,7 @@ FoundLibrary FindPluginLibrary(const PluginLibrary& plugin) {
     if (fs::is_regular_file(env, error)) return {fs::absolute(env), {}};
     return {{}, variable + " names '" + env + "', which is no file"};
   }
-  const fs::path runtime = fs::absolute(OrtLibraryPath(), error).parent_path();
+  const fs::path runtime = fs::weakly_canonical(OrtLibraryPath(), error).parent_path();
   std::vector<fs::path> places = {runtime, runtime / plugin.folder,
                                   runtime.parent_path().parent_path() / plugin.folder};
   if (const fs::path self = fs::read_symlink("/proc/self/exe", error); !error) {

@@ -14,8 +14,8 @@ struct FoundLibrary {
 };
 
 // The file that the plugin's environment variable names (taken or refused, never replaced by another one); else, in
-// order: beside the runtime's library, in the plugin's folder beside the runtime's folder (a dependency cache), in
-// <prefix>/lib/octavo/<folder>.
+// order: beside the runtime's library (links followed), in the plugin's folder beside the runtime's folder (a
+// dependency cache), in <prefix>/lib/octavo/<folder>.
 FoundLibrary FindPluginLibrary(const PluginLibrary& plugin);
 
 }  // namespace octavo

@@ -493,7 +493,7 @@ class WholeGraph {
 
   struct WeightJob {
     Node* node;
-    std::size_t weight_index, bias_index;  // bias_index is read where the operator has one
+    std::size_t weight_index = 0, bias_index = 0;  // bias_index is read where the operator has one
     bool has_bias = false;                 // the operator can have a bias
     QuantizedWeight weight;
     std::vector<double> bias;
@@ -504,7 +504,9 @@ class WholeGraph {
     for (Node* node : plan_.taken) {
       for (std::size_t i = 0; i < node->inputs().size(); ++i) {
         if (RoleOf(*node, i) != Role::kWeight) continue;
-        WeightJob job{node, i, 0, false, {}, {}, {}};
+        WeightJob job;
+        job.node = node;
+        job.weight_index = i;
         const OpInfo& info = FindOp(*node);
         if (NormalizesWithScale(*node)) {
           job.bias_index = 2;

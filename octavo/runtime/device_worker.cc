@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "octavo/base/error.h"
@@ -276,7 +276,14 @@ std::string OneLine(std::string text) {
 }  // namespace
 
 int ServeDevice(int in, int out) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // A parent that is gone hangs up, whatever a provider is busy with. (PR_SET_PDEATHSIG would speak of the parent's
+  // thread.)
+  std::thread([in] {
+    struct pollfd p = {in, 0, 0};
+    while (::poll(&p, 1, -1) <= 0 || (p.revents & (POLLHUP | POLLERR | POLLNVAL)) == 0) {
+    }
+    ::_exit(0);
+  }).detach();
   SetLogLevel(LogLevel::kQuiet);
   Served served;
   const auto forever = [](int) { return true; };
@@ -393,8 +400,7 @@ DeviceWorker::DeviceWorker() : impl_(std::make_unique<Impl>()) {
   impl_->from = from_child[0];
   impl_->log = ::memfd_create("octavo-device-log", MFD_CLOEXEC);
   const pid_t pid = ::fork();
-  if (pid == 0) {  // async-signal-safe calls only: the parent has threads
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (pid == 0) {     // async-signal-safe calls only: the parent has threads
     ::setpgid(0, 0);  // Ctrl-C is the parent's to handle
     const int a = ::fcntl(to_child[0], F_DUPFD, 10), b = ::fcntl(from_child[1], F_DUPFD, 10);
     const int log = impl_->log >= 0 ? ::fcntl(impl_->log, F_DUPFD, 10) : ::open("/dev/null", O_WRONLY);
