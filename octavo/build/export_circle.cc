@@ -1,0 +1,198 @@
+// `octavo export --to circle`: a Circle flatbuffer for ONE, onert and (with another identifier) LiteRT.
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <string>
+
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/base/names.h"
+#include "octavo/build/export.h"
+#include "octavo/build/pipeline.h"
+#include "octavo/emit/circle.h"
+#include "octavo/quantize/quantize.h"
+#include "octavo/rewrite/passes.h"
+
+namespace octavo {
+namespace {
+
+using S = QuantSupport;
+
+// What the integer kernels of Circle's consumers take (docs/circle.md). Weights are per channel where they have it.
+constexpr OpSupport kChannelOps[] = {
+    {"Conv", "", S::kInteger, "", true},
+    {"ConvTranspose", "", S::kInteger, "", true},
+    {"Gemm", "", S::kInteger, "", true},
+    {"MatMul", "", S::kInteger, "", true},
+    {"Add", "", S::kInteger, ""},
+    {"Sub", "", S::kInteger, ""},
+    {"Mul", "", S::kInteger, ""},
+    {"Relu", "", S::kInteger, ""},
+    {"Clip", "", S::kInteger, ""},
+    {"LeakyRelu", "", S::kInteger, ""},
+    {"Sigmoid", "", S::kInteger, ""},
+    {"Tanh", "", S::kInteger, ""},
+    {"Softmax", "", S::kInteger, ""},
+    {"AveragePool", "", S::kInteger, ""},
+    {"GlobalAveragePool", "", S::kInteger, ""},
+    {"ReduceMean", "", S::kInteger, ""},
+    {"Concat", "", S::kInteger, ""},
+    {"Resize", "", S::kInteger, ""},
+    {"MaxPool", "", S::kPassThrough, ""},
+    {"GlobalMaxPool", "", S::kPassThrough, ""},
+    {"Reshape", "", S::kPassThrough, ""},
+    {"Flatten", "", S::kPassThrough, ""},
+    {"Squeeze", "", S::kPassThrough, ""},
+    {"Unsqueeze", "", S::kPassThrough, ""},
+    {"Transpose", "", S::kPassThrough, ""},
+    {"Identity", "", S::kPassThrough, ""},
+    {"Slice", "", S::kPassThrough, ""},
+    {"Split", "", S::kPassThrough, ""},
+    {"Gather", "", S::kPassThrough, ""},
+    {"Pad", "", S::kPassThrough, ""},
+};
+
+// No consumer computes a uint8 FULLY_CONNECTED right whose weights have a scale a channel.
+constexpr auto kUnsignedOps = [] {
+  std::array<OpSupport, std::size(kChannelOps)> ops{};
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    ops[i] = kChannelOps[i];
+    if (ops[i].op == "Gemm" || ops[i].op == "MatMul") ops[i].per_channel = false;
+  }
+  return ops;
+}();
+
+DeviceDescriptor Descriptor(bool int8) {
+  DeviceDescriptor d{};
+  d.name = "circle";
+  d.ep = "";
+  // Codes of activations are chosen as u8 (or u16) and written as s8 (or s16) where the weights are signed: the same
+  // numbers, codes and zero points 128 lower.
+  d.activation8 = DType::kU8;
+  d.weight8_uint8 = DType::kU8;
+  d.weight8_int8 = DType::kS8;
+  d.per_channel_int8 = true;
+  if (int8)
+    d.ops = kChannelOps;
+  else
+    d.ops = kUnsignedOps;
+  d.whole_graph = true;
+  d.static_shapes = true;
+  return d;
+}
+
+constexpr std::string_view kProfiles[] = {"float", "u8-layer", "u8-channel", "i8-channel", "i16", "mxint8", "mxfp4"};
+
+QuantizationConfig ProfileConfig(const std::string& profile, QuantizationConfig config) {
+  config.keep_float_auto = false;  // operators of 16 bits beside those of 8: no consumer has such a graph
+  if (profile == "u8-layer" || profile == "u8-channel") {
+    config.precision = "uint8";
+    config.per_channel = profile == "u8-channel";
+  } else if (profile == "i8-channel") {
+    config.precision = "int8";
+    config.per_channel = true;
+  } else if (profile == "i16") {
+    config.precision = "w8a16";
+    config.weight_type = DType::kS8;
+    config.per_channel = true;
+    config.symmetric = true;
+  }
+  return config;
+}
+
+// The profile that a quantized model follows, by its activations and weights: "" when it follows none.
+std::string ProfileOf(const Model& model) {
+  bool u8 = false, s8 = false, s16 = false, channel = false, other = false;
+  std::string mx;
+  VisitNodes(static_cast<const Graph&>(*model.graph), [&](const Node& node) {
+    for (const Value* v : node.outputs()) {
+      if (v == nullptr || !v->type.quant) continue;
+      if (v->type.quant->kind == QuantType::Kind::kMx) mx = v->type.quant->mx.format;
+      if (v->type.quant->kind != QuantType::Kind::kAffine) continue;
+      const DType s = v->type.quant->affine.storage;
+      u8 = u8 || s == DType::kU8;
+      s8 = s8 || s == DType::kS8;
+      s16 = s16 || s == DType::kS16 || s == DType::kU16;
+    }
+    for (const Value* v : node.inputs()) {
+      if (v == nullptr || !v->is_constant() || !v->type.quant || v->type.quant->kind != QuantType::Kind::kAffine)
+        continue;
+      const Affine& a = v->type.quant->affine;
+      if (BitWidth(a.storage) == 8 && a.axis && a.scale.elements() > 1) channel = true;
+      if (a.storage == DType::kS8) s8 = true;
+    }
+  });
+  if (!mx.empty()) return u8 || s8 || s16 ? "" : mx;
+  if (s16) return other ? "" : "i16";
+  if (s8) return "i8-channel";
+  if (u8) return channel ? "u8-channel" : "u8-layer";
+  return "";
+}
+
+}  // namespace
+
+ExportReport ExportCircle(const ExportRequest& request) {
+  const std::string profile = request.Option("profile");
+  if (!profile.empty() && std::find(std::begin(kProfiles), std::end(kProfiles), profile) == std::end(kProfiles)) {
+    const std::vector<std::string> names(std::begin(kProfiles), std::end(kProfiles));
+    const std::string how = DidYouMean(profile, names);
+    ThrowUsage("unknown profile '" + profile + "'", "--profile",
+               how.empty() ? "profiles are float, u8-layer, u8-channel, i8-channel, i16, mxint8, mxfp4" : how);
+  }
+  if (!profile.empty() && request.quantize) {
+    ThrowUsage("a profile names the precision already", "--precision, --profile", "give one of them");
+  }
+  Model model = PrepareExport(request);
+  std::string effective = profile;
+  if (IsQuantized(model)) {
+    const std::string found = ProfileOf(model);
+    if (!profile.empty() && profile != found) {
+      ThrowUsage("the model is quantized already" + (found.empty() ? std::string() : ", as " + found),
+                 "--profile " + profile, "leave --profile out, or start from the float model");
+    }
+    effective = found.empty() ? "as in the input" : found;
+  } else if (!profile.empty() && profile != "float") {
+    const DeviceDescriptor device = Descriptor(profile == "i8-channel" || profile == "i16");
+    const QuantizationConfig config = ProfileConfig(profile, EffectiveQuantization(request.config));
+    DataPlan data;
+    if (config.load_path.empty()) {
+      data = OpenSamples(model, request.config, request.require_data, 0);
+      if (data.synthetic) {
+        LogWarning(
+            "calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
+      }
+    }
+    Quantize(model, config, device, data.source.get(), request.threads);
+  } else {
+    effective = "float";
+  }
+  const CircleReport lowered = LowerToCircle(model);
+  WriteCircle(model, request.out);
+  ExportReport report;
+  report.files.push_back(request.out);
+  std::int64_t total = 0;
+  for (const auto& [op, n] : lowered.operators) total += n;
+  const auto count = [&](const char* op) {
+    const auto it = lowered.operators.find(op);
+    return std::to_string(it == lowered.operators.end() ? 0 : it->second);
+  };
+  report.facts.emplace_back("profile", effective);
+  report.facts.emplace_back("operators", std::to_string(total));
+  report.facts.emplace_back("integer", std::to_string(lowered.integer_operators));
+  report.facts.emplace_back("float", std::to_string(lowered.float_operators));
+  report.facts.emplace_back("transposes", count("TRANSPOSE"));
+  report.facts.emplace_back("quantize", count("QUANTIZE"));
+  report.facts.emplace_back("dequantize", count("DEQUANTIZE"));
+  report.facts.emplace_back("kept in float", std::to_string(lowered.kept_float.size()));
+  for (const auto& [op, n] : lowered.operators) report.details.emplace_back("operator", op + " " + std::to_string(n));
+  for (const std::string& line : lowered.kept_float) report.details.emplace_back("kept_float", line);
+  constexpr std::size_t kShown = 8;
+  for (std::size_t i = 0; i < std::min(kShown, lowered.kept_float.size()); ++i)
+    LogInfo("kept in float: " + lowered.kept_float[i]);
+  if (lowered.kept_float.size() > kShown) {
+    LogInfo("kept in float: and " + std::to_string(lowered.kept_float.size() - kShown) + " more (--json lists them)");
+  }
+  return report;
+}
+
+}  // namespace octavo
