@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/emit/lower_ggml.h"
 #include "octavo/emit/onnx.h"
 
 namespace octavo {
@@ -198,6 +199,9 @@ void Lowering::Lower(Value* value) {
 
 }  // namespace
 
-void LowerToQdq(Model& model) { Lowering(model).Run(); }
+void LowerToQdq(Model& model) {
+  LowerGgmlBlocks(model);
+  Lowering(model).Run();
+}
 
 }  // namespace octavo

@@ -168,22 +168,5 @@ TEST(LowerQdq, OutputOfQuantizeAndReadTwice) {
 )");
 }
 
-TEST(LowerQdq, BlockFormatsAreRefused) {
-  Model model = Parse(In(R"(graph @g(%x: f32[1,32]) -> (%y) {
-  %y: f32[1,32] = Relu(%x)
-}
-)"));
-  Type type{.dtype = DType::kF32, .shape = {{{32, ""}}}, .quant = QuantType{}, .opaque = {}};
-  type.quant->kind = QuantType::Kind::kGgml;
-  type.quant->ggml = {"q8_0", 0};
-  model.graph->AddConstant("w", TensorRef::FromBytes(DType::kU8, {34}, std::vector<std::byte>(34)), type);
-  try {
-    LowerToQdq(model);
-    FAIL() << "accepted";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::kUnsupported);
-  }
-}
-
 }  // namespace
 }  // namespace octavo

@@ -13,6 +13,7 @@
 #include "octavo/numerics/affine.h"
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/placement.h"
+#include "octavo/quantize/weight_ggml.h"
 
 namespace octavo {
 namespace {
@@ -25,15 +26,15 @@ std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
   format.name = config.precision;
   format.weight_text = "s4 symmetric, blocks of " + std::to_string(config.block);
   format.bits_per_weight = 4 + 32.0 / static_cast<double>(config.block);
-  format.encode = [block = config.block](const TensorRef& weight,
-                                         std::int64_t axis) -> std::variant<EncodedWeight, std::string> {
+  format.encode = [block = config.block](const TensorRef& weight, std::int64_t axis,
+                                         std::span<const float>) -> std::variant<EncodedWeight, std::string> {
     return EncodeAffineBlocks(weight, axis, block, DType::kS4);
   };
   return format;
 }
 
 // Every weight-only family of formats: a function that knows its names.
-constexpr Provider kProviders[] = {Int4};
+constexpr Provider kProviders[] = {Int4, GgmlWeights};
 
 // Scale and codes of one block, of which element i is x[i * stride].
 float EncodeBlock(const float* x, std::int64_t n, std::int64_t stride, DType storage, std::int64_t* codes) {
@@ -212,7 +213,7 @@ std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t bl
 }
 
 void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const WeightOnlyFormat& format, int threads,
-                         QuantizeResult& result) {
+                         QuantizeResult& result, const WeightImportance& importance) {
   CheckSelectors(model, config);
   Graph& graph = *model.graph;
   struct Job {
@@ -258,7 +259,9 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
     } else if (job.storage != DType::kUndefined) {
       job.encoded = EncodeAffineBlocks(*job.weight->data, job.axis, config.block, job.storage);
     } else {
-      job.encoded = format.encode(*job.weight->data, job.axis);
+      const auto found = importance.find({job.weight->name(), job.axis});
+      job.encoded = format.encode(*job.weight->data, job.axis,
+                                  found == importance.end() ? std::span<const float>() : found->second);
     }
   });
   for (Job& job : jobs) {

@@ -4,9 +4,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "octavo/ir/graph.h"
 #include "octavo/quantize/config.h"
@@ -21,9 +25,14 @@ struct EncodedWeight {
 };
 
 // Encodes a finite f32 tensor of at least two dimensions in blocks along `axis`, or says in one sentence why this
-// weight cannot be ("its rows of 100 numbers are no whole blocks of 32"). Deterministic; called from several threads.
-using WeightEncoder =
-    std::function<std::variant<EncodedWeight, std::string>(const TensorRef& weight, std::int64_t axis)>;
+// weight cannot be ("its rows of 100 numbers are no whole blocks of 32"). `importance`: empty, or one number for each
+// index along `axis`. Deterministic; called from several threads.
+using WeightEncoder = std::function<std::variant<EncodedWeight, std::string>(const TensorRef& weight, std::int64_t axis,
+                                                                             std::span<const float> importance)>;
+
+// How much each index along a weight's axis matters (the mean square of what it is multiplied by), by the weight's name
+// and axis. See quantize/importance.h.
+using WeightImportance = std::map<std::pair<std::string, std::int64_t>, std::vector<float>>;
 
 // A weight-only precision: one row for each name of the interface.
 struct WeightOnlyFormat {
@@ -31,6 +40,7 @@ struct WeightOnlyFormat {
   std::string weight_text;  // for people and the manifest: "s4 symmetric, blocks of 32"
   double bits_per_weight;   // scales included: 5 for s4 codes and an f32 scale for each block of 32
   WeightEncoder encode;
+  bool takes_importance = false;  // an importance changes the codes
 };
 
 // The format that a precision name means, with the config's block size; nullopt when the name is no weight-only
@@ -58,6 +68,6 @@ std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t bl
 // op_types and overrides are respected: an override to f32 keeps a weight float, one to s8 or s16 stores it in blocks
 // of that type. Errors: kUsage for selectors that match nothing and for overrides to types without symmetric blocks.
 void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const WeightOnlyFormat& format, int threads,
-                         QuantizeResult& result);
+                         QuantizeResult& result, const WeightImportance& importance = {});
 
 }  // namespace octavo
