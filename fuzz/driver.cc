@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <string_view>
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
@@ -40,7 +41,7 @@ Bytes Mutate(Bytes input, const std::vector<Bytes>& corpus) {
   const std::size_t rounds = 1 + Below(6);
   for (std::size_t r = 0; r < rounds; ++r) {
     const std::size_t at = Below(input.size() + 1);
-    switch (Below(7)) {
+    switch (Below(8)) {
       case 0:
         if (at < input.size()) input[at] ^= static_cast<std::uint8_t>(1u << Below(8));
         break;
@@ -59,6 +60,35 @@ Bytes Mutate(Bytes input, const std::vector<Bytes>& corpus) {
       case 5:
         if (at < input.size()) input.erase(input.begin() + static_cast<std::ptrdiff_t>(at));
         break;
+      case 6: {  // a word of a text format becomes another one
+        static const std::vector<std::string> kWords = {"0",
+                                                        "-1",
+                                                        "-0",
+                                                        "1e308",
+                                                        "1e-320",
+                                                        "9223372036854775808",
+                                                        "18446744073709551615",
+                                                        "4294967296",
+                                                        "[]",
+                                                        "{}",
+                                                        "[[[[[[",
+                                                        "null",
+                                                        "true",
+                                                        "\"\"",
+                                                        "\"\\u0000\"",
+                                                        "\"f32\""};
+        const std::string& word = kWords[Below(kWords.size())];
+        const auto inside = [&](std::size_t i) {
+          return i < input.size() &&
+                 std::string_view(",:[]{} \n\r\t").find(static_cast<char>(input[i])) == std::string::npos;
+        };
+        std::size_t from = at, to = at;
+        while (from > 0 && inside(from - 1)) --from;
+        while (inside(to)) ++to;
+        input.erase(input.begin() + static_cast<std::ptrdiff_t>(from), input.begin() + static_cast<std::ptrdiff_t>(to));
+        input.insert(input.begin() + static_cast<std::ptrdiff_t>(from), word.begin(), word.end());
+        break;
+      }
       default: {  // splice from another seed
         const Bytes& other = corpus[Below(corpus.size())];
         if (other.empty()) break;

@@ -134,11 +134,9 @@ std::string ToJson(const QuantizeResult& q) {
   return json.EndObject().Take();
 }
 
-std::optional<EarlierBuild> ReadEarlierBuild(const fs::path& out) {
-  std::error_code ignored;
-  if (!fs::is_regular_file(out / kManifestName, ignored)) return std::nullopt;
+std::optional<EarlierBuild> EarlierBuildFromJson(const std::string& text) {
   try {
-    const nlohmann::json j = nlohmann::json::parse(ReadTextFile(out / kManifestName, kMaxManifestBytes));
+    const nlohmann::json j = nlohmann::json::parse(text);
     if (j.at("schema_version").get<int>() != kManifestSchemaVersion) return std::nullopt;
     EarlierBuild build;
     build.inputs_sha256 = j.at("inputs_sha256").get<std::string>();
@@ -147,8 +145,18 @@ std::optional<EarlierBuild> ReadEarlierBuild(const fs::path& out) {
           {a.at("path").get<std::string>(), a.at("sha256").get<std::string>(), a.at("bytes").get<std::uint64_t>()});
     }
     return build;
-  } catch (const std::exception&) {
-    return std::nullopt;  // somebody else's manifest, or a damaged one: not an earlier build of ours
+  } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  }
+}
+
+std::optional<EarlierBuild> ReadEarlierBuild(const fs::path& out) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(out / kManifestName, ignored)) return std::nullopt;
+  try {
+    return EarlierBuildFromJson(ReadTextFile(out / kManifestName, kMaxManifestBytes));
+  } catch (const Error&) {
+    return std::nullopt;  // one that cannot be read is none
   }
 }
 

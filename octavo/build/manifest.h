@@ -69,6 +69,7 @@ struct EarlierBuild {
   std::string inputs_sha256;
   std::vector<FileRecord> artifacts;
 };
+std::optional<EarlierBuild> EarlierBuildFromJson(const std::string& text);  // nullopt too for what is no manifest
 std::optional<EarlierBuild> ReadEarlierBuild(const std::filesystem::path& out);
 
 // JSON of one quantization, for `octavo quantize --json`.

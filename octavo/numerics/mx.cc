@@ -178,7 +178,7 @@ HWY_INLINE void Emit(VF y, VF x, const Scales& s, VU codes, std::uint8_t* out_co
   } else {
     HWY_ALIGN uint8_t buffer[hn::MaxLanes(d)];
     hn::StoreU(narrow, d8, buffer);
-    std::copy(buffer, buffer + count, out_codes);
+    std::copy(buffer, buffer + std::min<size_t>(count, hn::MaxLanes(d)), out_codes);
   }
 }
 
@@ -300,7 +300,7 @@ void Decode(const std::uint8_t* codes, const std::uint8_t* scales, const MxShape
   const auto load = [&](const std::uint8_t* p, size_t count) {
     if (count == lanes) return hn::PromoteTo(du, hn::LoadU(d8, p));
     HWY_ALIGN uint8_t buffer[hn::MaxLanes(d)] = {};
-    std::copy(p, p + count, buffer);
+    std::copy(p, p + std::min<size_t>(count, hn::MaxLanes(d)), buffer);
     return hn::PromoteTo(du, hn::LoadU(d8, buffer));
   };
   const auto one = [&](size_t at, size_t count, const Scales& s) {
