@@ -101,7 +101,7 @@ Command BuildCommand() {
   c.options.push_back({"--embed-context", &f->embed_context, "put the compiled context into the model", "Build"});
   AddDataOptions(c.options, f->data);
   AddQuantizationOptions(c.options, f->quantization);
-  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce | kDryRun);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce | kDryRun);
   c.run = [f] { return Run(*f); };
   return c;
 }

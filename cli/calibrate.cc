@@ -65,7 +65,7 @@ Command CalibrateCommand() {
   AddQuantizationOptions(c.options, f->quantization);
   std::erase_if(c.options,
                 [](const Option& o) { return o.names == "--load-statistics" || o.names == "--save-statistics"; });
-  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce | kDryRun);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce | kDryRun);
   c.run = [f] { return Run(*f); };
   return c;
 }

@@ -180,6 +180,10 @@ void AddCommonOptions(std::vector<Option>& o, CommonFlags& f, unsigned which) {
   const std::string g = "Common";
   if (which & kConfig) o.push_back({"--config", &f.config, "F.json: a build's config.json; flags override it", g});
   if (which & kDevice) o.push_back({"--device", &f.device, "cpu (qnn, openvino, dml are not built yet)", g});
+  if (which & kWeights) {
+    o.push_back({"--weights", &f.weights, "W: a GGUF or safetensors file whose tensors replace initializers", g});
+    o.push_back({"--weight-map", &f.weight_map, "F.json: initializer -> tensor, where the names differ", g});
+  }
   if (which & kDims) o.push_back({"--dim", &f.dims, "NAME=VALUE fixes a symbolic dimension (repeatable)", g});
   o.push_back({"--threads", &f.threads, "how many threads (all cores); never changes the result", g});
   if (which & kForce) o.push_back({"-f,--force", &f.force, "replace what exists", g});
@@ -214,6 +218,8 @@ BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, c
     }
   }
   if (!model.empty()) config.model = model;
+  if (common.weights) config.weights = *common.weights;
+  if (common.weight_map) config.weight_map = *common.weight_map;
   if (common.device) config.device = *common.device;
   for (auto& [name, value] : ParseDims(common.dims)) {
     std::erase_if(config.dims, [&](const auto& dim) { return dim.first == name; });

@@ -60,6 +60,7 @@ struct QuantizationFlags {
 };
 struct CommonFlags {
   std::optional<std::string> config, device, json;
+  std::optional<std::string> weights, weight_map;
   std::vector<std::string> dims;
   std::optional<std::int64_t> threads;
   bool quiet = false, force = false, dry_run = false;
@@ -67,7 +68,7 @@ struct CommonFlags {
 
 void AddDataOptions(std::vector<Option>& options, DataFlags& flags);
 void AddQuantizationOptions(std::vector<Option>& options, QuantizationFlags& flags);
-enum CommonOption : unsigned { kConfig = 1, kDevice = 2, kDims = 4, kForce = 8, kDryRun = 16 };
+enum CommonOption : unsigned { kConfig = 1, kDevice = 2, kDims = 4, kForce = 8, kDryRun = 16, kWeights = 32 };
 void AddCommonOptions(std::vector<Option>& options, CommonFlags& flags,
                       unsigned which);  // --threads --quiet --json always
 

@@ -62,7 +62,7 @@ Command QuantizeCommand() {
       {"--max-memory", &f->gguf.max_memory, "SIZE: resident memory of quantizing a GGUF (1G)", "Quantize"});
   AddDataOptions(c.options, f->data);
   AddQuantizationOptions(c.options, f->quantization);
-  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kForce | kDryRun);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce | kDryRun);
   c.run = [f] { return Run(*f); };
   return c;
 }

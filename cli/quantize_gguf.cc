@@ -21,6 +21,7 @@ int QuantizeGgufFile(const std::string& source, const std::string& out, const Co
   refuse(data.require_data, "--require-data");
   refuse(common.device.has_value(), "--device");
   refuse(!common.dims.empty(), "--dim");
+  refuse(common.weights || common.weight_map, "--weights");
   if (!quantization.precision && !common.config) {
     ThrowUsage("no precision", "--precision", "give for example --precision q4_k");
   }

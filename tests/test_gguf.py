@@ -324,3 +324,134 @@ def test_big_file_keeps_within_its_memory(octavo, tmp_path):
     expected = gguf.quants.quantize(row, T.Q8_0)
     _, after = read(out)
     assert np.array_equal(after["w0"].data, expected) and np.array_equal(after["w255"].data, expected)
+
+
+# --- weights of a model, out and in -----------------------------------------------------------------------------------
+
+
+def matmul_model(path, inputs, tensors, nodes, opset=17):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, inputs)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in tensors.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory):
+    """MatMul [K, N], Gemm with transB, a square MatMul, a MatMul behind a Transpose, a bias; and its tensors."""
+    from onnx import helper
+    tensors = {"w1": rng.normal(size=(256, 64)), "b1": rng.normal(size=(64,)), "w2": rng.normal(size=(96, 64)),
+               "b2": rng.normal(size=(96,)), "w3": rng.normal(size=(96, 96)), "w4": rng.normal(size=(32, 96))}
+    tensors = {k: (v / 8).astype(np.float32) for k, v in tensors.items()}
+    nodes = [helper.make_node("MatMul", ["x", "w1"], ["m1"]), helper.make_node("Add", ["m1", "b1"], ["a1"]),
+             helper.make_node("Gemm", ["a1", "w2", "b2"], ["m2"], transB=1),
+             helper.make_node("MatMul", ["m2", "w3"], ["m3"]), helper.make_node("Transpose", ["w4"], ["w4t"], perm=[1, 0]),
+             helper.make_node("MatMul", ["m3", "w4t"], ["y"])]
+    return matmul_model(tmp_path_factory.mktemp("mlp") / "m.onnx", [5, 256], tensors, nodes), tensors
+
+
+# Rows run along the dimension that is summed over.
+ROWS = {"w1": lambda w: w.T, "w2": lambda w: w, "w3": lambda w: w.T, "w4": lambda w: w}
+
+
+def run(path, x):
+    from conftest import session
+    return session(path, optimize=False).run(None, {"x": x})[0]
+
+
+def reference(tensors, x):
+    t = {k: v.astype(np.float64) for k, v in tensors.items()}
+    return ((x @ t["w1"] + t["b1"]) @ t["w2"].T + t["b2"]) @ t["w3"] @ t["w4"].T
+
+
+def test_export_writes_rows_of_the_summed_dimension(octavo, mlp, tmp_path):
+    model, tensors = mlp
+    octavo("export", model, "--to", "gguf", "--precision", "q8_0", "-o", tmp_path / "w.gguf")
+    _, got = read(tmp_path / "w.gguf")
+    assert set(got) == set(tensors)
+    for name, w in tensors.items():
+        if name in ROWS:
+            assert np.array_equal(got[name].data, gguf.quants.quantize(np.ascontiguousarray(ROWS[name](w)), T.Q8_0)), name
+        else:
+            assert got[name].tensor_type == T.F32 and np.array_equal(got[name].data, w)
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "f.gguf")
+    _, got = read(tmp_path / "f.gguf")
+    assert all(np.array_equal(got[n].data, ROWS.get(n, lambda w: w)(w)) for n, w in tensors.items())
+
+
+@pytest.mark.parametrize("precision", ["q8_0", "q4_0", "fp16", "bf16", "fp32"])
+def test_weights_of_a_gguf_keep_their_bits(octavo, mlp, tmp_path, precision):
+    model, tensors = mlp
+    other = {k: (rng.normal(size=v.shape) / 8).astype(np.float32) for k, v in tensors.items()}
+    qtype = {"q8_0": T.Q8_0, "q4_0": T.Q4_0, "fp16": T.F16, "bf16": T.BF16, "fp32": T.F32}[precision]
+    stored, meant = {}, {}
+    for name, w in other.items():
+        rows = np.ascontiguousarray(ROWS.get(name, lambda v: v)(w))
+        if name in ROWS:
+            data = gguf.quants.quantize(rows, qtype)
+            stored[name] = (data, qtype) if qtype not in (T.F32, T.F16) else data
+            rows = gguf.quants.dequantize(data, qtype).astype(np.float32)
+            meant[name] = ROWS[name](rows)
+        else:
+            stored[name], meant[name] = w, w
+    weights = write(tmp_path / "w.gguf", stored)
+    octavo("quantize", model, "--weights", weights, "-o", tmp_path / "q.onnx", "--precision", "fp32")
+    x = rng.normal(size=(5, 256)).astype(np.float32)
+    expected = reference(meant, x.astype(np.float64))
+    got = run(tmp_path / "q.onnx", x)
+    assert np.abs(got - expected).max() <= 2e-5 * np.abs(expected).max()
+    assert np.abs(got - reference(tensors, x)).max() > 0.1 * np.abs(expected).max()  # not the model's own weights
+
+
+def test_weights_by_map_and_from_safetensors(octavo, mlp, tmp_path):
+    from safetensors.numpy import save_file
+    model, tensors = mlp
+    other = {k: (rng.normal(size=v.shape) / 8).astype(np.float32) for k, v in tensors.items()}
+    save_file({f"net.{k}": np.ascontiguousarray(ROWS.get(k, lambda v: v)(w)) for k, w in other.items()},
+              str(tmp_path / "w.safetensors"))
+    (tmp_path / "map.json").write_text(json.dumps({k: f"net.{k}" for k in tensors}))
+    assert "--weight-map" in octavo("quantize", model, "--weights", tmp_path / "w.safetensors", "-o", tmp_path / "q.onnx",
+                                    "--precision", "fp32", code=3).error
+    octavo("quantize", model, "--weights", tmp_path / "w.safetensors", "--weight-map", tmp_path / "map.json", "-o",
+           tmp_path / "q.onnx", "--precision", "fp32")
+    x = rng.normal(size=(5, 256)).astype(np.float32)
+    expected = reference(other, x.astype(np.float64))
+    assert np.abs(run(tmp_path / "q.onnx", x) - expected).max() <= 2e-5 * np.abs(expected).max()
+    (tmp_path / "map.json").write_text('{"w1": "net.w9"}')
+    assert "net.w" in octavo("quantize", model, "--weights", tmp_path / "w.safetensors", "--weight-map",
+                             tmp_path / "map.json", "-o", tmp_path / "z.onnx", code=2).error
+    info = octavo("inspect", tmp_path / "w.safetensors", "--json", tmp_path / "i.json")
+    assert "net.w1" in info.out and json.loads((tmp_path / "i.json").read_text())["kind"] == "safetensors"
+
+
+def test_weights_that_do_not_fit_are_named(octavo, mlp, tmp_path):
+    model, tensors = mlp
+    wrong = write(tmp_path / "w.gguf", {"w1": rng.normal(size=(64, 128)).astype(np.float32)})
+    error = octavo("quantize", model, "--weights", wrong, "-o", tmp_path / "q.onnx", code=3).error
+    assert "tensor w1" in error and "[64, 128]" in error and "[256, 64]" in error
+    # One weight that is stored as ONNX has it, and a square one: which way round the square one is cannot be told.
+    mixed = write(tmp_path / "m.gguf", {"w1": tensors["w1"], "w3": tensors["w3"]})
+    assert "orientation" in octavo("quantize", model, "--weights", mixed, "-o", tmp_path / "q.onnx", code=3).error
+    junk = tmp_path / "junk.bin"
+    junk.write_bytes(b"junk" * 10)
+    assert "neither" in octavo("quantize", model, "--weights", junk, "-o", tmp_path / "q.onnx", code=3).error
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_export_and_weights_round_trip_on_a_real_model(octavo, models, data, tmp_path):
+    """MiniLM: float weights out to a GGUF and in again give the same model; q8_0 ones a close one."""
+    from conftest import load_samples, outputs, sqnr
+    octavo("export", models["minilm"], "--to", "gguf", "-o", tmp_path / "f.gguf")
+    octavo("quantize", models["minilm"], "--weights", tmp_path / "f.gguf", "--precision", "fp32", "-o", tmp_path / "f.onnx")
+    octavo("export", models["minilm"], "--to", "gguf", "--precision", "q8_0", "-o", tmp_path / "q.gguf")
+    octavo("quantize", models["minilm"], "--weights", tmp_path / "q.gguf", "-o", tmp_path / "q.onnx")
+    assert (tmp_path / "q.onnx").stat().st_size < 0.3 * (tmp_path / "f.onnx").stat().st_size
+    samples = load_samples(data["minilm"], 2)
+    expected = outputs(models["minilm"], samples)
+    assert sqnr(expected, outputs(tmp_path / "f.onnx", samples)) > 100
+    assert 30 < sqnr(expected, outputs(tmp_path / "q.onnx", samples)) < 60

@@ -78,8 +78,8 @@ void CheckKeys(const Json& object, const std::vector<std::string>& known, const 
 }
 
 const std::vector<std::string> kBuildKeys = {
-    "schema_version", "model",    "data",    "validate_data",    "device",  "dims",
-    "quantization",   "quantize", "compile", "validate_samples", "min_sqnr"};
+    "schema_version", "model",        "data",     "validate_data", "device",           "dims",    "weights",
+    "weight_map",     "quantization", "quantize", "compile",       "validate_samples", "min_sqnr"};
 const std::vector<std::string> kCompileKeys = {"enabled", "options", "embed_context", "quantization"};
 const std::vector<std::string> kDataKeys = {"path", "image"};
 const std::vector<std::string> kImageKeys = {"layout", "size", "mean", "std", "scale", "color"};
@@ -182,6 +182,9 @@ void Validate(const BuildConfig& config) {
     ThrowUsage("validate_samples must be at least 1", std::to_string(config.validate_samples));
   }
   if (config.min_sqnr && !std::isfinite(*config.min_sqnr)) ThrowUsage("min_sqnr must be a finite number of dB");
+  if (config.weights.empty() && !config.weight_map.empty()) {
+    ThrowUsage("a weight map without weights", config.weight_map.string(), "give --weights W.gguf");
+  }
   std::set<std::string> seen;
   for (const auto& [name, value] : config.dims) {
     if (value < 1) ThrowUsage("a dimension must be positive", name + "=" + std::to_string(value));
@@ -195,6 +198,11 @@ std::string ToJson(const BuildConfig& config) {
   j["model"] = fs::absolute(config.model).lexically_normal().string();
   j["data"] = DataJson(config.data);
   j["validate_data"] = DataJson(config.validate_data);
+  const auto path = [](const fs::path& p) {
+    return p.empty() ? Json() : Json(fs::absolute(p).lexically_normal().string());
+  };
+  j["weights"] = path(config.weights);
+  j["weight_map"] = path(config.weight_map);
   j["device"] = config.device;
   j["dims"] = Json::object();
   for (const auto& [name, value] : config.dims) j["dims"][name] = value;
@@ -227,6 +235,8 @@ BuildConfig BuildConfigFromJson(const std::string& text, const std::string& wher
     if (key == "data" || key == "validate_data") {
       (key == "data" ? c.data : c.validate_data) = DataFromJson(v, key, where);
     }
+    if (key == "weights" && !v.is_null()) c.weights = String(v, key, where);
+    if (key == "weight_map" && !v.is_null()) c.weight_map = String(v, key, where);
     if (key == "device") c.device = String(v, key, where);
     if (key == "dims") {
       if (!v.is_object()) WrongType(key, where, "an object of name: size");

@@ -26,6 +26,8 @@ struct BuildConfig {
   std::optional<DataOptions> data;  // none: synthetic samples
   std::optional<DataOptions>
       validate_data;  // held-out samples of their own; none: what follows the calibration samples
+  std::filesystem::path weights;     // a GGUF or safetensors file whose tensors replace initializers; empty: none
+  std::filesystem::path weight_map;  // JSON, initializer -> tensor, where the names differ; empty: they do not
   std::string device = "cpu";
   std::vector<std::pair<std::string, std::int64_t>> dims;  // symbolic dimension -> value
   std::optional<QuantizationConfig> quantization;          // unset: compile's, else the defaults

@@ -103,25 +103,23 @@ void CheckSettings(const QuantizationConfig& c) {
   check(c.keep_float_auto == d.keep_float_auto, "keep_float");
 }
 
-void CheckMatches(const Gguf& source, const std::string& pattern, const char* option) {
-  std::vector<std::string> names;
-  for (const GgufTensor& tensor : source.tensors) {
-    if (GlobMatch(pattern, tensor.name)) return;
-    names.push_back(tensor.name);
+void CheckMatches(const std::vector<std::string>& names, const std::string& pattern, const char* option) {
+  for (const std::string& name : names) {
+    if (GlobMatch(pattern, name)) return;
   }
   ThrowUsage("'" + pattern + "' matches no tensor", option, DidYouMean(pattern, names));
 }
 
-std::size_t Rank(const GgufTensor& tensor) {  // dimensions of length 1 at the end do not count
-  std::size_t rank = tensor.ne.size();
-  while (rank > 0 && tensor.ne[rank - 1] == 1) --rank;
+std::size_t Rank(std::span<const std::uint64_t> ne) {  // dimensions of length 1 at the end do not count
+  std::size_t rank = ne.size();
+  while (rank > 0 && ne[rank - 1] == 1) --rank;
   return rank;
 }
 
 std::string Number(std::uint64_t n) { return std::to_string(n); }
 
 // The nearest type that stores rows of `row` elements; what it had to give up goes to the note.
-const GgufType& Fitting(const GgufType& asked, const GgufType& from, std::uint64_t row, GgufTensorPlan& plan) {
+const GgufType& Fitting(const GgufType& asked, const GgufType& from, std::uint64_t row, GgufTypeChoice& choice) {
   const GgufType* type = &asked;
   while (row % type->block != 0) {
     const GgufType* next = nullptr;
@@ -132,9 +130,9 @@ const GgufType& Fitting(const GgufType& asked, const GgufType& from, std::uint64
     type = next;
   }
   if (type != &asked) {
-    plan.fallback = true;
-    plan.note = "a row of " + Number(row) + " is no whole number of " + std::string(asked.name) + " blocks of " +
-                Number(asked.block) + ": " + std::string(type->name);
+    choice.fallback = true;
+    choice.note = "a row of " + Number(row) + " is no whole number of " + std::string(asked.name) + " blocks of " +
+                  Number(asked.block) + ": " + std::string(type->name);
   }
   return *type;
 }
@@ -425,11 +423,11 @@ std::vector<GgufField> NewFields(const Gguf& source, const GgufQuantizePlan& pla
     }
     fields.push_back(std::move(field));
   };
-  const GgufType& type = ParseType(options.config.precision, "--precision");
-  if (type.file_type >= 0) set(GgufField::U32("general.file_type", static_cast<std::uint32_t>(type.file_type)));
   const bool quantized =
       std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const GgufTensorPlan& p) { return p.to->quantized(); });
-  if (quantized) set(GgufField::U32("general.quantization_version", kQuantizationVersion));
+  for (GgufField& field : GgufTypeFields(ParseType(options.config.precision, "--precision"), quantized)) {
+    set(std::move(field));
+  }
   if (entries > 0) {
     set(GgufField::String("quantize.imatrix.file", options.imatrix.filename().string()));
     set(GgufField::U32("quantize.imatrix.entries_count", static_cast<std::uint32_t>(entries)));
@@ -447,52 +445,76 @@ std::vector<GgufTensorSpec> Specs(const Gguf& source, const GgufQuantizePlan& pl
 
 }  // namespace
 
-GgufQuantizePlan PlanGgufQuantize(const Gguf& source, const GgufQuantizeOptions& options) {
-  const QuantizationConfig& config = options.config;
-  CheckSettings(config);
-  const GgufType& precision = ParseType(config.precision, "--precision");
-  for (const std::string& pattern : config.exclude) CheckMatches(source, pattern, "--exclude");
-  std::vector<const GgufType*> overrides;
-  for (const auto& [pattern, type] : config.overrides) {
-    CheckMatches(source, pattern, "--override");
-    overrides.push_back(&ParseType(type, "--override " + pattern));
+std::vector<GgufField> GgufTypeFields(const GgufType& precision, bool any_quantized) {
+  std::vector<GgufField> out;
+  if (precision.file_type >= 0) {
+    out.push_back(GgufField::U32("general.file_type", static_cast<std::uint32_t>(precision.file_type)));
   }
+  if (any_quantized) out.push_back(GgufField::U32("general.quantization_version", kQuantizationVersion));
+  return out;
+}
+
+GgufTypeChooser::GgufTypeChooser(const QuantizationConfig& config, const std::vector<std::string>& names)
+    : config_(config), precision_(&ParseType(config.precision, "--precision")) {
+  CheckSettings(config);
+  for (const std::string& pattern : config.exclude) CheckMatches(names, pattern, "--exclude");
+  for (const auto& [pattern, type] : config.overrides) {
+    CheckMatches(names, pattern, "--override");
+    overrides_.push_back(&ParseType(type, "--override " + pattern));
+  }
+}
+
+GgufTypeChoice GgufTypeChooser::Choose(const std::string& name, const GgufType& from, std::span<const std::uint64_t> ne,
+                                       const std::string& keep) const {
+  GgufTypeChoice out;
+  out.to = &from;
+  const GgufType* asked = nullptr;  // by an override, the last that matches
+  for (std::size_t o = 0; o < overrides_.size(); ++o) {
+    if (GlobMatch(config_.overrides[o].first, name)) asked = overrides_[o];
+  }
+  const bool excluded = std::any_of(config_.exclude.begin(), config_.exclude.end(),
+                                    [&](const std::string& e) { return GlobMatch(e, name); });
+  if (excluded) {
+    out.note = "excluded";
+  } else if (!from.is_float() && !from.quantized()) {
+    out.note = "not a weight that can be quantized";
+    if (asked != nullptr && asked != &from) {
+      ThrowUsage("a tensor of type " + std::string(from.name) + " cannot become " + std::string(asked->name),
+                 "tensor " + name, "take it out of --override");
+    }
+  } else if (asked == nullptr && Rank(ne) < 2) {
+    out.note = "one dimension";
+  } else if (asked == nullptr && !keep.empty()) {
+    out.note = keep;
+  } else {
+    out.to = &Fitting(asked != nullptr ? *asked : *precision_, from, GgufRowElements(ne), out);
+  }
+  return out;
+}
+
+GgufQuantizePlan PlanGgufQuantize(const Gguf& source, const GgufQuantizeOptions& options) {
+  std::vector<std::string> names;
+  for (const GgufTensor& tensor : source.tensors) names.push_back(tensor.name);
+  const GgufTypeChooser chooser(options.config, names);
   GgufQuantizePlan plan;
   for (std::size_t i = 0; i < source.tensors.size(); ++i) {
     const GgufTensor& tensor = source.tensors[i];
     const GgufType& from = *tensor.type;
+    GgufTypeChoice choice = chooser.Choose(tensor.name, from, tensor.ne);
     GgufTensorPlan p;
     p.tensor = i;
-    p.to = &from;
-    const GgufType* asked = nullptr;  // by an override
-    for (std::size_t o = 0; o < overrides.size(); ++o) {
-      if (GlobMatch(config.overrides[o].first, tensor.name)) asked = overrides[o];
-    }
-    const bool excluded = std::any_of(config.exclude.begin(), config.exclude.end(),
-                                      [&](const std::string& e) { return GlobMatch(e, tensor.name); });
-    if (excluded) {
-      p.note = "excluded";
-    } else if (!from.is_float() && !from.quantized()) {
-      p.note = "not a weight that can be quantized";
-      if (asked != nullptr && asked != &from) {
-        ThrowUsage("a tensor of type " + std::string(from.name) + " cannot become " + std::string(asked->name),
-                   "tensor " + tensor.name, "take it out of --override");
+    p.to = choice.to;
+    p.note = std::move(choice.note);
+    p.fallback = choice.fallback;
+    if (from.quantized() && p.to != &from) {
+      if (FindGgmlFormat(from.id) == nullptr) {
+        ThrowUnsupported("a tensor of type " + std::string(from.name) + " cannot be decoded", "tensor " + tensor.name,
+                         "exclude it, or start from a float model");
       }
-    } else if (asked == nullptr && Rank(tensor) < 2) {
-      p.note = "one dimension";
-    } else {
-      const GgufType& wanted = asked != nullptr ? *asked : precision;
-      p.to = &Fitting(wanted, from, GgufRowElements(tensor.ne), p);
-      if (from.quantized() && p.to != &from) {
-        if (FindGgmlFormat(from.id) == nullptr) {
-          ThrowUnsupported("a tensor of type " + std::string(from.name) + " cannot be decoded", "tensor " + tensor.name,
-                           "exclude it, or start from a float model");
-        }
-        if (!config.requantize && p.to->name != "f32") {
-          ThrowUnsupported(
-              "the tensor is quantized already (" + std::string(from.name) + "): quantizing it again loses accuracy",
-              "tensor " + tensor.name, "start from a float model, or pass --requantize to do it all the same");
-        }
+      if (!options.config.requantize && p.to->name != "f32") {
+        ThrowUnsupported(
+            "the tensor is quantized already (" + std::string(from.name) + "): quantizing it again loses accuracy",
+            "tensor " + tensor.name, "start from a float model, or pass --requantize to do it all the same");
       }
     }
     plan.tensors.push_back(std::move(p));

@@ -21,6 +21,30 @@ struct GgufQuantizeOptions {
   std::uint64_t max_memory = 0;   // bytes of resident memory of this process; 0: 1 GiB
 };
 
+// The type that a tensor of weights takes, by the rules of PlanGgufQuantize; also for weights that come from elsewhere.
+struct GgufTypeChoice {
+  const GgufType* to = nullptr;
+  std::string note;       // why it is not the one that was asked for; empty if it is
+  bool fallback = false;  // the type that was asked for cannot store it
+};
+class GgufTypeChooser {
+ public:
+  // `names`: all tensors, for selectors. Errors: kUsage as PlanGgufQuantize's.
+  GgufTypeChooser(const QuantizationConfig& config, const std::vector<std::string>& names);
+  // `keep`: why the precision does not apply to this tensor (an override still does); empty: it does.
+  GgufTypeChoice Choose(const std::string& name, const GgufType& from, std::span<const std::uint64_t> ne,
+                        const std::string& keep = {}) const;
+  const GgufType& precision() const { return *precision_; }
+
+ private:
+  const QuantizationConfig& config_;
+  const GgufType* precision_;
+  std::vector<const GgufType*> overrides_;  // one for each of config_.overrides
+};
+
+// general.file_type and general.quantization_version, as the types ask for them.
+std::vector<GgufField> GgufTypeFields(const GgufType& precision, bool any_quantized);
+
 // What becomes of a tensor.
 struct GgufTensorPlan {
   std::size_t tensor = 0;  // of Gguf::tensors

@@ -18,6 +18,7 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/compile_stage.h"
 #include "octavo/build/version.h"
+#include "octavo/build/weights.h"
 #include "octavo/calibrate/calibrate.h"
 #include "octavo/calibrate/statistics.h"
 #include "octavo/emit/onnx.h"
@@ -124,9 +125,15 @@ std::string ConfigIdentity(const BuildConfig& config) {
   c.model = "/";
   c.data.reset();
   c.validate_data.reset();
-  QuantizationConfig q = EffectiveQuantization(config);
   std::string loaded;
-  if (!q.load_path.empty()) loaded = Sha256::OfFile(q.load_path);
+  if (!c.weights.empty()) {
+    for (const fs::path& file : WeightFiles(c.weights)) loaded += Sha256::OfFile(file) + " ";
+    if (!c.weight_map.empty()) loaded += "map " + Sha256::OfFile(c.weight_map) + " ";
+    c.weights.clear();
+    c.weight_map.clear();
+  }
+  QuantizationConfig q = EffectiveQuantization(config);
+  if (!q.load_path.empty()) loaded += Sha256::OfFile(q.load_path);
   q.load_path.clear();
   q.save_path.clear();
   c.quantization = std::move(q);
@@ -291,14 +298,28 @@ const DeviceDescriptor& RequireDevice(const std::string& name) {
   ThrowUsage("unknown device '" + name + "'", "--device", how.empty() ? "known are cpu, qnn, openvino, dml" : how);
 }
 
-Model ImportModel(const fs::path& path, const std::vector<std::pair<std::string, std::int64_t>>& dims) {
-  Model model = ReadOnnx(path);
+Model ReadSource(const BuildConfig& config, std::optional<WeightReplacement>& weights) {
+  Model model = ReadOnnx(config.model);
   if (HasEpContext(model)) {
-    ThrowUnsupported("the model holds an EPContext node: it is compiled for a device already", path.string(),
+    ThrowUnsupported("the model holds an EPContext node: it is compiled for a device already", config.model.string(),
                      "start from the model that it was compiled from");
   }
-  if (!dims.empty()) FixDims(model, dims);
+  if (!config.weights.empty()) {
+    weights = WeightReplacement::Take(model, config.weights, config.weight_map);
+    LogInfo("weights: " + std::to_string(weights->count()) + " initializers are replaced from " +
+            config.weights.string() +
+            (weights->unused() > 0 ? ", " + std::to_string(weights->unused()) + " of its tensors have none" : ""));
+  }
+  if (!config.dims.empty()) FixDims(model, config.dims);
+  return model;
+}
+
+Model ImportModel(const BuildConfig& config) {
+  std::optional<WeightReplacement> weights;
+  Model model = ReadSource(config, weights);
   FoldQdq(model);
+  FoldQdq(model);
+  if (weights) weights->Put(model);
   return model;
 }
 
@@ -366,7 +387,7 @@ BuildResult Build(const BuildOptions& options) {
 
   // --- import
   Stage import(manifest, "import");
-  Model model = ImportModel(config.model, config.dims);
+  Model model = ImportModel(config);
   RequireStaticInputs(*model.graph, device);
   const bool quantized_already = IsQuantized(model) && !quantization.requantize;
   DataPlan data = OpenSamples(model, config, options.require_data, kSyntheticChecks);
@@ -567,7 +588,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   QuantizeFileResult result;
   result.source = config.model;
   result.precision = StageQuantization(config).precision;
-  Model model = ImportModel(config.model, config.dims);
+  Model model = ImportModel(config);
   DataPlan data;
   if (NeedsSamples(model, config, device)) {
     data = OpenSamples(model, config, require_data, 0);
@@ -615,7 +636,7 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
     ThrowUsage("precision '" + quantization.precision + "' needs no statistics", "--precision",
                "name a static precision");
   }
-  Model model = ImportModel(stage.model, stage.dims);
+  Model model = ImportModel(stage);
   if (!NeedsSamples(model, stage, device)) {
     ThrowUsage("the model is quantized already: there is nothing to calibrate", stage.model.string(),
                "quantize it with --requantize --save-statistics S.json");
@@ -680,7 +701,7 @@ std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool re
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
   const ResolvedPrecision precision = ResolvePrecision(StageQuantization(config), device);
-  const Model model = ImportModel(config.model, config.dims);
+  const Model model = ImportModel(config);
   const bool quantized = IsQuantized(model) && !EffectiveQuantization(config).requantize;
   const DataPlan data = OpenSamples(model, config, require_data, kSyntheticChecks);
 

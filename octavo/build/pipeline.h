@@ -13,6 +13,7 @@
 
 #include "octavo/build/config.h"
 #include "octavo/build/manifest.h"
+#include "octavo/build/weights.h"
 #include "octavo/import/data.h"
 #include "octavo/ir/graph.h"
 #include "octavo/quantize/quantize.h"
@@ -44,7 +45,10 @@ const DeviceDescriptor& RequireDevice(const std::string& name);
 
 // Reads a model and gets it ready for quantization: dimensions fixed, Q/DQ folded into types. Errors: kUnsupported for
 // an EPContext model, which is compiled already.
-Model ImportModel(const std::filesystem::path& path, const std::vector<std::pair<std::string, std::int64_t>>& dims);
+Model ImportModel(const BuildConfig& config);
+// The first half of it: the model with its dimensions fixed, initializers that config.weights replaces taken out
+// (weights.h). Whoever calls it folds, simplifies, and puts the weights in.
+Model ReadSource(const BuildConfig& config, std::optional<WeightReplacement>& weights);
 
 // True when quantizing `model` needs samples: a static precision, and the model is not quantized already (or is to be
 // quantized again), and no statistics are loaded.

@@ -154,7 +154,9 @@ TEST_F(PipelineTest, ManifestHasTheSchema) {
   EXPECT_THAT(artifacts, testing::UnorderedElementsAre("model.onnx", "quantized.onnx", "config.json"));
   EXPECT_TRUE(m["warnings"].is_array());
   EXPECT_THAT(Summary(result, "out"), HasSubstr("nodes quantized"));
-  const Model built = ImportModel(folder_ / "out" / "model.onnx", {});
+  BuildConfig artifact;
+  artifact.model = folder_ / "out" / "model.onnx";
+  const Model built = ImportModel(artifact);
   EXPECT_GT(Inspect(folder_ / "out" / "model.onnx", {}).text.size(), 0u);
   EXPECT_THAT(Inspect(folder_ / "out" / "model.onnx", {}).text, HasSubstr("MatMul"));
 }
