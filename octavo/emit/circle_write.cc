@@ -47,6 +47,7 @@ class Writer {
     const auto description = builder_.CreateString("octavo");
     const auto codes = builder_.CreateVector(codes_);
     const auto buffers = builder_.CreateVector(buffers_);
+    builder_.ForceDefaults(true);  // the version is written though it is 0: who reads it as TFLite sets it to 3
     fbs::FinishModelBuffer(builder_, fbs::CreateModel(builder_, 0, codes, subgraphs, description, buffers));
     return builder_.Release();
   }

@@ -25,7 +25,7 @@ std::vector<PassCount> SimplifyFloat(Model& model) {
   counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
   // A folded shape makes constants, constants make shapes known, and those fold: a few rounds settle real models, the
   // bound settles the others.
-  constexpr int kMaxRounds = 8;
+  constexpr int kMaxRounds = 64;
   for (int round = 0; round < kMaxRounds; ++round) {
     std::int64_t changes = 0;
     InferTypes(model);

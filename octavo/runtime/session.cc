@@ -8,6 +8,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/runtime/external_data.h"
+#include "octavo/runtime/mx_op.h"
 #include "octavo/runtime/ort.h"
 #include "octavo/runtime/plugin_session.h"
 
@@ -353,6 +354,7 @@ void Session::Impl::Load(const SessionOptions& options,
     so.SetExecutionMode(ORT_SEQUENTIAL);
     so.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     if (!options.arena) so.DisableCpuMemArena();
+    internal::AddProjectOps(so);
     if (options.disable_prepacking) so.AddConfigEntry("session.disable_prepacking", "1");
     for (const auto& [key, value] : options.config) so.AddConfigEntry(key.c_str(), value.c_str());
     if (options.ep) internal::AppendEp(so, *options.ep);

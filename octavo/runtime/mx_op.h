@@ -1,0 +1,17 @@
+// The project's own operators (domain `octavo`, version 1) for ONNX Runtime: MXFakeQuantize, QuantizeMx, DequantizeMx
+// and FakeQuantize, so that models that hold them run here. Internal to this room: it needs the runtime's headers.
+#pragma once
+
+#include "octavo/runtime/ort.h"
+
+namespace octavo::internal {
+
+// Every session can run the domain's operators. What they compute:
+//  - MXFakeQuantize, QuantizeMx: numerics/mx.h (MxFakeQuantize) along `axis`; QuantizeMx stays in f32 on the grid;
+//  - DequantizeMx: its input as it is;
+//  - FakeQuantize(x, scale, zero_point): (clamp(round_half_even(x / scale) + zero_point, quant_min, quant_max) -
+//    zero_point) * scale in f32, per tensor or along `axis`; NaN becomes 0.
+// A bad attribute or shape is an error of the session or of the run.
+void AddProjectOps(::Ort::SessionOptions& options);
+
+}  // namespace octavo::internal
