@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "octavo/base/error.h"
+#include "octavo/base/log.h"
 #include "octavo/calibrate/statistics.h"
 
 namespace {
@@ -20,6 +21,7 @@ void Require(bool ok, const char* what) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  octavo::SetLogLevel(octavo::LogLevel::kQuiet);
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   octavo::Statistics statistics;
   try {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <vector>
@@ -64,6 +65,12 @@ double Number(const Json& v, const std::string& key, const std::string& where) {
   return v.get<double>();
 }
 
+float Float(const Json& v, const std::string& key, const std::string& where) {
+  const double number = Number(v, key, where);
+  if (!(std::fabs(number) <= std::numeric_limits<float>::max())) WrongType(key, where, "a number that a float holds");
+  return static_cast<float>(number);
+}
+
 void CheckKeys(const Json& object, const std::vector<std::string>& known, const std::string& what,
                const std::string& where) {
   if (!object.is_object()) WrongType(what, where, "an object");
@@ -84,10 +91,14 @@ const std::vector<std::string> kCompileKeys = {"enabled", "options", "embed_cont
 const std::vector<std::string> kDataKeys = {"path", "image"};
 const std::vector<std::string> kImageKeys = {"layout", "size", "mean", "std", "scale", "color"};
 
+std::string Absolute(const fs::path& path) {
+  return path.empty() ? std::string() : fs::absolute(path).lexically_normal().string();
+}
+
 Json DataJson(const std::optional<DataOptions>& data) {
   if (!data) return nullptr;
   Json out;
-  out["path"] = fs::absolute(data->path).lexically_normal().string();
+  out["path"] = Absolute(data->path);
   if (data->image_options_given) {
     const ImageOptions& image = data->image;
     Json i;
@@ -105,7 +116,7 @@ Json DataJson(const std::optional<DataOptions>& data) {
 std::array<float, 3> Triple(const Json& v, const std::string& key, const std::string& where) {
   if (!v.is_array() || v.size() != 3) WrongType(key, where, "three numbers");
   std::array<float, 3> out{};
-  for (std::size_t i = 0; i < 3; ++i) out[i] = static_cast<float>(Number(v[i], key, where));
+  for (std::size_t i = 0; i < 3; ++i) out[i] = Float(v[i], key, where);
   return out;
 }
 
@@ -137,8 +148,13 @@ std::optional<DataOptions> DataFromJson(const Json& v, const std::string& key, c
       out.image.height = static_cast<int>(h);
     }
     if (name == "mean") out.image.mean = Triple(value, name, where);
-    if (name == "std") out.image.std = Triple(value, name, where);
-    if (name == "scale") out.image.scale = static_cast<float>(Number(value, name, where));
+    if (name == "std") {
+      out.image.std = Triple(value, name, where);
+      for (const float s : out.image.std) {
+        if (!(s > 0)) WrongType(name, where, "three positive numbers");
+      }
+    }
+    if (name == "scale") out.image.scale = Float(value, name, where);
     if (name == "color") {
       const std::string text = String(value, name, where);
       if (text != "rgb" && text != "bgr") WrongType(name, where, "rgb or bgr");
@@ -195,7 +211,7 @@ void Validate(const BuildConfig& config) {
 std::string ToJson(const BuildConfig& config) {
   Json j;
   j["schema_version"] = 1;
-  j["model"] = fs::absolute(config.model).lexically_normal().string();
+  j["model"] = Absolute(config.model);
   j["data"] = DataJson(config.data);
   j["validate_data"] = DataJson(config.validate_data);
   const auto path = [](const fs::path& p) {

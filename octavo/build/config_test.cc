@@ -51,11 +51,21 @@ TEST(BuildConfig, RoundTripIsCanonical) {
   EXPECT_FALSE(back.compile.enabled);
 }
 
+TEST(BuildConfig, ImageNumbers) {
+  const auto image = [](const std::string& field) { return R"({"data": {"path": "d", "image": {)" + field + "}}}"; };
+  EXPECT_THAT(Refusal(image(R"("std": [1, 0, 1])")), HasSubstr("positive"));
+  EXPECT_THAT(Refusal(image(R"("mean": [1, 1e300, 1])")), HasSubstr("'mean'"));
+  EXPECT_THAT(Refusal(image(R"("scale": -1e39)")), HasSubstr("'scale'"));
+}
+
 TEST(BuildConfig, DefaultsRoundTrip) {
   BuildConfig c;
   c.model = "/m.onnx";
   EXPECT_EQ(ToJson(BuildConfigFromJson(ToJson(c), "defaults")), ToJson(c));
   EXPECT_FALSE(BuildConfigFromJson("{}", "empty").quantization);
+  // A file that says how to quantize, but no model.
+  const std::string bare = ToJson(BuildConfigFromJson(R"({"precision": "int8"})", "bare"));
+  EXPECT_EQ(ToJson(BuildConfigFromJson(bare, "bare")), bare);
 }
 
 TEST(BuildConfig, BareQuantizationIsTaken) {
