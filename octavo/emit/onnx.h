@@ -21,6 +21,8 @@ struct OnnxEmitOptions {
 // some nodes may be adapted already: drop the model. Run it after type inference: a Softmax of unknown rank is
 // otherwise wrapped in Flatten and Reshape.
 void RaiseOpsetForQuantization(Model& model);
+// The same to a version of one's own; `goal` says in messages what for. Nothing happens to a newer model.
+void RaiseOpset(Model& model, std::int64_t target, const std::string& goal);
 
 // Lowers quantized types to Q/DQ nodes in place: afterwards the model is plain ONNX operators and raw tensors.
 // Parameter initializers are shared between equal uses of one value. A node's float output keeps its name; codes are

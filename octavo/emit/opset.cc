@@ -545,9 +545,12 @@ std::string Describe(const Node& node) { return "node '" + node.name + "' (" + n
 void RaiseOpsetForQuantization(Model& model) {
   std::int64_t target = 0;
   ForEachValue(*model.graph, [&](const Value& value) { target = std::max(target, RequiredOpset(value.type)); });
+  RaiseOpset(model, target, "operator set " + std::to_string(target) + ", which the quantized types need");
+}
+
+void RaiseOpset(Model& model, std::int64_t target, const std::string& goal) {
   const std::int64_t present = model.OpsetVersion();
   if (target <= present) return;
-  const std::string goal = "operator set " + std::to_string(target) + ", which the quantized types need";
   if (!model.functions.empty()) {
     ThrowUnsupported("cannot raise a model with functions to " + goal, "function " + model.function_ids.front(),
                      "inline the functions or convert the model with onnx.version_converter");

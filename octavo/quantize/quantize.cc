@@ -541,6 +541,11 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
   for (const PassCount& pass : SimplifyFloat(model)) {
     if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
   }
+  if (device.whole_graph && precision.kind == ResolvedPrecision::Kind::kStatic) {
+    for (const PassCount& pass : FusePatterns(model)) {
+      if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
+    }
+  }
   // Per-channel weights have a scale for every channel: there is nothing to equalize.
   if (precision.kind == ResolvedPrecision::Kind::kStatic && !precision.per_channel && BitWidth(precision.weight) == 8) {
     const std::int64_t pairs = EqualizeLayers(model);

@@ -30,6 +30,11 @@ bool IsQuantized(const Model& model);
 // and bias, dead code. Results differ from the input model by float rounding only. Returns what was applied.
 std::vector<PassCount> SimplifyFloat(Model& model);
 
+// For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
+// Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters. Raises
+// the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.
+std::vector<PassCount> FusePatterns(Model& model);
+
 // Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes them over:
 // dtype, rank, dimensions. What the model declares of its outputs stands; what it says of values inside (value_info)
 // may be stale, so it goes. Returns how many values changed; 0 with a warning when the runtime refuses the model, 0 for

@@ -1,0 +1,36 @@
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/emit/onnx.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/rules/rules.h"
+
+namespace octavo {
+
+std::vector<PassCount> FusePatterns(Model& model) {
+  RuleSet rules;
+  rules.push_back(FuseLayerNorm());
+  rules.push_back(FuseGelu());
+  rules.push_back(FuseHardSwish());
+  rules.push_back(FuseLinear());
+  constexpr std::int64_t kOpset = 20;  // of Gelu, the youngest of the operators that come in
+  if (model.OpsetVersion() < kOpset) {
+    Model raised = Clone(model);
+    try {
+      RaiseOpset(raised, kOpset, "operator set 20, which LayerNormalization, Gelu and HardSwish need");
+      model = std::move(raised);
+    } catch (const Error& error) {
+      LogWarning(std::string("patterns of operators stay as they are: ") + error.what());
+      return {};
+    }
+  }
+  InferTypes(model);
+  std::vector<PassCount> counts;
+  for (const RuleCount& count : RunRules(model, rules, RuleClass::kImproves).rules) {
+    if (count.applied > 0) counts.push_back({count.rule, count.applied});
+  }
+  model.graph->EraseDead();
+  InferTypes(model);
+  return counts;
+}
+
+}  // namespace octavo

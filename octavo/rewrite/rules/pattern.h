@@ -1,0 +1,50 @@
+// Small questions that rules for operator patterns ask. Internal to rules/.
+#pragma once
+
+#include <cmath>
+#include <optional>
+
+#include "octavo/rewrite/rules/linear.h"
+
+namespace octavo {
+
+// The number that a one-element float constant holds.
+inline std::optional<float> ScalarOf(const Value* value) {
+  if (!IsFloatConstant(value) || value->data->elements() != 1) return std::nullopt;
+  return value->data->ToFloats()[0];
+}
+
+// |a - b| within a few f32 roundings of b: exporters write sqrt(2) and 1/6 in their own ways.
+inline bool Near(float a, double b) { return std::abs(static_cast<double>(a) - b) <= 4e-6 * std::abs(b); }
+
+// The node that alone reads `value`, of the same graph; null where there are more, or the value leaves the graph.
+inline Node* SoleUser(const Value* value) {
+  if (value == nullptr || value->is_graph_output() || value->uses().size() != 1) return nullptr;
+  Node* node = value->uses()[0].node;
+  return node->graph() == value->graph() ? node : nullptr;
+}
+
+// x, where `node` is op(x, constant near c) or, for what commutes, op(constant, x); else null.
+inline Value* OtherThan(const Node* node, std::string_view op, double c) {
+  if (node == nullptr || !node->Is(op) || node->inputs().size() != 2) return nullptr;
+  const bool commutes = op == "Mul" || op == "Add";
+  for (std::size_t i = commutes ? 0 : 1; i < 2; ++i) {
+    const std::optional<float> value = ScalarOf(node->input(i));
+    if (value && Near(*value, c)) return node->input(1 - i);
+  }
+  return nullptr;
+}
+
+// `node`'s only output takes over the place of `last`'s, in name too; what nobody reads then goes.
+inline void TakePlace(Node& node, Node& last, Rewriter& rewriter) {
+  Graph& graph = *last.graph();
+  const std::string name = last.output()->name();
+  const bool output = last.output()->is_graph_output();
+  node.output()->type = last.output()->type;
+  node.name = last.name;
+  rewriter.Bypass(last, node.output());
+  if (!output) graph.Rename(node.output(), name);
+  rewriter.Touch(&node);
+}
+
+}  // namespace octavo
