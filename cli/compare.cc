@@ -27,15 +27,17 @@ int Run(const Flags& flags) {
     ThrowUsage("no data: random inputs say nothing about accuracy", "--data", "give --data D with real samples");
   }
   const BuildConfig config = MakeConfig(flags.reference, flags.common, flags.data, nullptr);
-  Model reference = ReadOnnx(flags.reference);
+  const std::string reference_file = ModelFile(flags.reference), candidate_file = ModelFile(flags.candidate);
+  const Model reference = ReadOnnx(reference_file);
+  ReadOnnx(candidate_file);  // what is no model is said as everywhere
   const DataPlan data = OpenSamples(reference, config, true, 0);
   CompareOptions options;
   options.threads = ThreadCount(flags.common);
   options.count = flags.data.samples ? data.calibration : 0;
   if (flags.no_optimization) options.candidate_optimization = GraphOptimization::kNone;
-  const CompareResult result = CompareModels(flags.reference, flags.candidate, *data.source, options);
+  const CompareResult result = CompareModels(reference_file, candidate_file, *data.source, options);
   std::optional<CompareResult> layers;
-  if (flags.per_layer) layers = CompareLayers(flags.reference, flags.candidate, *data.source, options);
+  if (flags.per_layer) layers = CompareLayers(reference_file, candidate_file, *data.source, options);
   WriteJson(flags.common, ToJson(result, layers ? &*layers : nullptr));
   char line[160];
   std::snprintf(line, sizeof line, "%zu samples, %.2f s\n", result.samples, result.seconds);

@@ -17,8 +17,7 @@ struct Flags {
 int Run(const Flags& flags) {
   ApplyQuiet(flags.common);
   RequireArgument(flags.file, "FILE", "octavo inspect FILE");
-  std::string file = flags.file;
-  if (std::filesystem::is_directory(file)) file += "/model.onnx";  // a build's output directory
+  const std::string file = ModelFile(flags.file);
   const InspectResult result = Inspect(file, flags.options);
   WriteJson(flags.common, result.json);
   Print(result.text);

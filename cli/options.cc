@@ -126,6 +126,8 @@ void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
   if (!flags.op_types.empty()) {
     q.op_types.clear();
     SplitCommas(flags.op_types, q.op_types);
+    if (q.op_types.empty())
+      ThrowUsage("no operator type is named", "--op-types", "write for example --op-types Conv,Gemm");
   }
   if (!flags.exclude.empty()) q.exclude = flags.exclude;
   if (!flags.overrides.empty()) q.overrides.clear();
@@ -250,6 +252,12 @@ BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, cons
   BuildConfig config = CollectConfig(model, common, data, flags);
   Validate(config);
   return config;
+}
+
+std::string ModelFile(const std::string& path) {
+  std::error_code error;
+  const std::string inside = path + "/model.onnx";
+  return std::filesystem::is_directory(path, error) && std::filesystem::exists(inside, error) ? inside : path;
 }
 
 int ThreadCount(const CommonFlags& common) {

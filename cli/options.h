@@ -81,7 +81,8 @@ BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, c
 // The data that the flags name; nothing when --data was not given. `config` holds --distribution and the rest.
 std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<std::string>& dims);
 
-int ThreadCount(const CommonFlags& common);  // 0: all cores
+std::string ModelFile(const std::string& path);  // a build's output directory stands for the model in it
+int ThreadCount(const CommonFlags& common);      // 0: all cores
 void ApplyQuiet(const CommonFlags& common);
 void WriteJson(const CommonFlags& common, const std::string& text);  // to --json F, if given
 void Print(const std::string& text);  // to stdout; Error(kBadInput) when it cannot be written

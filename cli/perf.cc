@@ -41,12 +41,11 @@ int Run(const Flags& flags) {
       ThrowUsage("duration must be a positive number of seconds", "--duration");
     options.seconds = *flags.duration;
   }
-  std::string model = flags.model;
-  if (std::filesystem::is_directory(model)) model += "/model.onnx";  // a build's output directory
+  const std::string model = ModelFile(flags.model);
   std::optional<std::filesystem::path> against;
   if (flags.against) {
-    against = *flags.against;
-    if (std::filesystem::is_directory(*against)) *against /= "model.onnx";
+    against = ModelFile(*flags.against);
+    ReadOnnx(*against);  // what is no model is said as everywhere
   }
   std::unique_ptr<DataSource> data;
   {

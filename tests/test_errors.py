@@ -46,6 +46,13 @@ from onnx import TensorProto, helper, numpy_helper
     (["compare", "{cnn}", "{cnn}"], 2, "--data"),
     (["quantize", "{cnn}", "-o", "{out}", "--config", "{text}"], 2, "text"),
     (["calibrate", "merge", "{text}", "{text}", "-o", "{out}"], 3, "text"),
+    (["quantize", "{cnn}", "-o", "{out}", "--data", "{text}"], 3, "unknown form.*text"),
+    (["quantize", "{cnn}", "-o", "{out}", "--data", "{data}", "--op-types", ""], 2, "--op-types"),
+    (["compare", "{cnn}", "missing", "--data", "{data}"], 3, "No such file.*missing"),
+    (["perf", "{cnn}", "--against", "{text}"], 3, "text"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", ".", "--force"], 2, "the present directory"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{data}", "--force"], 2, "holds the data"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{cnn}/..", "--force"], 2, "holds the model"),
 ])
 def test_one_line_and_the_right_code(octavo, small_cnn, small_data, tmp_path, args, code, pattern):
     text = tmp_path / "text"

@@ -162,6 +162,35 @@ bool IsEmptyDirectory(const fs::path& path) {
   return fs::is_directory(path, error) && fs::is_empty(path, error) && !error;
 }
 
+// Whether `inner` is `outer` or lies in it.
+bool Within(const fs::path& inner, const fs::path& outer) {
+  const auto resolved = [](const fs::path& path) {
+    std::error_code error;
+    fs::path out = fs::weakly_canonical(fs::absolute(path), error);
+    if (error) out = fs::absolute(path).lexically_normal();
+    return out.has_filename() ? out : out.parent_path();
+  };
+  const fs::path a = resolved(inner), b = resolved(outer);
+  return std::mismatch(b.begin(), b.end(), a.begin(), a.end()).first == b.end();
+}
+
+// Replacing a directory removes what is in it: never what the build is made from, nor the place one stands in.
+void RefuseToReplaceInputs(const fs::path& out, const BuildConfig& config) {
+  std::error_code error;
+  const auto keep = [&out](const fs::path& path, const char* what) {
+    if (path.empty() || !Within(path, out)) return;
+    ThrowUsage(std::string("the output directory holds ") + what + ", which replacing it would remove", out.string(),
+               "choose another output directory");
+  };
+  keep(config.model, "the model");
+  if (config.data) keep(config.data->path, "the data");
+  if (config.validate_data) keep(config.validate_data->path, "the validation data");
+  const QuantizationConfig& quantization = EffectiveQuantization(config);
+  keep(quantization.load_path, "the statistics");
+  keep(quantization.save_path, "the statistics that are to be saved");
+  keep(fs::current_path(error), "the present directory");
+}
+
 void RefuseExisting(const fs::path& out) {
   ThrowUsage("output directory exists and is not what these inputs give", out.string(), "pass --force to replace it");
 }
@@ -422,6 +451,7 @@ BuildResult Build(const BuildOptions& options) {
     }
     if (!options.force && !IsEmptyDirectory(options.out)) RefuseExisting(options.out);
   }
+  if (options.force) RefuseToReplaceInputs(options.out, config);
   if (data.synthetic && (NeedsSamples(model, config, device))) {
     LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
   } else if (data.synthetic) {

@@ -408,7 +408,7 @@ class Opener {
       case Kind::kImage:
         return OpenImages({root_});
       default:
-        ThrowUnsupported("data of unknown form", root_.string(), kForms);
+        ThrowBadInput("data of unknown form", root_.string(), kForms);
     }
   }
 
