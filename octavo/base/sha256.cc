@@ -4,6 +4,11 @@
 #include <bit>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 #include "octavo/base/mapped_file.h"
 
 namespace octavo {
@@ -29,6 +34,44 @@ constexpr std::uint32_t Sum1(std::uint32_t x) { return std::rotr(x, 6) ^ std::ro
 constexpr std::uint32_t Mix0(std::uint32_t x) { return std::rotr(x, 7) ^ std::rotr(x, 18) ^ (x >> 3); }
 constexpr std::uint32_t Mix1(std::uint32_t x) { return std::rotr(x, 17) ^ std::rotr(x, 19) ^ (x >> 10); }
 
+#if defined(__x86_64__)
+bool HasShaInstructions() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_SSSE3) == 0 || (c & bit_SSE4_1) == 0) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_SHA) != 0;
+}
+
+// The same rounds with the processor's SHA instructions (five times as fast); the state lies in them as ABEF and CDGH.
+__attribute__((target("sha,sse4.1,ssse3"))) void ShaBlocks(std::uint32_t* state, const std::uint8_t* p,
+                                                           std::size_t blocks) {
+  const __m128i big = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+  const auto load = [](const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); };
+  const __m128i cdab = _mm_shuffle_epi32(load(state), 0xb1), efgh = _mm_shuffle_epi32(load(state + 4), 0x1b);
+  __m128i abef = _mm_alignr_epi8(cdab, efgh, 8), cdgh = _mm_blend_epi16(efgh, cdab, 0xf0);
+  for (; blocks > 0; --blocks, p += 64) {
+    const __m128i abef_before = abef, cdgh_before = cdgh;
+    __m128i w[4];
+    for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(load(p + 16 * i), big);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      const __m128i wk = _mm_add_epi32(w[i & 3], load(kRound.data() + 4 * i));
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, wk);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(wk, 0x0e));
+      if (i >= 12) continue;
+      const __m128i last = w[(i + 3) & 3];
+      const __m128i mixed =
+          _mm_add_epi32(_mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]), _mm_alignr_epi8(last, w[(i + 2) & 3], 4));
+      w[i & 3] = _mm_sha256msg2_epu32(mixed, last);
+    }
+    abef = _mm_add_epi32(abef, abef_before);
+    cdgh = _mm_add_epi32(cdgh, cdgh_before);
+  }
+  const __m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state), _mm_blend_epi16(feba, dchg, 0xf0));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+#endif
+
 }  // namespace
 
 Sha256::Sha256()
@@ -36,6 +79,10 @@ Sha256::Sha256()
       buffer_{} {}
 
 void Sha256::Block(const std::uint8_t* p, std::size_t blocks) {
+#if defined(__x86_64__)
+  static const bool has_instructions = HasShaInstructions();
+  if (has_instructions) return ShaBlocks(state_.data(), p, blocks);
+#endif
   for (; blocks > 0; --blocks, p += 64) {
     std::uint32_t w[16];
     for (int i = 0; i < 16; ++i) w[i] = LoadBig(p + 4 * i);

@@ -1,10 +1,12 @@
 #include "octavo/calibrate/calibrate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "octavo/base/error.h"
@@ -63,7 +65,7 @@ Value* FindOne(const std::unordered_map<std::string, std::vector<Value*>>& value
 // After:   producer -> v -> Observe(id) -> o -> consumers
 // A graph output keeps its name: v is renamed, o takes the name. A graph input keeps its own name and, where it is an
 // output too, its use as one.
-void InsertObserver(Value* v, std::int64_t id) {
+Value* InsertObserver(Value* v, std::int64_t id) {
   Graph* graph = v->graph();
   const bool result = v->kind() == ValueKind::kResult;
   const bool rename = result && v->is_graph_output();
@@ -75,6 +77,51 @@ void InsertObserver(Value* v, std::int64_t id) {
   graph->ReplaceAllUses(v, node->output());
   node->SetInput(0, v);
   if (!result) graph->ReplaceOutputUses(node->output(), v);
+  return node->output();
+}
+
+// Before:  o -> users, others
+// After:   o -> Round(id) -> users;  o -> others
+void InsertRounder(Value* o, const std::vector<const Node*>& users, std::int64_t id) {
+  Graph* graph = o->graph();
+  std::vector<Use> uses;
+  for (const Use& use : o->uses()) {
+    if (use.node->graph() != graph) continue;
+    if (users.empty() || std::find(users.begin(), users.end(), use.node) != users.end()) uses.push_back(use);
+  }
+  Node* before = o->kind() == ValueKind::kResult ? o->producer()->next() : graph->first();
+  Node* node = graph->AddNode(kRoundOp, kObserveDomain, {o}, {{o->name() + "_rounded", o->type}}, before);
+  node->SetAttribute("id", id);
+  for (const Use& use : uses) use.node->SetInput(use.index, node->output());
+  // A rounded graph output: the outside sees the rounded values.
+  if (o->is_graph_output() && users.empty()) {
+    graph->ReplaceOutputUses(o, node->output());
+    graph->SwapNames(o, node->output());
+  }
+}
+
+void RoundRun(std::span<const float> x, const Rounding& rounding, float* y) {
+  constexpr std::size_t kPiece = 4096;
+  std::byte codes[kPiece * 4];
+  for (std::size_t at = 0; at < x.size(); at += kPiece) {
+    const std::span<const float> piece = x.subspan(at, std::min(kPiece, x.size() - at));
+    QuantizeRun(piece, rounding.params, rounding.storage, codes);
+    DequantizeRun(codes, piece.size(), rounding.params, rounding.storage, y + at);
+  }
+}
+
+// Softmax at the end becomes LogSoftmax; the names of those outputs.
+std::unordered_set<std::string> ShowLogits(Graph& graph, const std::vector<ObserveSpec>& observe) {
+  std::unordered_set<std::string> changed;
+  for (Value* output : graph.outputs()) {
+    Node* node = output->producer();
+    if (node == nullptr || !node->Is("Softmax") || !output->uses().empty()) continue;
+    const auto is_it = [&](const ObserveSpec& spec) { return spec.value == output->name(); };
+    if (std::any_of(observe.begin(), observe.end(), is_it)) continue;
+    node->SetOp("LogSoftmax");
+    changed.insert(output->name());
+  }
+  return changed;
 }
 
 // ------------------------------------------------------------------------------------------------------ the observers
@@ -91,6 +138,8 @@ struct Accumulator {
 struct SampleContext {
   const std::string& sample;
   std::vector<float> converted;  // scratch for values that are not f32
+  bool gather = true;            // false: the run is for its outputs
+  std::span<const std::optional<Rounding>> rounding;
 };
 
 std::span<const float> AsFloats(DType dtype, const void* data, std::size_t n, std::vector<float>& scratch) {
@@ -139,6 +188,7 @@ void AddSums(ChannelSums& channels, const Accumulator& accumulator, std::span<co
 
 void Observe(Accumulator& accumulator, DType dtype, std::span<const std::int64_t> dims, const void* data,
              SampleContext& context) {
+  if (!context.gather) return;
   if (!Observable(dtype)) {
     ThrowUsage("a value of type " + std::string(Name(dtype)) + " cannot be observed: it is not a float",
                accumulator.name);
@@ -189,42 +239,56 @@ void CheckInputs(const Sample& sample, const std::vector<IoSpec>& inputs) {
 
 }  // namespace
 
-Statistics Calibrate(const Model& float_model, const DataSource& data, std::size_t first, std::size_t count,
-                     std::span<const ObserveSpec> observe, const CalibrateOptions& options) {
-  if (first > data.size() || count > data.size() - first) {
-    ThrowInternal("calibration asks for samples that are not there", data.Describe());
-  }
-  Statistics statistics;
-  statistics.model_sha256 = ModelFingerprint(float_model);
-  statistics.method = options.method;
-
+struct Calibration::Impl {
+  const Model& float_model;
+  const std::vector<ObserveSpec> observe;
+  const CalibrateOptions options;
   std::vector<std::unique_ptr<Accumulator>> accumulators;
+  mutable std::once_flag loaded;
+  mutable std::optional<Session> session;
+  mutable std::vector<std::string> wanted;
+  mutable std::unordered_set<std::string> logits;  // outputs that are the logarithm of the model's
+
+  Impl(const Model& model, std::vector<ObserveSpec> specs, const CalibrateOptions& opts)
+      : float_model(model), observe(std::move(specs)), options(opts) {}
+
+  const Session& Loaded() const {
+    std::call_once(loaded, [this] { Load(); });
+    return *session;
+  }
+  void Load() const;
+};
+
+void Calibration::Impl::Load() const {
   OnnxSkeleton skeleton;
   {
     Model model = Clone(float_model);
-    const auto values = ValuesByName(*model.graph);
-    for (const ObserveSpec& spec : observe) {
-      Value* value = FindOne(values, *model.graph, spec.value);
+    Graph& graph = *model.graph;
+    std::unordered_map<const Node*, const Node*> twin;  // Clone keeps the order of nodes
+    const Node* theirs = graph.first();
+    for (const Node* ours = float_model.graph->first(); ours != nullptr && theirs != nullptr;
+         ours = ours->next(), theirs = theirs->next()) {
+      twin[ours] = theirs;
+    }
+    const auto values = ValuesByName(graph);
+    for (std::size_t i = 0; i < observe.size(); ++i) {
+      const ObserveSpec& spec = observe[i];
+      Value* value = FindOne(values, graph, spec.value);
       if (value->is_constant()) ThrowUsage("a constant cannot be observed", spec.value);
       if (value->type.dtype != DType::kUndefined && !Observable(value->type.dtype)) {
         ThrowUsage("a value of type " + std::string(Name(value->type.dtype)) + " cannot be observed: it is not a float",
                    spec.value);
       }
-      auto accumulator = std::make_unique<Accumulator>();
-      accumulator->name = spec.value;
-      accumulator->channel_axis = spec.channel_axis;
-      if (spec.histogram) accumulator->statistics.histogram.emplace();
-      if (spec.channel_axis) accumulator->statistics.channels.emplace();
-      if (!statistics.tensors.emplace(spec.value, TensorStatistics()).second) {
-        ThrowInternal("a value is to be observed twice", spec.value);
-      }
-      InsertObserver(value, static_cast<std::int64_t>(accumulators.size()));
-      accumulators.push_back(std::move(accumulator));
+      Value* observed = InsertObserver(value, static_cast<std::int64_t>(i));
+      if (!spec.rounds) continue;
+      std::vector<const Node*> users;
+      for (const Node* user : spec.round_users) users.push_back(twin.at(user));
+      InsertRounder(observed, users, static_cast<std::int64_t>(i));
     }
-    if (!accumulators.empty()) model.SetOpsetVersion(kObserveDomain, 1);
+    logits = ShowLogits(graph, observe);
+    if (!observe.empty()) model.SetOpsetVersion(kObserveDomain, 1);
     skeleton = SerializeSkeleton(model);
   }
-
   std::vector<std::pair<std::string, TensorRef>> initializers;
   std::uint64_t weight_bytes = 0;
   for (OnnxSkeleton::External& external : skeleton.externals) {
@@ -234,19 +298,54 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
   SessionOptions session_options;
   session_options.intra_op_threads = 1;
   session_options.disable_prepacking = weight_bytes > kMostPrepackedBytes;
-  session_options.observer = [&accumulators](std::int64_t id, DType dtype, std::span<const std::int64_t> dims,
-                                             const void* value, void* context) {
+  session_options.observer = [this](std::int64_t id, DType dtype, std::span<const std::int64_t> dims, const void* value,
+                                    void* context) {
     Observe(*accumulators.at(static_cast<std::size_t>(id)), dtype, dims, value, *static_cast<SampleContext*>(context));
   };
-  const Session session(skeleton.bytes, std::move(initializers), session_options);
-  skeleton = {};
+  session_options.rounder = [](std::int64_t id, std::span<const float> x, float* y, void* context) {
+    const auto& rounding = static_cast<SampleContext*>(context)->rounding;
+    if (static_cast<std::size_t>(id) >= rounding.size() || !rounding[static_cast<std::size_t>(id)]) return false;
+    RoundRun(x, *rounding[static_cast<std::size_t>(id)], y);
+    return true;
+  };
+  LogDebug("calibrate: observers stand");
+  session.emplace(skeleton.bytes, std::move(initializers), session_options);
+  wanted = session->TensorOutputs();
+}
 
+Calibration::Calibration(const Model& float_model, std::vector<ObserveSpec> observe, const CalibrateOptions& options)
+    : impl_(std::make_unique<Impl>(float_model, std::move(observe), options)) {
+  for (const ObserveSpec& spec : impl_->observe) {
+    auto accumulator = std::make_unique<Accumulator>();
+    accumulator->name = spec.value;
+    accumulator->channel_axis = spec.channel_axis;
+    if (spec.histogram) accumulator->statistics.histogram.emplace();
+    if (spec.channel_axis) accumulator->statistics.channels.emplace();
+    impl_->accumulators.push_back(std::move(accumulator));
+  }
+}
+
+Calibration::~Calibration() = default;
+Calibration::Calibration(Calibration&&) noexcept = default;
+
+Statistics Calibration::Gather(const DataSource& data, std::size_t first, std::size_t count) {
+  if (first > data.size() || count > data.size() - first) {
+    ThrowInternal("calibration asks for samples that are not there", data.Describe());
+  }
+  Statistics statistics;
+  statistics.model_sha256 = ModelFingerprint(impl_->float_model);
+  statistics.method = impl_->options.method;
+  for (const ObserveSpec& spec : impl_->observe) {
+    if (!statistics.tensors.emplace(spec.value, TensorStatistics()).second) {
+      ThrowInternal("a value is to be observed twice", spec.value);
+    }
+  }
+  const Session& session = impl_->Loaded();
   statistics.samples.resize(count);
   {
-    const std::vector<std::string> wanted = session.TensorOutputs();
     std::mutex kept;
     Progress progress("calibrating", count);
-    const int threads = options.threads > 0 ? options.threads : HardwareThreads();
+    const int threads = impl_->options.threads > 0 ? impl_->options.threads : HardwareThreads();
     ParallelFor(count, threads, [&](std::size_t i) {
       CheckInterrupt();
       const Sample sample = data.Read(first + i);
@@ -256,9 +355,9 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
         const std::lock_guard lock(kept);
         statistics.Keep(statistics.samples[i], sample.tensors);
       }
-      SampleContext context{sample.name, {}};
+      SampleContext context{sample.name, {}, true, {}};
       try {
-        session.Run(sample.tensors, wanted, &context);
+        session.Run(sample.tensors, impl_->wanted, &context);
       } catch (const Error& e) {
         if (e.code() != ExitCode::kBadInput || e.where() == "sample " + sample.name) throw;
         throw Error(e.code(), e.reason(), "sample " + sample.name + ": " + e.where(), e.how());
@@ -267,10 +366,39 @@ Statistics Calibrate(const Model& float_model, const DataSource& data, std::size
     });
   }
   std::sort(statistics.samples.begin(), statistics.samples.end());
-  for (const std::unique_ptr<Accumulator>& accumulator : accumulators) {
+  for (const std::unique_ptr<Accumulator>& accumulator : impl_->accumulators) {
     statistics.tensors[accumulator->name] = std::move(accumulator->statistics);
   }
   return statistics;
+}
+
+std::vector<std::vector<float>> Calibration::RunRounded(const KeptSample& sample,
+                                                        std::span<const std::optional<Rounding>> rounding) const {
+  const Session& session = impl_->Loaded();
+  const std::string name = sample.sha256.substr(0, 12);
+  if (sample.tensors.size() != session.inputs().size()) {
+    ThrowBadInput("a sample of the statistics has " + std::to_string(sample.tensors.size()) +
+                      " tensors, the model takes " + std::to_string(session.inputs().size()),
+                  "sample " + name, "calibrate this model");
+  }
+  SampleContext context{name, {}, false, rounding};
+  std::vector<std::vector<float>> outputs;
+  // Float outputs only: an integer output is a shape or an index.
+  const std::vector<TensorRef> results = session.Run(sample.tensors, impl_->wanted, &context);
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (results[i].dtype != DType::kF32 && results[i].dtype != DType::kF16) continue;
+    outputs.push_back(results[i].ToFloats());
+    if (impl_->logits.count(impl_->wanted[i]) == 0) continue;
+    std::vector<float> softmax = outputs.back();
+    for (float& v : softmax) v = std::exp(v);
+    outputs.push_back(std::move(softmax));
+  }
+  return outputs;
+}
+
+Statistics Calibrate(const Model& float_model, const DataSource& data, std::size_t first, std::size_t count,
+                     std::span<const ObserveSpec> observe, const CalibrateOptions& options) {
+  return Calibration(float_model, {observe.begin(), observe.end()}, options).Gather(data, first, count);
 }
 
 }  // namespace octavo

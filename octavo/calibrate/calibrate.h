@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -10,6 +11,7 @@
 #include "octavo/calibrate/statistics.h"
 #include "octavo/import/data.h"
 #include "octavo/ir/graph.h"
+#include "octavo/numerics/affine.h"
 
 namespace octavo {
 
@@ -17,11 +19,44 @@ struct ObserveSpec {
   std::string value;                // name of a float value of the graph, or of a subgraph if only one has it
   bool histogram = false;           // beside the range, which is always gathered
   std::optional<int> channel_axis;  // sums of x and x^2 for each index; negative counts from the end
+  // Whether Calibration::RunRounded can round the value, and for which of its users (empty: for all of them).
+  bool rounds = false;
+  std::vector<const Node*> round_users = {};
+};
+
+struct Rounding {
+  AffineParams params;
+  DType storage = DType::kU8;
 };
 
 struct CalibrateOptions {
   int threads = 0;                // samples in flight; 0: all cores
   std::string method = "minmax";  // kept in Statistics::method
+};
+
+// ONE session of the float model with observers in it: it gathers statistics, and it runs samples with some tensors
+// rounded, so that what a rounding costs at the outputs is measured without another session.
+class Calibration {
+ public:
+  // Nothing is loaded before the first run. `float_model` must outlive this object and stay as it is.
+  Calibration(const Model& float_model, std::vector<ObserveSpec> observe, const CalibrateOptions& options = {});
+  ~Calibration();
+  Calibration(Calibration&&) noexcept;
+
+  // As Calibrate below; at most once.
+  Statistics Gather(const DataSource& data, std::size_t first, std::size_t count);
+
+  // One run, one thread: `rounding[i]`, where set, rounds the values of `observe[i]` (which must have `rounds`) on
+  // their way to its round_users. Returns the float outputs. A Softmax at the model's end hides noise wherever it is
+  // sure of itself, which is nearly everywhere: few samples would decide by chance. Its logarithm, which shows the
+  // noise of every element, comes before it as an output of its own. Thread safe. kBadInput for a sample of another
+  // model.
+  std::vector<std::vector<float>> RunRounded(const KeptSample& sample,
+                                             std::span<const std::optional<Rounding>> rounding) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 // Observes `observe` on samples [first, first + count) of `data`.

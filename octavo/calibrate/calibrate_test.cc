@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <limits>
 #include <utility>
@@ -486,6 +487,50 @@ TEST(Ranges, EveryMethodStaysInsideTheDataAndHoldsZero) {
   plain.range = t.range;
   EXPECT_EQ(ChooseRange(plain, RangeMethod::kMinMax, 0, DType::kU8, false), (QuantRange{0, 40}));
   EXPECT_THROW(ChooseRange(plain, RangeMethod::kMse, 0, DType::kU8, false), Error);
+}
+
+TEST(Calibration, RunsASampleWithTensorsRounded) {
+  const Model model = ConvModel();
+  KeptSample sample{"digest", {}};
+  std::vector<float> x(4 * 6 * 6);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::cos(static_cast<float>(3 * i));
+  sample.tensors = {Floats({1, 4, 6, 6}, x)};
+  const std::vector<std::optional<Rounding>> none(1), some = {Rounding{{0.25f, 3}, DType::kU8}};
+  const Node* add = model.graph->last();
+  for (const bool all : {true, false}) {
+    ObserveSpec spec;
+    spec.value = "r";
+    spec.rounds = true;
+    if (!all) spec.round_users = {add};
+    const Calibration calibration(model, {spec});
+    const auto exact = calibration.RunRounded(sample, none), rounded = calibration.RunRounded(sample, some);
+    ASSERT_EQ(exact.size(), 2u);
+    ASSERT_EQ(rounded.size(), 2u);
+    const std::size_t r = model.graph->outputs()[0]->name() == "r" ? 0 : 1;
+    std::size_t differ = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const float code = DequantizeOne(QuantizeOne(exact[r][i], 0.25f, 3, DType::kU8), 0.25f, 3);
+      EXPECT_EQ(rounded[r][i], all ? code : exact[r][i]);  // the outside reads the rounded value only if all users do
+      EXPECT_EQ(rounded[1 - r][i], code + x[i]);
+      differ += code != exact[r][i] ? 1 : 0;
+    }
+    EXPECT_GT(differ, x.size() / 4);
+    EXPECT_EQ(std::memcmp(sample.tensors[0].bytes.data(), x.data(), x.size() * sizeof(float)), 0);
+  }
+}
+
+TEST(Calibration, RoundsAGraphInputWithoutTouchingTheSample) {
+  const Model model = ConvModel();
+  std::vector<float> x(4 * 6 * 6, 0.1f);
+  const KeptSample sample{"digest", {Floats({1, 4, 6, 6}, x)}};
+  ObserveSpec spec;
+  spec.value = "x";
+  spec.rounds = true;
+  const Calibration calibration(model, {spec});
+  const std::vector<std::optional<Rounding>> some = {Rounding{{0.25f, 0}, DType::kU8}};
+  const auto rounded = calibration.RunRounded(sample, some);
+  for (const float v : rounded[model.graph->outputs()[0]->name() == "r" ? 1 : 0]) EXPECT_EQ(v, 0.0f);
+  for (const float v : sample.tensors[0].ToFloats()) EXPECT_EQ(v, 0.1f);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "octavo/quantize/apply.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <unordered_map>
@@ -40,8 +41,9 @@ class Applier {
  public:
   explicit Applier(Model& model) : graph_(*model.graph) {}
 
-  void Run(std::vector<PlannedNode>& plan) {
+  void Run(std::vector<PlannedNode>& plan, std::vector<StoredWeight>& stored) {
     for (PlannedNode& p : plan) Weights(p);
+    for (StoredWeight& s : stored) Stored(s);
     for (PlannedNode& p : plan) Output(p);
     for (PlannedNode& p : plan) Input(p);
     for (Node* q : quantizes_) Settle(*q);
@@ -60,33 +62,67 @@ class Applier {
     }
   }
 
+  // The quantized constant that takes the place of `old`. A weight that several nodes share is stored once for each set
+  // of parameters.
+  Value* Codes(Value* old, QuantizedWeight& weight) {
+    const QuantType quant = WeightType(weight);
+    for (Value* known : weights_[old]) {
+      if (SameParams(*known->type.quant, quant)) return known;
+    }
+    Type type = old->type;
+    type.dtype = DType::kF32;
+    type.quant = quant;
+    const Dims dims = old->data->dims;
+    if (!type.shape) {
+      type.shape.emplace();
+      for (const std::int64_t d : dims) type.shape->push_back({d, {}});
+    }
+    Value* fresh = graph_.AddConstant(
+        old->name(), TensorRef::FromBuffer(weight.storage, dims, std::exchange(weight.codes, SpillBuffer())), type);
+    weights_[old].push_back(fresh);
+    return fresh;
+  }
+
+  // Before:  %y = Conv %x, %w
+  // After:   %f = Cast %codes; %d = Mul %f, %scales; %y = Conv %x, %d
+  // The runtime computes %d once, when it loads the model, and then packs the weight as it packs any other; behind a
+  // DequantizeLinear it would leave the convolution in its slow form. A matrix product has a fast form with
+  // DequantizeLinear.
+  void Stored(StoredWeight& s) {
+    Value* old = s.node->input(s.input);
+    if (FindOp(*s.node).category == OpCategory::kMatMul || s.node->Is("Gemm")) {
+      Replace(*s.node, s.input, Codes(old, s.weight));
+      return;
+    }
+    Value*& fresh = foldable_[old];
+    if (fresh == nullptr) {
+      const Dims dims = old->data->dims;
+      Dims scale_dims(dims.size(), 1);
+      scale_dims[static_cast<std::size_t>(s.axis)] = dims[static_cast<std::size_t>(s.axis)];
+      std::vector<float> scales;
+      for (const AffineParams& p : s.weight.params) scales.push_back(p.scale);
+      Type type;
+      type.dtype = DType::kF32;
+      type.shape.emplace();
+      for (const std::int64_t d : dims) type.shape->push_back({d, {}});
+      Value* codes = graph_.AddConstant(
+          old->name() + "_codes",
+          TensorRef::FromBuffer(s.weight.storage, dims, std::exchange(s.weight.codes, SpillBuffer())));
+      Value* scale = graph_.AddConstant(old->name() + "_scale", TensorRef::FromFloats(scale_dims, scales));
+      Node* cast = graph_.AddNode("Cast", "", {codes}, {{old->name() + "_cast", type}}, graph_.first());
+      cast->SetAttribute("to", static_cast<std::int64_t>(DType::kF32));
+      Node* mul = graph_.AddNode("Mul", "", {cast->output(), scale}, {{old->name() + "_scaled", type}}, cast->next());
+      for (Node* node : {cast, mul}) node->name = node->output()->name();
+      fresh = mul->output();
+    }
+    s.node->SetInput(s.input, fresh);
+  }
+
   void Weights(PlannedNode& p) {
     const PlacedNode& placed = *p.placed;
     Node& node = *placed.node;
     const OpInfo& info = FindOp(node);
-    Value* old = placed.weight;
-    const auto weight_index = static_cast<std::size_t>(info.weight_input);
-    Value* fresh = nullptr;
-    // A weight that several nodes share is stored once for each set of codes.
-    for (Value* known : weights_[old]) {
-      const QuantType type = WeightType(p.weight);
-      if (SameParams(*known->type.quant, type)) fresh = known;
-    }
-    if (fresh == nullptr) {
-      Type type = old->type;
-      type.dtype = DType::kF32;
-      type.quant = WeightType(p.weight);
-      const Dims dims = old->data->dims;
-      if (!type.shape) {
-        type.shape.emplace();
-        for (const std::int64_t d : dims) type.shape->push_back({d, {}});
-      }
-      fresh = graph_.AddConstant(old->name(), TensorRef::FromBuffer(p.weight.storage, dims, std::move(p.weight.codes)),
-                                 std::move(type));
-      weights_[old].push_back(fresh);
-    }
-    p.weight.codes = SpillBuffer();
-    Replace(node, weight_index, fresh);
+    Replace(node, static_cast<std::size_t>(info.weight_input), Codes(placed.weight, p.weight));
 
     if (!p.bias.empty() && info.bias_input >= 0) Bias(p, node, static_cast<std::size_t>(info.bias_input));
     if (!p.add_shift.empty() && placed.bias_add != nullptr) {
@@ -199,6 +235,7 @@ class Applier {
 
   Graph& graph_;
   std::unordered_map<const Value*, std::vector<Value*>> weights_;
+  std::unordered_map<const Value*, Value*> foldable_;
   std::unordered_map<const Value*, Value*> outputs_;
   std::unordered_map<const Value*, Value*> quantized_;
   std::vector<Node*> quantizes_;
@@ -225,6 +262,69 @@ bool RangeDoesTheClip(const Node& clip, const PlannedTensor& y) {
          reaches(high) >= static_cast<double>(IntegerMax(y.storage));
 }
 
-void ApplyPlan(Model& model, std::vector<PlannedNode>& plan) { Applier(model).Run(plan); }
+void ApplyPlan(Model& model, std::vector<PlannedNode>& plan, std::vector<StoredWeight>& stored) {
+  Applier(model).Run(plan, stored);
+}
+
+std::vector<std::string> StoreTables(Model& model, double noise, const std::function<bool(const Value&)>& wanted) {
+  constexpr std::size_t kLeastBytes = std::size_t{64} << 10;
+  Graph& graph = *model.graph;
+  std::vector<std::string> names;
+  for (Value* table : graph.constants()) {
+    if (!table->data || table->data->dtype != DType::kF32 || table->type.quant || table->is_graph_output()) continue;
+    const Dims dims = table->data->dims;
+    if (dims.size() != 2 || table->data->bytes.size() < kLeastBytes || table->uses().empty() || !wanted(*table))
+      continue;
+    const auto reads_rows = [&](const Use& use) {
+      return use.node->Is("Gather") && use.index == 0 && use.node->graph() == &graph &&
+             use.node->IntAttribute("axis", 0) == 0 && use.node->output() != nullptr;
+    };
+    if (!std::all_of(table->uses().begin(), table->uses().end(), reads_rows)) continue;
+    QuantizedWeight q =
+        QuantizeWeight(*table->data, 0, {.storage = DType::kS8, .per_channel = true, .symmetric = true});
+    std::vector<float> converted;
+    const std::span<const float> values = FloatView(*table->data, converted);
+    double error = 0, power = 0;
+    bool finite = true;
+    const auto width = static_cast<std::size_t>(dims[1]);
+    std::vector<float> scales;
+    for (std::size_t r = 0; r < q.params.size(); ++r) {
+      scales.push_back(q.params[r].scale);
+      for (std::size_t c = 0; c < width; ++c) {
+        const double v = values[r * width + c];
+        const double d = v - static_cast<double>(static_cast<std::int8_t>(q.codes.data()[r * width + c])) * scales[r];
+        error += d * d;
+        power += v * v;
+        finite = finite && std::isfinite(v);
+      }
+    }
+    if (!finite || error > noise * power) continue;
+    const std::string name = table->name();
+    Value* codes = graph.AddConstant(name + "_codes", TensorRef::FromBuffer(DType::kS8, dims, std::move(q.codes)));
+    Value* scale = graph.AddConstant(name + "_scale", TensorRef::FromFloats({dims[0], 1}, scales));
+    const std::vector<Use> uses(table->uses().begin(), table->uses().end());
+    for (const Use& use : uses) {
+      Node* gather = use.node;
+      names.push_back(NodeName(*gather));
+      Value* y = gather->output();
+      const std::string base = y->name();
+      Type code_type = y->type, float_type = y->type, scale_type = y->type;
+      code_type.dtype = DType::kS8;
+      float_type.dtype = scale_type.dtype = DType::kF32;
+      if (scale_type.shape && !scale_type.shape->empty()) scale_type.shape->back() = {1, {}};
+      Node* g = graph.AddNode("Gather", "", {codes, gather->input(1)}, {{base + "_codes", code_type}}, gather);
+      Node* f = graph.AddNode("Cast", "", {g->output()}, {{base + "_cast", float_type}}, gather);
+      f->SetAttribute("to", static_cast<std::int64_t>(DType::kF32));
+      Node* s = graph.AddNode("Gather", "", {scale, gather->input(1)}, {{base + "_scale", scale_type}}, gather);
+      for (Node* node : {g, f, s}) node->name = node->output()->name();
+      gather->SetOp("Mul");
+      gather->RemoveAttribute("axis");
+      gather->SetInput(0, f->output());
+      gather->SetInput(1, s->output());
+    }
+    graph.Erase(table);
+  }
+  return names;
+}
 
 }  // namespace octavo

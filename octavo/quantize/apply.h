@@ -1,7 +1,9 @@
 // Writes a decided plan into the graph: quantized types, codes, Quantize nodes.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "octavo/ir/graph.h"
@@ -30,8 +32,23 @@ struct PlannedNode {
 // rne(min / scale) + zero <= qmin and rne(max / scale) + zero >= qmax (Relu: min = 0, no max).
 bool RangeDoesTheClip(const Node& clip, const PlannedTensor& y);
 
-// Edits `model`; `plan` is consumed. The form is that of FoldQdq: a Quantize is folded into its producer when the float
-// value has no other use.
-void ApplyPlan(Model& model, std::vector<PlannedNode>& plan);
+// A weight that a float node goes on reading in float, stored as codes.
+struct StoredWeight {
+  Node* node = nullptr;
+  std::size_t input = 0;  // which of the node's inputs it is
+  std::int64_t axis = 0;  // of the scales
+  QuantizedWeight weight;
+};
+
+// The rows of a table that Gather nodes read (embeddings), stored as s8 with a scale a row.
+//   Before:  %y = Gather %table, %ids
+//   After:   %c = Gather %codes, %ids; %f = Cast %c; %s = Gather %scales, %ids; %y = Mul %f, %s
+// The rows that are read are dequantized, nothing else ever is. Only tables of at least 64 KiB that nothing but such
+// nodes reads, and whose rounding noise is at most `noise` of their power. Returns the nodes' names.
+std::vector<std::string> StoreTables(Model& model, double noise, const std::function<bool(const Value&)>& wanted);
+
+// Edits `model`; `plan` and `stored` are consumed. The form is that of FoldQdq: a Quantize is folded into its producer
+// when the float value has no other use.
+void ApplyPlan(Model& model, std::vector<PlannedNode>& plan, std::vector<StoredWeight>& stored);
 
 }  // namespace octavo

@@ -1,207 +1,215 @@
 #include "octavo/quantize/probe.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
-#include <string>
-#include <unordered_map>
+#include <optional>
 #include <utility>
 
-#include "octavo/base/error.h"
 #include "octavo/base/interrupt.h"
 #include "octavo/base/thread_pool.h"
-#include "octavo/emit/onnx.h"
-#include "octavo/import/data.h"
 #include "octavo/numerics/error_stats.h"
-#include "octavo/runtime/session.h"
 
 namespace octavo {
 namespace {
 
 constexpr std::size_t kMostSamples = 4;
-constexpr int kFewestGroups = 5;
-constexpr int kNone = -1, kAll = -2;               // beside the numbers of groups
-constexpr const char* kContrib = "com.microsoft";  // its Q/DQ take 16 bits at every opset
+constexpr int kFewestRuns = 4;      // fewer say nothing
+constexpr std::size_t kWave = 4;    // groups split at once, whatever the number of threads
+constexpr double kResolved = 0.05;  // a group below this share of all noise is not split
 
-Type ScalarType(DType dtype) {
-  Type type;
-  type.dtype = dtype;
-  type.shape.emplace();
-  return type;
-}
+struct Group {
+  std::size_t first = 0, count = 0;
+  double noise = 0;
+};
 
-// Where an input of the probe model belongs: the site, and whether it is its zero point (else its scale).
-using Switches = std::unordered_map<std::string, std::pair<std::size_t, bool>>;
-
-// The model with a switchable pair behind every site; the inputs that switch them go to `switches`.
-Model ProbeModel(const Model& model, std::span<const ProbeSite> sites, Switches& switches) {
-  Model probe = Clone(model);
-  Graph& graph = *probe.graph;
-  std::unordered_map<const Node*, Node*> twin;  // Clone keeps the order of nodes
-  {
-    Node* theirs = graph.first();
-    for (const Node* ours = model.graph->first(); ours != nullptr && theirs != nullptr;
-         ours = ours->next(), theirs = theirs->next()) {
-      twin[ours] = theirs;
-    }
-  }
-  for (std::size_t i = 0; i < sites.size(); ++i) {
-    Value* value = graph.FindValue(sites[i].value->name());
-    Value* scale = graph.AddInput("probe_scale_" + std::to_string(i), ScalarType(DType::kF32));
-    Value* zero = graph.AddInput("probe_zero_" + std::to_string(i), ScalarType(DType::kU16));
-    switches[scale->name()] = {i, false};
-    switches[zero->name()] = {i, true};
-    std::vector<Use> uses;
-    for (const Use& use : value->uses()) {
-      if (use.node->graph() != &graph) continue;
-      bool wanted = sites[i].users.empty();
-      for (const Node* user : sites[i].users) wanted = wanted || twin.at(user) == use.node;
-      if (wanted) uses.push_back(use);
-    }
-    Node* before = value->producer() != nullptr ? value->producer()->next() : graph.first();
-    Type codes = value->type;
-    codes.dtype = DType::kU16;
-    Node* q = graph.AddNode("QuantizeLinear", kContrib, {value, scale, zero}, {{value->name() + "_pq", codes}}, before);
-    Node* dq = graph.AddNode("DequantizeLinear", kContrib, {q->output(), scale, zero},
-                             {{value->name() + "_pdq", value->type}}, before);
-    for (const Use& use : uses) use.node->SetInput(use.index, dq->output());
-    // A rounded graph output: the outside sees the rounded values.
-    if (value->is_graph_output() && sites[i].users.empty()) graph.ReplaceOutputUses(value, dq->output());
-  }
-  // A Softmax at the end hides noise wherever it is sure of itself, which is nearly everywhere: the few samples of a
-  // probe would decide by chance. Its logarithm shows the noise of every sample.
-  for (Value* output : graph.outputs()) {
-    Node* node = output->producer();
-    if (node != nullptr && node->Is("Softmax") && output->uses().empty()) node->SetOp("LogSoftmax");
-  }
-  if (probe.OpsetVersion(kContrib) == 0) probe.SetOpsetVersion(kContrib, 1);
-  return probe;
-}
+using Outputs = std::vector<std::vector<float>>;
 
 }  // namespace
 
-ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std::span<const KeptSample> data,
-                       int max_runs, int threads) {
-  const std::size_t count = data.size();
-  ProbeResult result;
-  result.noise.assign(sites.size(), 0.0);
-  result.group.assign(sites.size(), 0);
-  if (sites.empty() || count == 0) return result;
-
-  const int n = static_cast<int>(sites.size());
-  std::size_t samples = kMostSamples;
-  while (samples > 1 && static_cast<std::size_t>(max_runs) < samples * sites.size() + 4 * samples) samples /= 2;
-  samples = std::min(samples, count);
-  // Where there are runs to spare, twice as many samples are looked at as are kept.
-  const bool choose = count > samples && max_runs >= 16;
-  const std::size_t candidates = choose ? std::min(count, 2 * samples) : samples;
-  const int first_runs = static_cast<int>(candidates) * (choose ? 2 : 1);
-  const int groups = std::min(n, (max_runs - first_runs) / static_cast<int>(samples));
-  if (groups < std::min(n, kFewestGroups)) return result;
-
-  Switches switches;
-  const Model probe = ProbeModel(model, sites, switches);
-  OnnxSkeleton skeleton = SerializeSkeleton(probe);
-  std::vector<std::pair<std::string, TensorRef>> initializers;
-  for (OnnxSkeleton::External& e : skeleton.externals)
-    initializers.emplace_back(std::move(e.name), std::move(e.tensor));
-  SessionOptions options;
-  options.optimization = GraphOptimization::kNone;  // nothing may be fused across the pairs
-  options.intra_op_threads = 1;
-  std::uint64_t weight_bytes = 0;
-  for (const auto& [name, tensor] : initializers) weight_bytes += tensor.bytes.size();
-  options.disable_prepacking = weight_bytes > kMostPrepackedBytes;
-  const Session session(skeleton.bytes, std::move(initializers), options);
-
-  const std::vector<InputSpec> specs = InputSpecs(*model.graph);
-  for (const KeptSample& sample : data) {
-    if (sample.tensors.size() != specs.size()) {
-      ThrowBadInput("a sample of the statistics has " + std::to_string(sample.tensors.size()) +
-                        " tensors, the model takes " + std::to_string(specs.size()),
-                    "sample " + sample.sha256.substr(0, 12), "calibrate this model");
-    }
+class Probe::Impl {
+ public:
+  Impl(const Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
+       const ProbeOptions& options)
+      : calibration_(calibration), sites_(sites), samples_(samples), options_(options) {
+    for (const ProbeSite& site : sites) specs_ = std::max(specs_, site.spec + 1);
   }
-  std::unordered_map<std::string, std::size_t> data_input;
-  for (std::size_t i = 0; i < specs.size(); ++i) data_input[specs[i].name] = i;
-  const std::vector<std::string> tensor_outputs = session.TensorOutputs();
-  const auto run = [&](const KeptSample& sample, int coarse_group) {
-    std::vector<TensorRef> inputs;
-    for (const IoSpec& spec : session.inputs()) {
-      if (const auto it = switches.find(spec.name); it != switches.end()) {
-        const auto [site, is_zero] = it->second;
-        const bool coarse = coarse_group == kAll || result.group[site] == coarse_group;
-        const AffineParams p = sites[site].params;
-        if (is_zero) {
-          const std::int64_t zero = coarse ? p.zero_point : p.zero_point * 257;
-          inputs.push_back(TensorRef::FromInts(DType::kU16, {}, {&zero, 1}));
-        } else {
-          inputs.push_back(TensorRef::Scalar(coarse ? p.scale : p.scale / 257.0f));
-        }
-      } else {
-        inputs.push_back(sample.tensors.at(data_input.at(spec.name)));
+
+  ProbeResult Run() {
+    ProbeResult result;
+    result.noise.assign(sites_.size(), 0.0);
+    if (sites_.empty() || samples_.empty() || options_.max_runs < kFewestRuns) return result;
+    ChooseSamples();
+    const Group all{0, sites_.size(), 0};
+    if (reference_.empty() || reference_[0].empty()) return result;
+    result.all = all_noise_;
+    std::vector<Group> groups{all};
+    groups[0].noise = result.all;
+    if (result.all > options_.allowance) groups = Resolve(groups[0]);
+    for (const Group& g : groups) {
+      double prior = 0;
+      for (std::size_t i = 0; i < g.count; ++i) prior += sites_[g.first + i].prior;
+      for (std::size_t i = g.first; i < g.first + g.count; ++i) {
+        const double even = 1.0 / static_cast<double>(g.count);
+        result.noise[i] = g.noise * (prior > 0 ? sites_[i].prior / prior : even);
       }
     }
-    return session.Run(inputs, tensor_outputs);
-  };
-  // Float outputs only: an integer output is a shape or an index.
-  const auto float_outputs = [](const std::vector<TensorRef>& all) {
-    std::vector<std::vector<float>> out;
-    for (const TensorRef& t : all) {
-      if (t.dtype == DType::kF32 || t.dtype == DType::kF16) out.push_back(t.ToFloats());
-    }
-    return out;
-  };
-
-  for (std::size_t i = 0; i < sites.size(); ++i) {
-    result.group[i] = static_cast<int>(i * static_cast<std::size_t>(groups) / sites.size());
+    result.groups = static_cast<int>(groups.size());
+    result.runs = runs_;
+    return result;
   }
-  std::vector<const KeptSample*> kept(candidates);
-  std::vector<std::vector<std::vector<float>>> reference(candidates);
-  std::vector<double> noise(candidates);  // with every site rounded: the samples that decide a pooled SQNR
-  ParallelFor(candidates, threads, [&](std::size_t i) {
-    CheckInterrupt();
-    kept[i] = &data[i * count / candidates];
-    reference[i] = float_outputs(run(*kept[i], kNone));
-    if (!choose) return;
-    const std::vector<std::vector<float>> rounded = float_outputs(run(*kept[i], kAll));
-    for (std::size_t o = 0; o < rounded.size(); ++o) {
-      ErrorStats error;
-      if (rounded[o].size() == reference[i][o].size()) error.Add(reference[i][o], rounded[o]);
-      noise[i] += error.noise;
-    }
-  });
-  std::vector<std::size_t> order(candidates);
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return noise[a] > noise[b]; });
-  order.resize(samples);
 
-  const std::size_t outputs = reference[order[0]].size();
-  if (outputs == 0) return result;
-  std::vector<std::vector<ErrorStats>> stats(static_cast<std::size_t>(groups) * samples);
-  ParallelFor(stats.size(), threads, [&](std::size_t i) {
-    CheckInterrupt();
-    const std::size_t s = order[i % samples];
-    const std::vector<std::vector<float>> got = float_outputs(run(*kept[s], static_cast<int>(i / samples)));
-    stats[i].resize(outputs);
-    for (std::size_t o = 0; o < outputs; ++o) {
-      if (got[o].size() == reference[s][o].size()) stats[i][o].Add(reference[s][o], got[o]);
+  double Noise(const std::vector<bool>& rounded) const {
+    std::vector<std::vector<ErrorStats>> stats(used_.size());
+    ParallelFor(stats.size(), options_.threads, [&](std::size_t i) {
+      CheckInterrupt();
+      stats[i] = Compare(reference_[i], RunOne(*used_[i], rounded));
+    });
+    return Pooled(stats);
+  }
+
+ private:
+  // Finds the samples that decide a pooled SQNR: those with the most noise when every site is rounded.
+  void ChooseSamples() {
+    std::size_t candidates = std::min(samples_.size(), options_.max_runs >= 48   ? kMostSamples
+                                                       : options_.max_runs >= 10 ? std::size_t{2}
+                                                                                 : std::size_t{1});
+    std::vector<Outputs> outputs(2 * candidates);
+    ParallelFor(outputs.size(), options_.threads, [&](std::size_t i) {
+      CheckInterrupt();
+      const Group everything{0, i % 2 == 0 ? 0 : sites_.size(), 0};
+      outputs[i] = RunOne(samples_[i / 2 * samples_.size() / candidates], Members(everything));
+    });
+    runs_ = static_cast<int>(outputs.size());
+    std::vector<double> noise(candidates);
+    std::vector<std::vector<ErrorStats>> stats(candidates);
+    for (std::size_t c = 0; c < candidates; ++c) {
+      stats[c] = Compare(outputs[2 * c], outputs[2 * c + 1]);
+      for (const ErrorStats& s : stats[c]) noise[c] += s.noise;
     }
-  });
-  std::vector<double> group_noise(static_cast<std::size_t>(groups));
-  for (int g = 0; g < groups; ++g) {
+    std::vector<std::size_t> order(candidates);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return noise[a] > noise[b]; });
+    order.resize((candidates + 1) / 2);
+    std::vector<std::vector<ErrorStats>> chosen;
+    for (const std::size_t c : order) {
+      used_.push_back(&samples_[c * samples_.size() / candidates]);
+      reference_.push_back(std::move(outputs[2 * c]));
+      chosen.push_back(std::move(stats[c]));
+    }
+    all_noise_ = Pooled(chosen);
+  }
+
+  std::vector<Group> Resolve(const Group& all) {
+    const auto left = [&] { return (options_.max_runs - runs_) / static_cast<int>(used_.size()); };
+    // Half of the runs go to groups of equal size, the other half to splitting; all of them where they suffice for
+    // every site.
+    const auto n = static_cast<int>(all.count);
+    int pieces = left() >= n ? n : std::min(n, std::max(left() / 2, std::min(left(), 4)));
+    if (pieces < 2) return {all};
+    std::vector<Group> groups;
+    for (int p = 0; p < pieces; ++p) {
+      const auto begin = static_cast<std::size_t>(p) * all.count / static_cast<std::size_t>(pieces);
+      const auto end = static_cast<std::size_t>(p + 1) * all.count / static_cast<std::size_t>(pieces);
+      groups.push_back({begin, end - begin, 0});
+    }
+    Measure(groups);
+    while (left() >= 2) {
+      std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) { return a.noise > b.noise; });
+      double total = 0;
+      for (const Group& g : groups) total += g.noise;
+      std::vector<Group> halves, rest;
+      for (const Group& g : groups) {
+        const bool room = halves.size() < 2 * kWave && static_cast<int>(halves.size()) + 2 <= left();
+        if (g.count < 2 || !room || g.noise < kResolved * total) {
+          rest.push_back(g);
+          continue;
+        }
+        const std::size_t middle = Middle(g);
+        halves.push_back({g.first, middle, 0});
+        halves.push_back({g.first + middle, g.count - middle, 0});
+      }
+      if (halves.empty()) break;
+      Measure(halves);
+      groups = std::move(rest);
+      groups.insert(groups.end(), halves.begin(), halves.end());
+    }
+    return groups;
+  }
+
+  // Where half of what is expected of a group lies.
+  std::size_t Middle(const Group& g) const {
+    double total = 0, sum = 0;
+    for (std::size_t i = 0; i < g.count; ++i) total += sites_[g.first + i].prior;
+    for (std::size_t i = 0; i + 1 < g.count; ++i) {
+      sum += sites_[g.first + i].prior;
+      if (2 * sum >= total) return std::max<std::size_t>(i + (2 * sum > total && i > 0 ? 0 : 1), 1);
+    }
+    return g.count / 2;
+  }
+
+  void Measure(std::vector<Group>& groups) {
+    const std::size_t per = used_.size();
+    std::vector<std::vector<ErrorStats>> stats(groups.size() * per);
+    ParallelFor(stats.size(), options_.threads, [&](std::size_t i) {
+      CheckInterrupt();
+      stats[i] = Compare(reference_[i % per], RunOne(*used_[i % per], Members(groups[i / per])));
+    });
+    runs_ += static_cast<int>(stats.size());
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      groups[g].noise = Pooled(std::span(stats).subspan(g * per, per));
+    }
+  }
+
+  std::vector<bool> Members(const Group& g) const {
+    std::vector<bool> rounded(sites_.size());
+    std::fill_n(rounded.begin() + static_cast<std::ptrdiff_t>(g.first), g.count, true);
+    return rounded;
+  }
+
+  Outputs RunOne(const KeptSample& sample, const std::vector<bool>& rounded) const {
+    std::vector<std::optional<Rounding>> rounding(specs_);
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      if (rounded[i]) rounding[sites_[i].spec] = sites_[i].rounding;
+    }
+    return calibration_.RunRounded(sample, rounding);
+  }
+
+  static std::vector<ErrorStats> Compare(const Outputs& reference, const Outputs& got) {
+    std::vector<ErrorStats> stats(reference.size());
+    for (std::size_t o = 0; o < reference.size(); ++o) {
+      if (o < got.size() && got[o].size() == reference[o].size()) stats[o].Add(reference[o], got[o]);
+    }
+    return stats;
+  }
+
+  // Noise over signal, summed over samples, averaged over outputs.
+  static double Pooled(std::span<const std::vector<ErrorStats>> samples) {
+    double noise = 0;
+    const std::size_t outputs = samples[0].size();
     for (std::size_t o = 0; o < outputs; ++o) {
       ErrorStats sum;
-      for (std::size_t s = 0; s < samples; ++s) sum.Merge(stats[static_cast<std::size_t>(g) * samples + s][o]);
-      if (sum.signal > 0)
-        group_noise[static_cast<std::size_t>(g)] += sum.noise / sum.signal / static_cast<double>(outputs);
+      for (const std::vector<ErrorStats>& s : samples) sum.Merge(s[o]);
+      if (sum.signal > 0) noise += sum.noise / sum.signal / static_cast<double>(outputs);
     }
+    return noise;
   }
-  for (std::size_t i = 0; i < sites.size(); ++i) {
-    result.noise[i] = group_noise[static_cast<std::size_t>(result.group[i])];
-  }
-  result.groups = groups;
-  result.runs = first_runs + static_cast<int>(stats.size());
-  return result;
-}
+
+  const Calibration& calibration_;
+  std::span<const ProbeSite> sites_;
+  std::span<const KeptSample> samples_;
+  const ProbeOptions& options_;
+  std::size_t specs_ = 0;
+  std::vector<const KeptSample*> used_;
+  std::vector<Outputs> reference_;
+  double all_noise_ = 0;
+  int runs_ = 0;
+};
+
+Probe::Probe(const Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
+             const ProbeOptions& options)
+    : impl_(std::make_unique<Impl>(calibration, sites, samples, options)) {}
+Probe::~Probe() = default;
+ProbeResult Probe::Run() { return impl_->Run(); }
+double Probe::Noise(const std::vector<bool>& rounded) const { return impl_->Noise(rounded); }
 
 }  // namespace octavo

@@ -1,39 +1,52 @@
-// What the rounding of one tensor costs at the outputs, measured on a few calibration samples.
+// What the rounding of tensors costs at the outputs, measured on a few calibration samples.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <span>
 #include <vector>
 
-#include "octavo/calibrate/statistics.h"
-#include "octavo/ir/graph.h"
-#include "octavo/numerics/affine.h"
+#include "octavo/calibrate/calibrate.h"
 
 namespace octavo {
 
 // A tensor that placement gives 8-bit parameters to.
 struct ProbeSite {
-  Value* value = nullptr;
-  AffineParams params;             // of its u8 codes (s8: with 128 added to the zero point)
-  std::vector<const Node*> users;  // whose reading of the value is rounded; empty: all of them
+  std::size_t spec = 0;  // which of the calibration's ObserveSpecs it is
+  Rounding rounding;
+  double prior = 0;  // expected noise, in any unit: how the noise of a group is shared out among its sites
+};
+
+struct ProbeOptions {
+  int max_runs = 0;      // sample runs that may be spent
+  double allowance = 0;  // where all sites together make no more noise than this, no single one is looked at
+  int threads = 1;       // decides speed only
 };
 
 struct ProbeResult {
-  // For each site: noise at the float outputs over their signal (averaged over outputs) when only the sites of its
-  // group are rounded to 8 bits. Sites of one group have equal `group` and the group's whole noise in each of its
-  // sites.
-  std::vector<double> noise;
-  std::vector<int> group;
-  int groups = 0;
-  int runs = 0;  // sample runs that were spent
+  std::vector<double> noise;  // for each site: noise at the float outputs over their signal (averaged over outputs)
+  double all = 0;             // when every site is rounded
+  int groups = 0;             // sites of one group were measured together; 0: nothing was measured
+  int runs = 0;               // sample runs that were spent
 };
 
-// Builds ONE session in which every site is rounded by a 16-bit QuantizeLinear/DequantizeLinear pair whose scale is a
-// graph input: 257 times finer than the site's own scale, or that scale itself, so that each site can be switched on
-// without another session. Spends at most `max_runs` runs on `samples` (of the calibration): up to four of them, those
-// with the most noise when all is rounded; where the runs do not suffice for every site, neighbours in execution order
-// are rounded together. Each run is one thread, so the result does not depend on `threads`. Too few runs for five
-// groups: groups == 0.
-ProbeResult ProbeSites(const Model& model, std::span<const ProbeSite> sites, std::span<const KeptSample> data,
-                       int max_runs, int threads);
+class Probe {
+ public:
+  // All four must outlive this object.
+  Probe(const Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
+        const ProbeOptions& options);
+  ~Probe();
+
+  // Rounds sites in groups of neighbours (in the order given) and splits the groups with most noise until the runs are
+  // spent. Looks at up to four of the samples, and then at those of them with the most noise.
+  ProbeResult Run();
+  // Noise over signal with exactly these sites rounded, on the samples that Run chose; one run a sample, outside of
+  // max_runs. Precondition: Run measured something (groups > 0).
+  double Noise(const std::vector<bool>& rounded) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace octavo

@@ -1,63 +1,176 @@
 #include "octavo/quantize/select.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace octavo {
+namespace {
 
-Selection SelectFloatNodes(std::span<const SelectNode> nodes, std::span<const double> site_noise,
-                           const SelectOptions& options) {
-  Selection s;
-  s.keep_float.assign(nodes.size(), false);
-  s.noise_share.assign(nodes.size(), 0.0);
-  std::vector<int> users(site_noise.size());  // integer nodes that read or write the site
-  double total_macs = 0;
-  for (const SelectNode& n : nodes) {
-    total_macs += n.macs;
-    s.noise_all += n.weight_noise;
-    for (const int site : {n.x_site, n.y_site}) {
-      if (site >= 0 && users[static_cast<std::size_t>(site)]++ == 0) {
-        s.noise_all += site_noise[static_cast<std::size_t>(site)];
-      }
-    }
-  }
-  s.noise_left = s.noise_all;
-  // A node without work of its own (unknown shapes) still costs something to run in two types.
-  const double least = std::max(total_macs, 1.0) * 5e-4;
-  double kept_macs = 0;
-  while (s.noise_left > options.good_enough) {
-    int best = -1;
-    double best_ratio = 0, best_saving = 0;
+using Choice = Selection::Choice;
+
+class Selector {
+ public:
+  Selector(std::span<const SelectNode> nodes, std::span<const SelectSite> sites, const SelectOptions& options)
+      : nodes_(nodes), sites_(sites), options_(options), users_(sites.size()), readers_(sites.size()) {
+    writer_.assign(sites.size(), -1);
     for (std::size_t i = 0; i < nodes.size(); ++i) {
-      const SelectNode& n = nodes[i];
-      if (s.keep_float[i] || kept_macs + n.macs > options.float_mac_budget * total_macs) continue;
-      double saving = n.weight_noise;
-      for (const int site : {n.x_site, n.y_site}) {
-        // A site that others need as well is partly this node's: else a tensor read by several nodes is never given up.
-        if (site >= 0) saving += site_noise[static_cast<std::size_t>(site)] / users[static_cast<std::size_t>(site)];
-      }
-      const double ratio = saving / (n.macs + least);
-      if (ratio > best_ratio) {
-        best = static_cast<int>(i);
-        best_ratio = ratio;
-        best_saving = saving;
-      }
+      total_macs_ += nodes[i].macs;
+      if (nodes[i].x_site >= 0) readers_[At(nodes[i].x_site)].push_back(i);
+      if (nodes[i].y_site >= 0) writer_[At(nodes[i].y_site)] = static_cast<int>(i);
     }
-    if (best < 0) break;
-    const SelectNode& n = nodes[static_cast<std::size_t>(best)];
-    const double share = best_saving / s.noise_all;
-    if (share < options.worth * (n.macs + least) / std::max(total_macs, 1.0)) break;
-    s.keep_float[static_cast<std::size_t>(best)] = true;
-    s.noise_share[static_cast<std::size_t>(best)] = share;
-    kept_macs += n.macs;
-    s.noise_left -= n.weight_noise;
-    for (const int site : {n.x_site, n.y_site}) {
-      if (site >= 0 && --users[static_cast<std::size_t>(site)] == 0) {
-        s.noise_left -= site_noise[static_cast<std::size_t>(site)];
+    total_macs_ = std::max(total_macs_, 1.0);
+    s_.choice.assign(nodes.size(), Choice::kInteger);
+    s_.stored.assign(nodes.size(), false);
+    s_.noise_share.assign(nodes.size(), 0.0);
+    for (std::size_t i = 0; i < nodes.size(); ++i) Count(i, 1);
+    s_.noise_all = Noise();
+  }
+
+  Selection Run() {
+    DropIslands();
+    KeepNoisy();
+    GiveBack();
+    DropIslands();
+    StoreWeights();
+    s_.noise_left = Noise();
+    return std::move(s_);
+  }
+
+ private:
+  static std::size_t At(int i) { return static_cast<std::size_t>(i); }
+  bool Integer(std::size_t i) const { return s_.choice[i] == Choice::kInteger; }
+
+  void Count(std::size_t i, int by) {
+    for (const int site : {nodes_[i].x_site, nodes_[i].y_site}) {
+      if (site >= 0) users_[At(site)] += by;
+    }
+  }
+
+  void Set(std::size_t i, Choice choice) {
+    const bool was = Integer(i);
+    s_.choice[i] = choice;
+    if (was != Integer(i)) Count(i, was ? -1 : 1);
+  }
+
+  double Noise() const {
+    double noise = 0;
+    for (std::size_t s = 0; s < sites_.size(); ++s) noise += users_[s] > 0 ? sites_[s].noise : 0;
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
+      noise += Integer(i) ? nodes_[i].weight_noise : s_.stored[i] ? nodes_[i].stored_noise : 0;
+    }
+    return noise;
+  }
+
+  // What the boundaries at a site cost, in multiply-accumulates: a Quantize where integer nodes read what no integer
+  // node wrote, a Dequantize where something in float reads what an integer node wrote.
+  double Boundary(int site) const {
+    if (site < 0) return 0;
+    bool integer_reader = false, float_reader = sites_[At(site)].float_users;
+    for (const std::size_t r : readers_[At(site)]) (Integer(r) ? integer_reader : float_reader) = true;
+    const bool written = writer_[At(site)] >= 0 && Integer(At(writer_[At(site)]));
+    double cost = 0;
+    if (!written && integer_reader) cost += options_.node_cost + options_.quantize_cost * sites_[At(site)].elements;
+    if (written && float_reader) cost += options_.node_cost + options_.dequantize_cost * sites_[At(site)].elements;
+    return cost;
+  }
+
+  double Saved(std::size_t i) const { return nodes_[i].depthwise ? 0 : nodes_[i].macs; }
+
+  void DropIslands() {
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (std::size_t i = 0; i < nodes_.size(); ++i) {
+        if (!Integer(i)) continue;
+        const double before = Boundary(nodes_[i].x_site) + Boundary(nodes_[i].y_site);
+        Set(i, Choice::kSlow);
+        const double after = Boundary(nodes_[i].x_site) + Boundary(nodes_[i].y_site);
+        if (before - after > Saved(i)) {
+          changed = true;
+        } else {
+          Set(i, Choice::kInteger);
+        }
       }
     }
   }
-  s.noise_left = std::max(s.noise_left, 0.0);
-  return s;
+
+  void KeepNoisy() {
+    // A node without work of its own (unknown shapes) still costs something to run in two types.
+    const double least = total_macs_ * 5e-4;
+    double noise = Noise();
+    while (noise > options_.target) {
+      std::size_t best = nodes_.size();
+      double best_ratio = 0, best_saving = 0;
+      for (std::size_t i = 0; i < nodes_.size(); ++i) {
+        const SelectNode& n = nodes_[i];
+        if (!Integer(i) || kept_macs_ + n.macs > options_.float_mac_budget * total_macs_) continue;
+        double saving = n.weight_noise;
+        for (const int site : {n.x_site, n.y_site}) {
+          // A site that others need as well is partly this node's: else a tensor read by several nodes is never given
+          // up.
+          if (site >= 0) saving += sites_[At(site)].noise / users_[At(site)];
+        }
+        const double ratio = saving / (n.macs + least);
+        if (ratio > best_ratio) {
+          best = i;
+          best_ratio = ratio;
+          best_saving = saving;
+        }
+      }
+      if (best == nodes_.size()) break;
+      const double share = best_saving / noise;
+      if (share < options_.worth * (nodes_[best].macs + least) / total_macs_) break;
+      Set(best, Choice::kNoisy);
+      s_.noise_share[best] = share;
+      kept_macs_ += nodes_[best].macs;
+      noise = Noise();
+    }
+  }
+
+  // The largest first: the greedy choice may have taken a node early that later ones made unnecessary.
+  void GiveBack() {
+    if (Noise() > options_.target) return;
+    std::vector<std::size_t> kept;
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
+      if (s_.choice[i] == Choice::kNoisy) kept.push_back(i);
+    }
+    std::stable_sort(kept.begin(), kept.end(),
+                     [&](std::size_t a, std::size_t b) { return nodes_[a].macs > nodes_[b].macs; });
+    for (const std::size_t i : kept) {
+      Set(i, Choice::kInteger);
+      if (Noise() > options_.target) Set(i, Choice::kNoisy);
+    }
+  }
+
+  void StoreWeights() {
+    std::vector<std::size_t> order;
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
+      if (!Integer(i)) order.push_back(i);
+    }
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return nodes_[a].stored_noise < nodes_[b].stored_noise; });
+    double sum = 0;
+    for (const std::size_t i : order) {
+      sum += nodes_[i].stored_noise;
+      if (sum > options_.stored_share * options_.target) break;
+      s_.stored[i] = true;
+    }
+  }
+
+  std::span<const SelectNode> nodes_;
+  std::span<const SelectSite> sites_;
+  const SelectOptions& options_;
+  Selection s_;
+  std::vector<int> users_;  // integer nodes that read or write the site
+  std::vector<std::vector<std::size_t>> readers_;
+  std::vector<int> writer_;
+  double total_macs_ = 0, kept_macs_ = 0;
+};
+
+}  // namespace
+
+Selection SelectFloatNodes(std::span<const SelectNode> nodes, std::span<const SelectSite> sites,
+                           const SelectOptions& options) {
+  return Selector(nodes, sites, options).Run();
 }
 
 }  // namespace octavo

@@ -324,7 +324,7 @@ struct Session::Impl {
   const OrtApi& api = *internal::Ort().api;
   std::string where;
   // Declared before the session, so destroyed after it: the session's kernels and weights refer to them.
-  std::unique_ptr<ObserveOp> observe;
+  std::unique_ptr<ObserveOp> observe, round;
   ::Ort::CustomOpDomain domain{nullptr};
   std::vector<std::pair<std::string, TensorRef>> initializers;  // their files stay mapped as long as the session
   std::vector<std::pair<std::string, TensorRef>> in_memory;     // those of them that lie in no file
@@ -342,7 +342,7 @@ struct Session::Impl {
 
 void Session::Impl::Load(const SessionOptions& options,
                          const std::function<OrtStatus*(const OrtSessionOptions*, OrtSession**)>& create) {
-  if (options.observer && options.intra_op_threads != 1) {
+  if ((options.observer || options.rounder) && options.intra_op_threads != 1) {
     ThrowInternal("an observer needs intra_op_threads = 1: kernels must run on the thread of their run", where);
   }
   try {
@@ -358,10 +358,16 @@ void Session::Impl::Load(const SessionOptions& options,
     if (options.disable_prepacking) so.AddConfigEntry("session.disable_prepacking", "1");
     for (const auto& [key, value] : options.config) so.AddConfigEntry(key.c_str(), value.c_str());
     if (options.ep) internal::AppendEp(so, *options.ep);
-    if (options.observer) {
-      observe = std::make_unique<ObserveOp>(api, options.observer);
+    if (options.observer || options.rounder) {
       domain = ::Ort::CustomOpDomain(kObserveDomain);
-      domain.Add(observe.get());
+      if (options.observer) {
+        observe = std::make_unique<ObserveOp>(api, options.observer, nullptr);
+        domain.Add(observe.get());
+      }
+      if (options.rounder) {
+        round = std::make_unique<ObserveOp>(api, nullptr, options.rounder);
+        domain.Add(round.get());
+      }
       so.Add(domain);
     }
     memory = ::Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
