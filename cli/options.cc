@@ -122,6 +122,7 @@ void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
   }
   if (flags.load_path) q.load_path = *flags.load_path;
   if (flags.save_path) q.save_path = *flags.save_path;
+  if (flags.imatrix) q.imatrix = *flags.imatrix;
   if (flags.requantize) q.requantize = true;
   if (!flags.op_types.empty()) {
     q.op_types.clear();
@@ -174,6 +175,7 @@ void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f) {
   o.push_back({"--override", &f.overrides, "TENSOR=TYPE: u8|s8|u16|s16|f32 (repeatable)", g});
   o.push_back({"--keep-float", &f.keep_float, "auto|none: leave in float what would be slower or worse (auto)", g});
   o.push_back({"--load-statistics", &f.load_path, "statistics of `octavo calibrate` instead of data", g});
+  o.push_back({"--imatrix", &f.imatrix, "importance matrix (GGUF or .dat) for GGML formats", g});
   o.push_back({"--save-statistics", &f.save_path, "where to write the calibration statistics", g});
   o.push_back({"--requantize", &f.requantize, "drop the quantization that the model has", g});
 }

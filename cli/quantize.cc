@@ -26,9 +26,6 @@ int Run(const Flags& flags) {
   if (flags.gguf.max_memory) {
     ThrowUsage("only quantizing a GGUF has a bound on memory", "--max-memory", "leave it out");
   }
-  if (flags.gguf.imatrix) {
-    ThrowUsage("an importance matrix of this form belongs to a GGUF", "--imatrix", "leave it out");
-  }
   const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
   if (config.model.empty()) RequireArgument("", "the model", "octavo quantize M.onnx -o Q.onnx");
   RequireArgument(flags.out, "-o", "give -o Q.onnx");
@@ -57,7 +54,6 @@ Command QuantizeCommand() {
       "  octavo quantize m.gguf -o q.gguf --precision q4_k --override '*ffn_down*=q6_k' --max-memory 512M\n";
   c.options.push_back({"model", &f->model, "the model: ONNX, or the weights of a GGUF", "Quantize"});
   c.options.push_back({"-o,--output", &f->out, "the file to write", "Quantize"});
-  c.options.push_back({"--imatrix", &f->gguf.imatrix, "F: importance matrix of a GGUF's weights", "Quantize"});
   c.options.push_back(
       {"--max-memory", &f->gguf.max_memory, "SIZE: resident memory of quantizing a GGUF (1G)", "Quantize"});
   AddDataOptions(c.options, f->data);

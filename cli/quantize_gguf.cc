@@ -30,7 +30,7 @@ int QuantizeGgufFile(const std::string& source, const std::string& out, const Co
   options.source = source;
   options.config = EffectiveQuantization(config);
   options.threads = ThreadCount(common);
-  if (gguf.imatrix) options.imatrix = *gguf.imatrix;
+  options.imatrix = options.config.imatrix;
   if (gguf.max_memory) options.max_memory = ParseBytes(*gguf.max_memory, "--max-memory");
   const Gguf file = Gguf::Open(source);
   if (common.dry_run) {

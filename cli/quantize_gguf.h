@@ -9,7 +9,7 @@
 namespace octavo::cli {
 
 struct GgufFlags {
-  std::optional<std::string> imatrix, max_memory;
+  std::optional<std::string> max_memory;
 };
 
 // True if the file is there and starts as a GGUF.

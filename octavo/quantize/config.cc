@@ -6,6 +6,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
+#include "octavo/numerics/ggml.h"
 #include "octavo/quantize/precision.h"
 
 namespace octavo {
@@ -35,6 +36,14 @@ void ForEachIdleField(const QuantizationConfig& c, F f) {
     f("percentile", &C::percentile, "without calibration 'percentile'", "add --calibration percentile, or " + leave);
   }
   const std::string with = "with precision '" + c.precision + "'";
+  const GgmlFormat* ggml = FindGgmlFormat(c.precision);
+  if (ggml == nullptr || ggml->name != c.precision || !ggml->takes_importance) {
+    f("imatrix", &C::imatrix, with, leave + ", or use a GGML format that takes an importance matrix");
+    if (ggml != nullptr && ggml->is_block() && ggml->name == c.precision) {
+      f("load_path", &C::load_path, with, leave);
+      f("save_path", &C::save_path, with, leave);
+    }
+  }
   if (!HasBlocks(c.precision)) f("block", &C::block, with, leave + ", or use int4 or an mx format");
   const bool half = c.precision == "fp16" || c.precision == "bf16";
   if (!half && c.precision != "fp32") return;
@@ -120,6 +129,7 @@ std::string ToJson(const QuantizationConfig& c) {
   for (const auto& [tensor, type] : c.overrides) j["overrides"].push_back({tensor, type});
   j["load_path"] = c.load_path;
   j["save_path"] = c.save_path;
+  j["imatrix"] = c.imatrix;
   j["keep_float"] = c.keep_float_auto ? "auto" : "none";
   j["requantize"] = c.requantize;
   // Text that is not UTF-8 cannot come from JSON, but can from a command line: it is shown, not thrown over.
@@ -184,6 +194,7 @@ QuantizationConfig QuantizationConfigFromJson(const std::string& text, const std
     }
     if (key == "load_path") c.load_path = GetString(v, key, where);
     if (key == "save_path") c.save_path = GetString(v, key, where);
+    if (key == "imatrix") c.imatrix = GetString(v, key, where);
     if (key == "keep_float") {
       const std::string mode = GetString(v, key, where);
       if (mode != "auto" && mode != "none") WrongType(key, where, "\"auto\" or \"none\"");
@@ -226,6 +237,9 @@ void Validate(const QuantizationConfig& c) {
       ThrowUsage("override of '" + tensor + "': unknown type '" + type + "'", "overrides",
                  "use u8, s8, u16, s16, or f32 to keep it in float");
     }
+  }
+  if (!c.imatrix.empty() && !c.load_path.empty()) {
+    ThrowUsage("both an importance matrix and statistics to make one of", "imatrix, load_path", "keep one of the two");
   }
   // A field that differs from its default says something: where nothing reads it, that is a mistake.
   ForEachIdleField(c, [&c](const char* name, auto field, const std::string& when, const std::string& how) {

@@ -28,6 +28,7 @@ struct QuantizationConfig {
   std::vector<std::string> exclude;                            // node names or globs
   std::vector<std::pair<std::string, std::string>> overrides;  // tensor name or glob -> type ("u8", "u16", "s8", "f32")
   std::string load_path, save_path;                            // calibration statistics
+  std::string imatrix;                                         // importance matrix for formats that take one
   bool keep_float_auto = true;                                 // --keep-float auto|none
   bool requantize = false;
 
