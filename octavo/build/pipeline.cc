@@ -134,6 +134,8 @@ std::string ConfigIdentity(const BuildConfig& config) {
   }
   QuantizationConfig q = EffectiveQuantization(config);
   if (!q.load_path.empty()) loaded += Sha256::OfFile(q.load_path);
+  if (!q.imatrix.empty()) loaded += "imatrix " + Sha256::OfFile(q.imatrix);
+  q.imatrix.clear();
   q.load_path.clear();
   q.save_path.clear();
   c.quantization = std::move(q);
@@ -385,7 +387,12 @@ DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require
 QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads,
                                 StatisticsCache* cache) {
   const DeviceDescriptor& device = RequireDevice(config.device);
-  QuantizeResult result = Quantize(model, StageQuantization(config), device, data, Threads(threads), cache);
+  const QuantizationConfig quantization = StageQuantization(config);
+  // What synthetic samples say about importance is noise.
+  if (!config.data && ResolvePrecision(quantization, device).kind == ResolvedPrecision::Kind::kWeightOnly) {
+    data = nullptr;
+  }
+  QuantizeResult result = Quantize(model, quantization, device, data, Threads(threads), cache);
   const Stopwatch lowering;
   RaiseOpsetForQuantization(model);
   LowerToQdq(model);
@@ -662,12 +669,17 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
   stage.compile.quantization.reset();
   Validate(stage);
   const DeviceDescriptor& device = RequireDevice(stage.device);
-  if (ResolvePrecision(StageQuantization(stage), device).kind != ResolvedPrecision::Kind::kStatic) {
+  if (!quantization.imatrix.empty()) {
+    ThrowUsage("statistics are made here, not loaded", "--imatrix", "leave it out");
+  }
+  const bool importance =
+      ResolvePrecision(StageQuantization(stage), device).kind == ResolvedPrecision::Kind::kWeightOnly;
+  if (!importance && ResolvePrecision(StageQuantization(stage), device).kind != ResolvedPrecision::Kind::kStatic) {
     ThrowUsage("precision '" + quantization.precision + "' needs no statistics", "--precision",
-               "name a static precision");
+               "name a static precision, or a GGML format that takes an importance matrix");
   }
   Model model = ImportModel(stage);
-  if (!NeedsSamples(model, stage, device)) {
+  if (!importance && !NeedsSamples(model, stage, device)) {
     ThrowUsage("the model is quantized already: there is nothing to calibrate", stage.model.string(),
                "quantize it with --requantize --save-statistics S.json");
   }
@@ -680,6 +692,10 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
   const QuantizationConfig config_now = StageQuantization(stage);
   PrepareFloat(model, config_now, device);
   const std::vector<ObserveSpec> observe = CalibrationSpecs(model, config_now, device);
+  if (importance && observe.empty()) {
+    ThrowUsage("precision '" + quantization.precision + "' needs no statistics of this model", "--precision",
+               "its weights have no columns whose importance could be measured");
+  }
   CalibrateOptions options;
   options.threads = Threads(threads);
   options.method = MethodName(config_now.calibration);
