@@ -11,6 +11,7 @@
 #include "octavo/build/pipeline.h"
 #include "octavo/emit/circle.h"
 #include "octavo/quantize/quantize.h"
+#include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
 
 namespace octavo {
@@ -151,6 +152,10 @@ ExportReport ExportCircle(const ExportRequest& request) {
                  "--profile " + profile, "leave --profile out, or start from the float model");
     }
     effective = found.empty() ? "as in the input" : found;
+  } else if (profile == "mxint8" || profile == "mxfp4") {
+    AssignMx(model, profile);
+    DecomposeFakeQuantize(model);
+    FoldQuantOps(model);
   } else if (!profile.empty() && profile != "float") {
     const DeviceDescriptor device = Descriptor(profile == "i8-channel" || profile == "i16");
     const QuantizationConfig config = ProfileConfig(profile, EffectiveQuantization(request.config));
@@ -166,6 +171,8 @@ ExportReport ExportCircle(const ExportRequest& request) {
   } else {
     effective = "float";
   }
+  PropagateParams(model);
+  const std::vector<std::string> without = IsQuantized(model) ? ValuesWithoutParams(model) : std::vector<std::string>{};
   const CircleReport lowered = LowerToCircle(model);
   WriteCircle(model, request.out);
   ExportReport report;
@@ -184,6 +191,8 @@ ExportReport ExportCircle(const ExportRequest& request) {
   report.facts.emplace_back("quantize", count("QUANTIZE"));
   report.facts.emplace_back("dequantize", count("DEQUANTIZE"));
   report.facts.emplace_back("kept in float", std::to_string(lowered.kept_float.size()));
+  if (!without.empty()) report.facts.emplace_back("values without parameters", std::to_string(without.size()));
+  for (const std::string& name : without) report.details.emplace_back("without_parameters", name);
   for (const auto& [op, n] : lowered.operators) report.details.emplace_back("operator", op + " " + std::to_string(n));
   for (const std::string& line : lowered.kept_float) report.details.emplace_back("kept_float", line);
   constexpr std::size_t kShown = 8;

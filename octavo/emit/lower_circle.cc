@@ -473,6 +473,12 @@ bool CircleLowering::Integer(const Node& node, std::string_view circle_op, std::
     whole = whole && s != Storage::kOther;
   }
   if (!any) return false;
+  // MX: what is computed needs MX; constants beside it (a bias, a factor) and the result may be float.
+  const auto is_mx = [](const Value* v) { return StorageOf(v->type) == Storage::kMx; };
+  const bool mx = std::all_of(data.begin(), data.end(),
+                              [&](const Value* v) { return is_mx(v) || (v->is_constant() && !v->type.quant); }) &&
+                  std::any_of(data.begin(), data.end(), [&](const Value* v) { return is_mx(v) && !v->is_constant(); });
+  if (mx && (out == Storage::kMx || out == Storage::kFloat)) return true;
   if (!all) {
     // A computing operator whose other side was left in float by the quantizer.
     if (out != Storage::kFloat ||

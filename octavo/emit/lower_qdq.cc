@@ -3,6 +3,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/emit/lower_ggml.h"
+#include "octavo/emit/lower_mx.h"
 #include "octavo/emit/onnx.h"
 
 namespace octavo {
@@ -201,6 +202,7 @@ void Lowering::Lower(Value* value) {
 
 void LowerToQdq(Model& model) {
   LowerGgmlBlocks(model);
+  LowerMx(model);
   Lowering(model).Run();
 }
 

@@ -281,6 +281,12 @@ void Graph::SetOutput(std::size_t i, Value* value) {
   value->output_uses_.push_back({this, i});
 }
 
+void Graph::PopOutput() {
+  if (outputs_.empty()) ThrowInternal("no graph output to take away", name);
+  DropOutputUse(outputs_.back(), this, outputs_.size() - 1);
+  outputs_.pop_back();
+}
+
 void Graph::EraseInput(Value* value) {
   const auto it = std::find(inputs_.begin(), inputs_.end(), value);
   if (it == inputs_.end()) ThrowInternal("not an input of this graph", value->name_);

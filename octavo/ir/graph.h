@@ -184,6 +184,7 @@ class Graph {
   std::size_t constant_count() const { return constants_.size(); }
   void AddOutput(Value* value);
   void SetOutput(std::size_t i, Value* value);
+  void PopOutput();  // the last graph output is one no more
   // Removes a graph input without uses.
   void EraseInput(Value* value);
 

@@ -223,6 +223,11 @@ constexpr OpInfo kTable[] = {
     Row("DynamicQuantizeMatMul", C::kQuantized, 1, F::kOwn, kMs),
     Row("MatMulNBits", C::kQuantized, 1, F::kOwn, kMs),
     Row("GatherBlockQuantized", C::kQuantized, 1, F::kOwn, kMs),
+    // The project's own (INTERFACE.md); type and shape of the output are those of input 0.
+    Row("MXFakeQuantize", C::kQuantized, 1, F::kOwn, "octavo"),
+    Row("QuantizeMx", C::kQuantized, 1, F::kOwn, "octavo"),
+    Row("DequantizeMx", C::kQuantized, 1, F::kOwn, "octavo"),
+    Row("FakeQuantize", C::kQuantized, 1, F::kOwn, "octavo"),
     Row(kQuantize, C::kQuantized, 1, F::kOwn, kIrDomain),
     Row(kDequantize, C::kQuantized, 1, F::kOwn, kIrDomain),
     Row(kRequantize, C::kQuantized, 1, F::kOwn, kIrDomain),

@@ -14,6 +14,7 @@
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/weight_ggml.h"
+#include "octavo/quantize/weight_mx.h"
 
 namespace octavo {
 namespace {
@@ -34,7 +35,7 @@ std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
 }
 
 // Every weight-only family of formats: a function that knows its names.
-constexpr Provider kProviders[] = {Int4, GgmlWeights};
+constexpr Provider kProviders[] = {Int4, MxWeights, GgmlWeights};
 
 // Scale and codes of one block, of which element i is x[i * stride].
 float EncodeBlock(const float* x, std::int64_t n, std::int64_t stride, DType storage, std::int64_t* codes) {

@@ -10,6 +10,7 @@
 #include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/numerics/affine.h"
+#include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/rule.h"
 
@@ -373,6 +374,9 @@ std::int64_t Fold(Model& model, bool contrib) {
 }  // namespace
 
 std::int64_t FoldQdq(Model& model) {
+  // Fake quantization takes the same road.
+  DecomposeFakeQuantize(model);
+  const std::int64_t mx = FoldQuantOps(model);
   bool contrib = false;
   VisitNodes(*model.graph,
              [&](Node& node) { contrib = contrib || (node.domain() == kContrib && (IsQ(node) || IsDq(node))); });
@@ -388,7 +392,7 @@ std::int64_t FoldQdq(Model& model) {
       contrib = false;
     }
   }
-  return Fold(model, contrib);
+  return mx + Fold(model, contrib);
 }
 
 }  // namespace octavo

@@ -67,6 +67,10 @@ std::int64_t InferTypes(Model& model) {
   OrtVersion();  // a runtime that is missing is an error of its own, not a model that it refuses
   Model probe = Clone(model);
   ForgetTypes(*probe.graph);
+  // The symbols that the model gives its results' dimensions would hide what they are.
+  for (Value* value : probe.graph->outputs()) {
+    if (value->type.opaque.empty() && !value->type.quant && !StaticShape(value->type)) value->type.shape.reset();
+  }
   std::vector<std::string> names;
   for (Node* node : probe.graph->nodes()) {
     if (node->domain() == kIrDomain) return 0;  // quantized: not an ONNX graph, and its types are known

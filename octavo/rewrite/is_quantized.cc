@@ -23,7 +23,7 @@ bool IsQuantized(const Model& model) {
   for (const Value* input : model.graph->inputs()) found = found || Quantized(input);
   VisitNodes(static_cast<const Graph&>(*model.graph), [&](const Node& node) {
     if (found) return;
-    found = node.op().starts_with("QLinear") ||
+    found = node.op().starts_with("QLinear") || node.domain() == "octavo" ||
             std::find(kQuantizedOps.begin(), kQuantizedOps.end(), node.op()) != kQuantizedOps.end() ||
             std::any_of(node.inputs().begin(), node.inputs().end(), Quantized) ||
             std::any_of(node.outputs().begin(), node.outputs().end(), Quantized);

@@ -1,0 +1,332 @@
+"""octavo export --to circle, judged by who reads such files: LiteRT, onert and circle_schema; ONNX Runtime is the reference."""
+import json
+
+import circle_consumers as consumers
+import numpy as np
+import onnx
+import pytest
+from conftest import SHAPES, load_samples, outputs, session, sqnr
+from onnx import TensorProto, helper, numpy_helper
+
+DIMS = {
+    "cls": ["--dim", "x:0=1", "--dim", "x:2=48", "--dim", "x:3=192"],
+    "det": ["--dim", "x:0=1", "--dim", "x:2=320", "--dim", "x:3=320"],
+    "vit": ["--dim", "batch_size=1"],
+    "minilm": ["--dim", "batch_size=1", "--dim", "sequence_length=128"],
+}
+F32 = TensorProto.FLOAT
+
+
+def named(path, samples, optimize=True):
+    s = session(path, optimize)
+    names, wanted = [o.name for o in s.get_outputs()], {i.name for i in s.get_inputs()}
+    return [dict(zip(names, s.run(None, {k: v for k, v in sample.items() if k in wanted}))) for sample in samples]
+
+
+def export(octavo, model, out, *args):
+    octavo("export", model, "--to", "circle", "-o", out, "--json", f"{out}.json", *args)
+    return json.loads(open(f"{out}.json").read())
+
+
+def check_structure(path):
+    """What the format demands, read by circle_schema."""
+    model, graph, operators, tensors = consumers.read(path)
+    assert model.Version() == 0 and model.Buffers(0).DataLength() == 0
+    produced = {graph.Inputs(i) for i in range(graph.InputsLength())}
+    for i in range(graph.TensorsLength()):
+        t = graph.Tensors(i)
+        if model.Buffers(t.Buffer()).DataLength():
+            produced.add(i)
+    for i in range(graph.OperatorsLength()):
+        op = graph.Operators(i)
+        for k in range(op.InputsLength()):
+            assert op.Inputs(k) == -1 or op.Inputs(k) in produced, f"operator {i} reads what is not there"
+        for k in range(op.OutputsLength()):
+            assert op.Outputs(k) not in produced
+            produced.add(op.Outputs(k))
+    return model, graph, operators, tensors
+
+
+# --- real models in float ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["cls", "det", "minilm", pytest.param("vit", marks=pytest.mark.slow)])
+def test_float_models_equal_onnx_runtime(octavo, models, data, tmp_path, name):
+    out = tmp_path / "m.circle"
+    report = export(octavo, models[name], out, *DIMS[name])
+    _, _, operators, _ = check_structure(out)
+    samples = load_samples(data[name], 34)[32:]
+    want, got = named(models[name], samples), consumers.litert(out, samples)
+    for w, g in zip(want, got):
+        for key in w:
+            a, b = w[key].astype(np.float64), g[key].reshape(w[key].shape).astype(np.float64)
+            assert np.abs(a - b).max() <= 1e-4 * max(np.abs(a).max(), 1e-3), key
+    assert report["facts"]["float"] != "0" and report["facts"]["integer"] == "0"
+    if name in ("cls", "det"):  # the input's layout, nothing else
+        assert operators.count("TRANSPOSE") == 1
+
+
+def test_float_runs_in_onert(octavo, models, data, tmp_path):
+    out = tmp_path / "m.circle"
+    export(octavo, models["cls"], out, *DIMS["cls"])
+    sample = load_samples(data["cls"], 33)[32]
+    want = named(models["cls"], [sample])[0]
+    (key, w), = want.items()
+    got, = consumers.onert(out, [sample["x"]], [(w.shape, np.float32)], tmp_path)
+    np.testing.assert_allclose(got, w, atol=1e-5)
+
+
+# --- single operators in float ----------------------------------------------------------------------------------------
+
+def weights(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32) / np.float32(np.sqrt(max(np.prod(shape[1:]), 1)))
+
+
+def one(op, x, y=None, constants=(), opset=17, extra_inputs=(), **attributes):
+    """One node: computed input(s) first, then constants (name, array)."""
+    init = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants]
+    inputs = ["x", *[n for n, _ in extra_inputs], *[n for n, _ in constants]]
+    node = helper.make_node(op, inputs, ["y"], "node", **attributes)
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, F32, s) for n, s in [("x", x), *extra_inputs]],
+                              [helper.make_tensor_value_info("y", F32, y)], init)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+I64 = lambda *v: np.array(v, np.int64)
+FLOAT_OPS = {
+    "conv_same": one("Conv", [1, 3, 9, 9], constants=[("w", weights(4, 3, 3, 3)), ("b", weights(4))], pads=[1, 1, 1, 1]),
+    "conv_stride2": one("Conv", [1, 3, 9, 9], constants=[("w", weights(4, 3, 3, 3))], pads=[1, 1, 1, 1], strides=[2, 2]),
+    "conv_stride2_even": one("Conv", [1, 3, 8, 8], constants=[("w", weights(4, 3, 3, 3))], pads=[1, 1, 1, 1], strides=[2, 2]),
+    "conv_dilated": one("Conv", [1, 3, 9, 9], constants=[("w", weights(4, 3, 3, 3))], dilations=[2, 2]),
+    "conv_depthwise": one("Conv", [1, 4, 9, 9], constants=[("w", weights(8, 1, 3, 3)), ("b", weights(8))], group=4, pads=[1, 1, 1, 1]),
+    "conv_grouped": one("Conv", [1, 4, 9, 9], constants=[("w", weights(6, 2, 3, 3)), ("b", weights(6))], group=2),
+    "conv_transpose": one("ConvTranspose", [1, 3, 5, 5], constants=[("w", weights(3, 4, 2, 2)), ("b", weights(4))], strides=[2, 2]),
+    "conv_transpose_pads": one("ConvTranspose", [1, 3, 5, 5], constants=[("w", weights(3, 4, 3, 3))], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "maxpool_pads": one("MaxPool", [1, 3, 9, 9], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "maxpool_ceil": one("MaxPool", [1, 3, 8, 8], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    "avgpool": one("AveragePool", [1, 3, 8, 8], kernel_shape=[2, 2], strides=[2, 2]),
+    "avgpool_include": one("AveragePool", [1, 3, 9, 9], kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    "global": one("GlobalAveragePool", [1, 3, 8, 8]),
+    "gemm": one("Gemm", [2, 5], constants=[("w", weights(5, 7)), ("b", weights(7))]),
+    "gemm_alpha": one("Gemm", [2, 5], constants=[("w", weights(7, 5)), ("b", weights(7))], transB=1, alpha=0.5, beta=2.0),
+    "matmul": one("MatMul", [2, 3, 5], constants=[("w", weights(5, 7))]),
+    "matmul_two": one("MatMul", [2, 3, 5], extra_inputs=[("z", [2, 5, 4])]),
+    "softmax_last": one("Softmax", [2, 3, 5], axis=-1),
+    "softmax_1": one("Softmax", [1, 3, 4, 5], axis=1),
+    "softmax_2": one("Softmax", [1, 3, 4, 5], axis=2),
+    "layernorm": one("LayerNormalization", [2, 3, 8], constants=[("s", weights(8)), ("b", weights(8, seed=1))]),
+    "instancenorm": one("InstanceNormalization", [1, 3, 5, 5], constants=[("s", weights(3)), ("b", weights(3, seed=1))]),
+    "hardswish": one("HardSwish", [1, 3, 4, 4]),
+    "hardsigmoid": one("HardSigmoid", [1, 3, 4, 4], alpha=0.2, beta=0.5),
+    "erf": one("Erf", [2, 50]),
+    "pow": one("Pow", [2, 50], constants=[("e", np.float32(2))]),
+    "clip": one("Clip", [2, 50], constants=[("a", np.float32(-0.5)), ("b", np.float32(0.7))]),
+    "pad": one("Pad", [1, 3, 4, 4], constants=[("p", I64(0, 0, 1, 2, 0, 0, 3, 4))]),
+    "pad_value": one("Pad", [1, 3, 4, 4], constants=[("p", I64(0, 1, 0, 0, 0, 0, 1, 0)), ("v", np.float32(2.5))]),
+    "slice": one("Slice", [1, 6, 8, 8], constants=[("s", I64(1, -5)), ("e", I64(5, 9999)), ("a", I64(1, 3)), ("t", I64(2, 1))]),
+    "transpose": one("Transpose", [1, 3, 4, 5], perm=[0, 2, 3, 1]),
+    "reshape": one("Reshape", [1, 4, 3, 2], constants=[("s", I64(1, 2, 12))]),
+    "gather": one("Gather", [3, 4, 5], constants=[("i", I64(2, -1, 0))], axis=1),
+    "reduce": one("ReduceMean", [2, 3, 4, 5], axes=[1, 3], keepdims=0),
+    "reduce_sum": one("ReduceSum", [2, 3, 4, 5], constants=[("a", I64(-1))], keepdims=1),
+    "resize_nearest": one("Resize", [1, 3, 4, 4], constants=[("r", np.zeros(0, np.float32)), ("s", np.array([1, 1, 2, 2], np.float32))],
+                          mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    "resize_linear": one("Resize", [1, 3, 4, 4], constants=[("r", np.zeros(0, np.float32)), ("s", np.array([1, 1, 2, 3], np.float32))],
+                         mode="linear", coordinate_transformation_mode="half_pixel"),
+    "depth_to_space": one("DepthToSpace", [1, 8, 3, 3], blocksize=2),
+    "expand": one("Expand", [1, 3, 1], constants=[("s", I64(2, 3, 4))]),
+    "add_channels": one("Add", [1, 3, 4, 4], constants=[("c", weights(3, 1, 1))]),
+    "prelu": one("PRelu", [1, 3, 4, 4], constants=[("c", weights(3, 1, 1))]),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_OPS)
+def test_float_operator(octavo, tmp_path, name):
+    model = FLOAT_OPS[name]
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    out = tmp_path / "m.circle"
+    export(octavo, tmp_path / "m.onnx", out)
+    rng = np.random.default_rng(3)
+    sample = {i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]).astype(np.float32) for i in model.graph.input}
+    want, got = named(tmp_path / "m.onnx", [sample])[0]["y"], consumers.litert(out, [sample])[0]["y"]
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, atol=2e-6 * max(1, np.abs(want).max()), rtol=2e-6)
+
+
+# --- single operators in integers -------------------------------------------------------------------------------------
+
+TYPES = {"u8": (np.uint8, 128), "i8": (np.int8, 0)}
+
+
+def qdq(op, x, storage, out_scale, out_zero=None, weight=None, bias=None, channel=False, other=None, x_scale=0.02, **attributes):
+    """x -> Q -> DQ -> op (weights behind DQ) -> Q -> DQ -> y."""
+    dtype, zero = TYPES[storage]
+    nodes, init = [], []
+    out_zero = zero if out_zero is None else out_zero
+
+    def constant(name, array):
+        init.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def pair(name, source, scale, z):
+        constant(f"{name}_s", np.float32(scale))
+        constant(f"{name}_z", np.array(z, dtype))
+        nodes.append(helper.make_node("QuantizeLinear", [source, f"{name}_s", f"{name}_z"], [f"{name}_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_d"]))
+        return f"{name}_d"
+
+    inputs = [pair("x", "x", x_scale, zero)]
+    graph_inputs = [("x", x)]
+    if other is not None:
+        inputs.append(pair("z", "z", x_scale * 1.3, zero))
+        graph_inputs.append(("z", other))
+    if weight is not None:
+        axis = 0 if op in ("Conv",) else 1
+        amax = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis)) if channel else np.abs(weight).max()
+        scale = (amax / 127).astype(np.float32)
+        w_zero = np.full(scale.shape, 0 if dtype == np.int8 else 128, dtype)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if channel else []
+        codes = np.rint(weight / scale.reshape(shape)) + w_zero.astype(np.int32).reshape(shape)
+        codes = np.clip(codes, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+        kwargs = {"axis": axis} if channel else {}
+        nodes.append(helper.make_node("DequantizeLinear", [constant("w", codes), constant("w_s", scale), constant("w_z", w_zero)], ["w_d"], **kwargs))
+        inputs.append("w_d")
+        if bias is not None:
+            b_scale = np.float32(x_scale) * scale
+            b_codes = np.rint(bias / b_scale).astype(np.int32)
+            nodes.append(helper.make_node("DequantizeLinear", [constant("b", b_codes), constant("b_s", b_scale)], ["b_d"], **({"axis": 0} if channel else {})))
+            inputs.append("b_d")
+    nodes.append(helper.make_node(op, inputs, ["o"], "node", **attributes))
+    nodes.append(helper.make_node("Identity", [pair("o", "o", out_scale, out_zero)], ["y"]))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(n, F32, s) for n, s in graph_inputs],
+                              [helper.make_tensor_value_info("y", F32, None)], init)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), out_scale
+
+
+def integer_ops(storage):
+    channel = storage == "i8"
+    low = 0 if storage == "u8" else -128
+    return {
+        "conv": qdq("Conv", [1, 3, 12, 12], storage, 0.03, weight=weights(8, 3, 3, 3), bias=weights(8), channel=channel, pads=[1, 1, 1, 1]),
+        "conv_stride2": qdq("Conv", [1, 3, 12, 12], storage, 0.03, weight=weights(8, 3, 3, 3), channel=channel, pads=[1, 1, 1, 1], strides=[2, 2]),
+        "depthwise": qdq("Conv", [1, 8, 12, 12], storage, 0.03, weight=weights(8, 1, 3, 3), bias=weights(8), channel=channel, group=8),
+        "grouped": qdq("Conv", [1, 8, 12, 12], storage, 0.03, weight=weights(8, 4, 3, 3), bias=weights(8), channel=channel, group=2),
+        "conv_transpose": qdq("ConvTranspose", [1, 3, 6, 6], storage, 0.03, weight=weights(3, 8, 2, 2), strides=[2, 2], channel=channel),
+        "matmul": qdq("MatMul", [4, 32], storage, 0.03, weight=weights(32, 16)),
+        "gemm": qdq("Gemm", [4, 32], storage, 0.03, weight=weights(32, 16), bias=weights(16)),
+        "add": qdq("Add", [1, 4, 6, 6], storage, 0.04, other=[1, 4, 6, 6]),
+        "sub": qdq("Sub", [1, 4, 6, 6], storage, 0.04, other=[1, 4, 6, 6]),
+        "mul": qdq("Mul", [1, 4, 6, 6], storage, 0.05, other=[1, 4, 1, 1]),
+        "maxpool": qdq("MaxPool", [1, 4, 8, 8], storage, 0.02, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        "maxpool_other_scale": qdq("MaxPool", [1, 4, 8, 8], storage, 0.03, kernel_shape=[2, 2], strides=[2, 2]),
+        "avgpool": qdq("AveragePool", [1, 4, 8, 8], storage, 0.02, kernel_shape=[2, 2], strides=[2, 2]),
+        "mean": qdq("GlobalAveragePool", [1, 4, 8, 8], storage, 0.004),
+        "concat": qdq("Concat", [1, 4, 6, 6], storage, 0.03, other=[1, 3, 6, 6], axis=1),
+        "reshape": qdq("Flatten", [1, 4, 6, 6], storage, 0.02),
+        "transpose": qdq("Transpose", [1, 4, 6, 6], storage, 0.02, perm=[0, 2, 3, 1]),
+        "sigmoid": qdq("Sigmoid", [1, 4, 6, 6], storage, 1 / 256, low),
+        "sigmoid_other_scale": qdq("Sigmoid", [1, 4, 6, 6], storage, 0.0042, low),
+        "tanh": qdq("Tanh", [1, 4, 6, 6], storage, 1 / 128),
+        "softmax": qdq("Softmax", [4, 10], storage, 1 / 256, low, axis=-1),
+        "relu": qdq("Relu", [1, 4, 6, 6], storage, 0.015),
+        "leaky": qdq("LeakyRelu", [1, 4, 6, 6], storage, 0.02, alpha=0.1),
+    }
+
+
+@pytest.mark.parametrize("storage", ["u8", "i8"])
+@pytest.mark.parametrize("name", sorted(integer_ops("u8")))
+def test_integer_operator(octavo, tmp_path, storage, name):
+    model, scale = integer_ops(storage)[name]
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    out = tmp_path / "m.circle"
+    report = export(octavo, tmp_path / "m.onnx", out)
+    assert report["facts"]["kept in float"] == "0", report
+    rng = np.random.default_rng(5)
+    samples = [{i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]).astype(np.float32) for i in model.graph.input}
+               for _ in range(4)]
+    want = np.concatenate([r["y"].ravel() for r in named(tmp_path / "m.onnx", samples, optimize=False)])
+    got = np.concatenate([r["y"].ravel() for r in consumers.litert(out, samples)])
+    steps = np.rint(np.abs(want - got) / scale)
+    assert (steps <= 1).mean() >= 0.999, f"{np.bincount(steps.astype(int))}"
+    types = {t.Type() for t in check_structure(out)[3].values()}
+    assert (3 if storage == "u8" else 9) in types
+
+
+ONERT_OPS = ["conv", "depthwise", "gemm", "add", "mul", "maxpool", "avgpool", "mean", "concat", "reshape", "transpose", "sigmoid", "softmax"]
+
+
+@pytest.mark.parametrize("name", ONERT_OPS)
+def test_integer_operator_in_onert(octavo, tmp_path, name):
+    model, scale = integer_ops("u8")[name]
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    out = tmp_path / "m.circle"
+    export(octavo, tmp_path / "m.onnx", out)
+    rng = np.random.default_rng(6)
+    sample = {i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]).astype(np.float32) for i in model.graph.input}
+    want = named(tmp_path / "m.onnx", [sample], optimize=False)[0]["y"]
+    got, = consumers.onert(out, [sample[i.name] for i in model.graph.input], [(want.shape, np.float32)], tmp_path)
+    assert (np.rint(np.abs(want - got) / scale) <= 1).mean() >= 0.999
+
+
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("profile", ["u8-layer", "i8-channel"])
+def test_profiles_of_a_cnn(octavo, models, data, tmp_path, profile):
+    out = tmp_path / "m.circle"
+    report = export(octavo, models["cls"], out, *DIMS["cls"], "--profile", profile, "--data", data["cls"], "--samples", "16")
+    assert int(report["facts"]["integer"]) > 60
+    check_structure(out)
+    samples = load_samples(data["cls"], 56)[32:]
+    want, got = named(models["cls"], samples), consumers.litert(out, samples)
+    key = next(iter(want[0]))
+    assert np.mean([w[key].argmax() == g[key].argmax() for w, g in zip(want, got)]) >= 0.95
+
+
+def quantized_by_onnx_runtime(model, folder, samples, signed):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.it = iter(samples)
+
+        def get_next(self):
+            return next(self.it, None)
+
+    t = QuantType.QInt8 if signed else QuantType.QUInt8
+    out = folder / "qdq.onnx"
+    quantize_static(str(model), str(out), Reader(), quant_format=QuantFormat.QDQ, activation_type=t, weight_type=t, per_channel=signed,
+                    extra_options={"WeightSymmetric": signed})
+    return out
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_qdq_model_of_another_tool(octavo, small_cnn, small_data, tmp_path, signed):
+    """Quantized by ONNX Runtime's own tool: the same numbers within one step, in integers throughout."""
+    samples = load_samples(small_data)
+    q = quantized_by_onnx_runtime(small_cnn, tmp_path, samples[:32], signed)
+    out = tmp_path / "q.circle"
+    report = export(octavo, q, out, "--dim", "n=1")
+    assert report["facts"]["kept in float"] == "0", report
+    want, got = named(q, samples[32:], optimize=False), consumers.litert(out, samples[32:])
+    step = max(np.diff(np.unique(np.concatenate([w["y"].ravel() for w in want]))).min(), 1e-9)
+    steps = np.concatenate([np.rint(np.abs(w["y"] - g["y"]) / step).ravel() for w, g in zip(want, got)])
+    assert (steps <= 1).mean() >= 0.999, np.bincount(steps.astype(int))
+    assert all(w["y"].argmax() == g["y"].argmax() or np.ptp(np.sort(w["y"].ravel())[-2:]) <= step for w, g in zip(want, got))
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+def test_refusals(octavo, models, small_cnn, small_data, tmp_path):
+    out = tmp_path / "x.circle"
+    r = octavo("export", small_cnn, "--to", "circle", "-o", out, code=4)
+    assert "static" in r.error and "--dim" in r.error and not out.exists()
+    r = octavo("export", small_cnn, "--to", "circle", "-o", out, "--dim", "n=1", "--profile", "u8-chanel", code=2)
+    assert "u8-channel" in r.error
+    r = octavo("export", small_cnn, "--to", "circle", "-o", out, "--dim", "n=1", "--profile", "float", "--precision", "uint8", code=2)
+    onnx.save(one("Det", [3, 3], []), str(tmp_path / "det.onnx"))
+    r = octavo("export", tmp_path / "det.onnx", "--to", "circle", "-o", out, code=4)
+    assert "Det" in r.error
+    q = tmp_path / "q.onnx"
+    octavo("quantize", small_cnn, "-o", q, "--precision", "uint8", "--data", small_data)
+    r = octavo("export", q, "--to", "circle", "-o", out, "--dim", "n=1", "--profile", "i8-channel", code=2)
+    assert "already" in r.error and "u8-layer" in r.error
