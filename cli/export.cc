@@ -15,11 +15,16 @@ struct Flags {
   CommonFlags common;
   DataFlags data;
   QuantizationFlags quantization;
+  bool list = false;
 };
 
 int Run(const Flags& flags) {
   ApplyQuiet(flags.common);
   RequireArgument(flags.to, "--to", "give --to onnx");
+  if (flags.list) {
+    Print(ListOperators(flags.to));
+    return 0;
+  }
   ExportRequest request;
   request.to = flags.to;
   request.out = flags.out;
@@ -56,6 +61,8 @@ Command ExportCommand() {
   c.options.push_back({"model", &f->model, "the model", "Export"});
   c.options.push_back({"--to", &f->to, targets, "Export"});
   c.options.push_back({"-o,--output", &f->out, "the file to write", "Export"});
+  c.options.push_back(
+      {"--list-operators", &f->list, "print the operators that the format takes [stablehlo]", "Export"});
   for (const ExportOption& option : ExportOptions()) {
     c.options.push_back({"--" + std::string(option.name), &f->options[std::string(option.name)],
                          std::string(option.help) + " [" + std::string(option.targets) + "]", "Export"});

@@ -17,7 +17,7 @@ namespace {
 
 // One row a target.
 constexpr ExportTarget kTargets[] = {
-    {"stablehlo", "StableHLO text (MLIR) for IREE and other consumers", ExportStablehlo},
+    {"stablehlo", "StableHLO text (MLIR) for IREE and other consumers", ExportStablehlo, StablehloOperatorRows},
     {"circle", "a Circle flatbuffer for ONE, onert and LiteRT", ExportCircle},
     {"gguf", "the initializers as GGUF tensors, big weights as blocks of the precision", ExportGguf},
     {"onnx", "plain ONNX, quantized values as Q/DQ", ExportOnnx},
@@ -41,6 +41,26 @@ bool Takes(const ExportOption& option, std::string_view target) {
   return false;
 }
 
+const ExportTarget& FindTarget(const std::string& to) {
+  const ExportTarget* target = nullptr;
+  std::vector<std::string> names;
+  std::string known;
+  for (const ExportTarget& t : kTargets) {
+    if (t.name == to) target = &t;
+    names.emplace_back(t.name);
+    known += (known.empty() ? "" : ", ") + std::string(t.name);
+  }
+  if (target == nullptr) {
+    // Targets of the interface that this version does not have.
+    for (const std::string_view unbuilt : {"stablehlo", "circle", "onnx", "gguf"}) {
+      if (to == unbuilt) ThrowUnsupported("not built yet", "octavo export --to " + to);
+    }
+    const std::string how = DidYouMean(to, names);
+    ThrowUsage("unknown format '" + to + "'", "--to", how.empty() ? "formats are " + known : how);
+  }
+  return *target;
+}
+
 }  // namespace
 
 std::string ExportRequest::Option(std::string_view name, std::string fallback) const {
@@ -51,23 +71,14 @@ std::string ExportRequest::Option(std::string_view name, std::string fallback) c
 std::span<const ExportTarget> ExportTargets() { return kTargets; }
 std::span<const ExportOption> ExportOptions() { return kOptions; }
 
+std::string ListOperators(const std::string& to) {
+  const ExportTarget& target = FindTarget(to);
+  if (target.operators == nullptr) ThrowUsage("there is no list of operators for --to " + to, "--list-operators");
+  return target.operators();
+}
+
 ExportReport Export(const ExportRequest& request) {
-  const ExportTarget* target = nullptr;
-  std::vector<std::string> names;
-  std::string known;
-  for (const ExportTarget& t : kTargets) {
-    if (t.name == request.to) target = &t;
-    names.emplace_back(t.name);
-    known += (known.empty() ? "" : ", ") + std::string(t.name);
-  }
-  if (target == nullptr) {
-    // Targets of the interface that this version does not have.
-    for (const std::string_view unbuilt : {"stablehlo", "circle", "onnx", "gguf"}) {
-      if (request.to == unbuilt) ThrowUnsupported("not built yet", "octavo export --to " + request.to);
-    }
-    const std::string how = DidYouMean(request.to, names);
-    ThrowUsage("unknown format '" + request.to + "'", "--to", how.empty() ? "formats are " + known : how);
-  }
+  const ExportTarget& target = FindTarget(request.to);
   for (const auto& [name, value] : request.options) {
     for (const ExportOption& option : kOptions) {
       if (option.name == name && !Takes(option, request.to)) {
@@ -77,7 +88,7 @@ ExportReport Export(const ExportRequest& request) {
     }
   }
   const auto start = std::chrono::steady_clock::now();
-  ExportReport report = target->run(request);
+  ExportReport report = target.run(request);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

@@ -39,6 +39,7 @@ struct ExportReport {
 struct ExportTarget {
   std::string_view name, summary;
   ExportReport (*run)(const ExportRequest& request);
+  std::string (*operators)() = nullptr;  // the operators it takes, as rows of a table; null: it has no such list
 };
 std::span<const ExportTarget> ExportTargets();
 
@@ -54,6 +55,9 @@ std::span<const ExportOption> ExportOptions();
 // what the target throws.
 ExportReport Export(const ExportRequest& request);
 
+// The operators that a target takes. Errors: kUsage for a target that is none or has no such list.
+std::string ListOperators(const std::string& to);
+
 // For targets. Reads the model, replaces weights as asked (--weights), quantizes it as asked (request.quantize) and
 // gives the IR with its quantized types, not lowered; a float model comes simplified (shapes folded, types inferred).
 Model PrepareExport(const ExportRequest& request);
@@ -66,5 +70,6 @@ ExportReport ExportCircle(const ExportRequest& request);
 ExportReport ExportGguf(const ExportRequest& request);
 ExportReport ExportOnnx(const ExportRequest& request);
 ExportReport ExportStablehlo(const ExportRequest& request);
+std::string StablehloOperatorRows();
 
 }  // namespace octavo

@@ -4,6 +4,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
+#include "octavo/emit/irpa.h"
 #include "octavo/emit/stablehlo_lowering.h"
 #include "octavo/emit/stablehlo_trace.h"
 
@@ -48,7 +49,7 @@ Tensor Emitter::Use(const Value& value) {
   if (const auto found = values_.find(&value); found != values_.end()) return found->second;
   Tensor tensor;
   if (value.is_constant()) {
-    tensor = value.type.quant ? Weight(value) : b.Constant(*value.data);
+    tensor = value.type.quant ? Weight(value) : PlainConstant(value);
   } else if (const auto codes = codes_.find(&value); codes != codes_.end()) {
     tensor = DequantizeFrom(codes->second, value.type.quant->affine, value.type.dtype);
   } else if (const auto known = known_.find(&value); known != known_.end()) {
@@ -284,6 +285,13 @@ StablehloResult WriteStablehlo(const Model& model, const std::filesystem::path& 
   text.Put("    return " + names + (names.empty() ? "" : " : " + types) + "\n  }\n");
   text.Put(emitter.functions());
   text.Put("}\n");
+  if (options.constants == ConstantForm::kParameters) {
+    std::vector<IrpaEntry> entries;
+    for (const auto& [name, tensor] : emitter.parameters()) entries.push_back({name, tensor.bytes});
+    result.archive = path;
+    result.archive += ".irpa";
+    WriteIrpa(result.archive, entries);
+  }
   text.Commit();
   result.bytes = text.bytes();
   result.operators = emitter.operators();

@@ -31,6 +31,7 @@ struct StablehloResult {
   std::uint64_t bytes = 0;  // of the text
   std::int64_t operators = 0;
   std::int64_t quantized_weights = 0;
+  std::filesystem::path archive;   // "<path>.irpa", with ConstantForm::kParameters
   std::vector<std::string> trace;  // "weight 'w' (q8_0): reaches MatMul 'fc' through Transpose", or where it is lost
 };
 

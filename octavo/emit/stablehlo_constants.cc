@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "octavo/base/error.h"
+#include "octavo/base/spill.h"
 #include "octavo/emit/stablehlo_blocks.h"
 #include "octavo/emit/stablehlo_lowering.h"
 #include "octavo/numerics/affine.h"
@@ -16,6 +17,9 @@
 
 namespace octavo::stablehlo {
 namespace {
+
+// Smaller constants stand in the text, whatever the form.
+constexpr std::size_t kParameterBytes = 1024;
 
 // Codes as a consumer can take them: signed, 4 bits or whole bytes, and the zero points that go with them.
 struct SignedCodes {
@@ -59,7 +63,7 @@ SignedCodes MakeSigned(const TensorRef& data, const Affine& affine) {
 std::string DenseInts(std::span<const std::int64_t> values) {
   std::string list;
   for (const std::int64_t v : values) list += (list.empty() ? "" : ", ") + std::to_string(v);
-  return "array<i64: " + list + ">";
+  return list.empty() ? "array<i64>" : "array<i64: " + list + ">";
 }
 
 std::string DenseFloats(std::span<const float> values) {
@@ -159,7 +163,42 @@ Tensor Emitter::Composite(const std::string& key, const std::string& attributes,
                   dtype, dims);
 }
 
-Tensor Emitter::Stored(const TensorRef& data) { return b.Barrier(b.Constant(data)); }
+Tensor Emitter::Stored(const Value& value, const std::string& part, const TensorRef& data) {
+  if (form() == ConstantForm::kParameters && data.bytes.size() >= kParameterBytes) {
+    return Parameter(value.name() + "." + part, data);
+  }
+  return b.Barrier(b.Constant(data));
+}
+
+// util.global private @parameter.0 = #flow.parameter.named<"model"::"w.codes"> : tensor<..>
+Tensor Emitter::Parameter(const std::string& wanted, const TensorRef& data) {
+  TensorRef stored = data;
+  const std::uint64_t n = data.elements();
+  if (data.dtype == DType::kS4 && n % 2 != 0) {  // 4 bits come in pairs
+    stored = TensorRef::FromBytes(DType::kS8, data.dims, UnpackNibbles(data.bytes, n, true));
+  } else if (data.file == nullptr && data.bytes.size() >= kSpillBytes) {  // kept until the archive is written
+    SpillBuffer buffer(data.bytes.size());
+    std::memcpy(buffer.data(), data.bytes.data(), data.bytes.size());
+    stored = TensorRef::FromBuffer(data.dtype, data.dims, std::move(buffer));
+  }
+  std::string name = wanted;
+  for (int i = 1; parameters_.contains(name); ++i) name = wanted + "." + std::to_string(i);
+  const std::string symbol = "@parameter." + std::to_string(parameters_.size());
+  const std::string type = TensorType(stored.dtype, stored.dims);
+  functions_.Put("  util.global private " + symbol + " = #flow.parameter.named<\"model\"::" + Quoted(name) +
+                 "> : " + type + "\n");
+  parameters_[name] = stored;
+  return b.Define("util.global.load " + symbol + " : " + type, stored.dtype, stored.dims);
+}
+
+Tensor Emitter::PlainConstant(const Value& value) {
+  const TensorRef& data = *value.data;
+  const bool fits = IsFloat(data.dtype) || (IsSignedInteger(data.dtype) && BitWidth(data.dtype) >= 8);
+  if (form() == ConstantForm::kParameters && fits && data.bytes.size() >= kParameterBytes) {
+    return Parameter(value.name(), data);
+  }
+  return b.Constant(data);
+}
 
 Tensor Emitter::AffineWeight(const Value& value) {
   const Affine& affine = value.type.quant->affine;
@@ -224,7 +263,7 @@ Tensor Emitter::AffineWeight(const Value& value) {
     const Tensor codes = b.Constant(stored.codes, QuantParams(affine, stored.codes.dtype, stored.zeros));
     return DequantizeFrom(codes, as_signed, expressed);
   }
-  std::vector<Tensor> arguments = {Stored(stored.codes)};
+  std::vector<Tensor> arguments = {Stored(value, "codes", stored.codes)};
   std::string attributes = "encoding = " + Quoted(std::string(Name(affine.storage)));
   if (affine.axis) attributes += ", axis = " + std::to_string(*affine.axis) + " : i64";
   if (affine.block > 0) attributes += ", block = " + std::to_string(affine.block) + " : i64";
@@ -303,7 +342,7 @@ Tensor Emitter::BlockRows(const Value& value) {
                                 " : i64, sub_block = " + std::to_string(block_form->sub) +
                                 " : i64, code_shift = " + std::to_string(block_form->code_shift) + " : i64}}"));
       } else {
-        arguments.push_back(Stored(ref));
+        arguments.push_back(Stored(value, part, ref));
       }
     };
     add("codes", block_form->codes, {n, nb, subs, block_form->sub}, parts.codes);

@@ -59,6 +59,7 @@ class Emitter {
   void Bind(const Value& value, Tensor tensor) { values_[&value] = std::move(tensor); }
   void Lower(const Node& node);
   const std::string& functions() const { return functions_.text(); }
+  const std::map<std::string, TensorRef>& parameters() const { return parameters_; }
   std::int64_t operators() const { return operators_; }
 
   // --- quantization (stablehlo_quant.cc)
@@ -74,10 +75,13 @@ class Emitter {
   using Body = std::function<Tensor(Builder&, std::span<const Tensor>)>;
   // Computes the node here if it is small and all it reads is known (stablehlo_fold.cc).
   bool Fold(const Node& node);
+  Tensor PlainConstant(const Value& value);
   Tensor AffineWeight(const Value& value);
   Tensor BlockRows(const Value& value);
-  // Codes or scales of a weight where the consumer keeps them: behind a barrier.
-  Tensor Stored(const TensorRef& data);
+  // Codes or scales of a weight where the consumer keeps them: behind a barrier, or in the parameter archive.
+  Tensor Stored(const Value& value, const std::string& part, const TensorRef& data);
+  // A tensor outside the text, which the module loads by name.
+  Tensor Parameter(const std::string& name, const TensorRef& data);
   // A private function; one that does the same for the same types is made once.
   std::string Decomposition(const std::string& key, std::span<const Tensor> arguments, const Body& body);
   Tensor Composite(const std::string& key, const std::string& attributes, std::span<const Tensor> arguments,
@@ -89,8 +93,9 @@ class Emitter {
   std::unordered_map<const Value*, Tensor> codes_;
   std::unordered_map<const Value*, TensorRef> known_;  // folded
   std::unordered_map<const Value*, Tensor> block_rows_;
-  std::map<std::string, std::string> made_;  // key and types -> function name
-  TextWriter functions_;
+  std::map<std::string, std::string> made_;      // key and types -> function name
+  TextWriter functions_;                         // and globals
+  std::map<std::string, TensorRef> parameters_;  // with ConstantForm::kParameters
   std::int64_t operators_ = 0;
 };
 

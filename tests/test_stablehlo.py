@@ -1,0 +1,553 @@
+"""octavo export --to stablehlo: the text is parsed by StableHLO's parser, run by its interpreter and by IREE, and
+compared with ONNX Runtime and with gguf's own dequantization."""
+import json
+import pathlib
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper as nh
+
+import stablehlo_tools as tools
+from conftest import load_samples, outputs, session, sqnr
+
+RNG = np.random.default_rng(7)
+
+
+def save(path, nodes, inputs, results, weights=(), opset=17, domains=()):
+    """inputs: name -> array (its type and shape are declared); results: names, of any shape."""
+    values = [h.make_tensor_value_info(n, h.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()]
+    outs = [onnx.ValueInfoProto(name=name) for name in results]
+    graph = h.make_graph(nodes, "g", values, outs, [nh.from_array(np.asarray(a), n) for n, a in dict(weights).items()])
+    imports = [h.make_opsetid("", opset)] + [h.make_opsetid(d, 1) for d in domains]
+    model = h.make_model(graph, opset_imports=imports, ir_version=10)
+    model = onnx.shape_inference.infer_shapes(model)
+    onnx.save(model, str(path))
+    return path
+
+
+def relative(got, want):
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    return np.abs(got - want).max() / max(np.abs(want).max(), 1e-30)
+
+
+class Cases:
+    """Many small nodes in one model: one compilation for all of them."""
+
+    def __init__(self):
+        self.nodes, self.inputs, self.weights, self.results = [], {}, {}, []
+
+    def data(self, *shape, low=-3.0, high=3.0, dtype=np.float32):
+        name = f"x{len(self.inputs)}"
+        if np.dtype(dtype).kind == "f":
+            self.inputs[name] = RNG.uniform(low, high, size=shape).astype(dtype)
+        elif dtype == np.bool_:
+            self.inputs[name] = RNG.integers(0, 2, size=shape).astype(bool)
+        else:
+            self.inputs[name] = RNG.integers(int(low), int(high) + 1, size=shape).astype(dtype)
+        return name
+
+    def weight(self, array):
+        name = f"w{len(self.weights)}"
+        self.weights[name] = np.asarray(array)
+        return name
+
+    def floats(self, *shape):
+        return self.weight(RNG.normal(size=shape).astype(np.float32))
+
+    def ints(self, *values):
+        return self.weight(np.array(values, np.int64))
+
+    def add(self, op, *inputs, count=1, domain="", **attributes):
+        names = [f"{op}_{len(self.nodes)}" + (f"_{i}" if count > 1 else "") for i in range(count)]
+        self.nodes.append(h.make_node(op, list(inputs), names, f"n{len(self.nodes)}", domain=domain, **attributes))
+        self.results += names
+        return names[0]
+
+    def check(self, octavo, folder, opset, tolerance=2e-6, domains=(), interpreter=False):
+        model = save(folder / "m.onnx", self.nodes, self.inputs, self.results, self.weights, opset, domains)
+        octavo("export", model, "--to", "stablehlo", "-o", folder / "m.mlir")
+        s = session(model, optimize=False)
+        want = s.run(self.results, self.inputs)
+        arguments = [self.inputs[i.name] for i in s.get_inputs()]
+        runs = {"iree": tools.program(folder / "m.mlir")(*arguments)}
+        if interpreter:
+            runs["interpreter"] = tools.interpret(folder / "m.mlir", *arguments)
+        wrong = []
+        for where, got in runs.items():
+            assert len(got) == len(want)
+            for name, a, b in zip(self.results, got, want):
+                a = a.astype(bool) if b.dtype == np.bool_ else a
+                if a.shape != b.shape or a.dtype != b.dtype:
+                    wrong.append(f"{where} {name}: {a.dtype}{a.shape} instead of {b.dtype}{b.shape}")
+                elif b.dtype.kind != "f" and not np.array_equal(a, b):
+                    wrong.append(f"{where} {name}: integers differ")
+                elif b.dtype.kind == "f" and not relative(a, b) <= tolerance:
+                    wrong.append(f"{where} {name}: {relative(a, b):.2e}")
+        assert not wrong, "\n".join(wrong)
+
+
+def test_elementwise_operators(octavo, tmp_path):
+    c = Cases()
+    x, y, row, one = c.data(2, 3, 4), c.data(2, 3, 4, low=0.3), c.data(4), c.data(1)
+    for op in ("Add", "Sub", "Mul", "Div"):
+        c.add(op, x, y)
+        c.add(op, row, y)
+        c.add(op, x, c.floats(3, 1))
+    c.add("Pow", y, c.weight(np.float32(2)))
+    c.add("Pow", y, c.weight(np.float32(0.5)))
+    c.add("Pow", y, c.weight(np.float32(3)))
+    c.add("Pow", y, c.weight(np.float32(1.7)))
+    c.add("Min", x, y, row), c.add("Max", x, row), c.add("Sum", x, y, one), c.add("Mean", x, y, row)
+    for op in ("Abs", "Neg", "Exp", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Tanh", "Sigmoid", "Relu",
+               "Softplus", "Softsign", "HardSwish", "Erf", "Selu", "Elu", "LeakyRelu", "HardSigmoid"):
+        c.add(op, x)
+    for op in ("Log", "Sqrt", "Reciprocal"):
+        c.add(op, y)
+    c.add("LeakyRelu", x, alpha=0.3), c.add("Elu", x, alpha=0.4), c.add("HardSigmoid", x, alpha=0.4, beta=0.3)
+    c.add("PRelu", x, c.floats(3, 1)), c.add("Clip", x, c.weight(np.float32(-1)), c.weight(np.float32(1.5)))
+    c.add("Clip", x, "", c.weight(np.float32(0.5)))
+    i, j = c.data(2, 5, dtype=np.int64, low=-9, high=9), c.data(5, dtype=np.int64, low=1, high=4)
+    for op in ("Add", "Sub", "Mul", "Div", "Mod"):
+        c.add(op, i, j)
+    c.add("Mod", i, j, fmod=1)
+    for op in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
+        c.add(op, i, j)
+        c.add(op, x, y)
+    p, q = c.data(2, 3, dtype=np.bool_), c.data(3, dtype=np.bool_)
+    c.add("And", p, q), c.add("Or", p, q), c.add("Xor", p, q), c.add("Not", p)
+    c.add("Where", c.weight(np.array([True, False, True])[:, None]), x, y)
+    u = c.data(3, 4, dtype=np.uint8, low=0, high=255)
+    c.add("Cast", u, to=T.FLOAT), c.add("Cast", x, to=T.INT32), c.add("Cast", x, to=T.BOOL), c.add("Cast", i, to=T.FLOAT)
+    c.add("Cast", p, to=T.FLOAT), c.add("Cast", y, to=T.UINT8), c.add("Cast", u, to=T.INT64), c.add("IsNaN", x)
+    c.check(octavo, tmp_path, 17, interpreter=True)
+
+
+def test_gelu_forms(octavo, tmp_path):
+    c = Cases()
+    x = c.data(2, 8, low=-8, high=8)
+    c.add("Gelu", x), c.add("Gelu", x, approximate="tanh"), c.add("Mish", x)
+    for op in ("Gelu", "FastGelu", "QuickGelu"):
+        c.add(op, x, domain="com.microsoft")
+    c.add("BiasGelu", x, c.floats(8), domain="com.microsoft"), c.add("FastGelu", x, c.floats(8), domain="com.microsoft")
+    c.check(octavo, tmp_path, 20, domains=["com.microsoft"])
+
+
+def test_shape_operators(octavo, tmp_path):
+    c = Cases()
+    x, i = c.data(2, 3, 4, 6), c.data(3, 4, dtype=np.int64, low=-20, high=20)
+    c.add("Reshape", x, c.ints(0, -1, 8)), c.add("Flatten", x, axis=2), c.add("Flatten", x, axis=0)
+    c.add("Transpose", x, perm=[0, 2, 3, 1]), c.add("Transpose", x), c.add("Transpose", i)
+    c.add("Squeeze", c.data(1, 3, 1, 2), c.ints(0, -2)), c.add("Unsqueeze", x, c.ints(0, -1))
+    c.add("Concat", x, c.data(2, 5, 4, 6), x, axis=1), c.add("Concat", i, i, axis=-1)
+    c.add("Slice", x, c.ints(1, -3), c.ints(2**40, -1), c.ints(1, 3)), c.add("Slice", x, c.ints(0), c.ints(6), c.ints(3), c.ints(4))
+    c.add("Slice", x, c.ints(-1, 3), c.ints(-(2**40), 0), c.ints(1, -2), c.ints(-1, -2))
+    c.add("Split", x, c.ints(1, 4, 1), axis=3, count=3), c.add("Split", x, axis=-1, count=2)
+    c.add("Expand", c.data(3, 1), c.ints(2, 3, 4)), c.add("Tile", x, c.ints(1, 2, 1, 3))
+    c.add("Pad", x, c.ints(0, 1, 2, 0, 1, 0, 0, 3), c.weight(np.float32(2.5)))
+    c.add("Pad", x, c.ints(0, 0, 2, 1, 0, 0, 1, 3), mode="reflect"), c.add("Pad", x, c.ints(0, 0, 2, 1, 0, 1, 1, 3), mode="edge")
+    c.add("Pad", x, c.ints(0, 0, -1, 0, 0, 0, 0, -2))
+    c.add("Gather", x, c.weight(np.array([[0, -1], [2, 1]])), axis=1), c.add("Gather", x, c.weight(np.array(-2)), axis=3)
+    c.add("Gather", x, c.data(5, dtype=np.int64, low=-3, high=2), axis=1), c.add("Gather", c.floats(20, 7), c.data(2, 3, dtype=np.int64, low=0, high=19))
+    c.add("DepthToSpace", c.data(1, 8, 2, 3), blocksize=2), c.add("DepthToSpace", c.data(1, 8, 2, 3), blocksize=2, mode="CRD")
+    c.add("SpaceToDepth", c.data(1, 2, 4, 6), blocksize=2), c.add("Trilu", x), c.add("Trilu", x, c.weight(np.array(1)), upper=0)
+    c.add("Shape", x), c.add("Size", x), c.add("ConstantOfShape", c.ints(2, 3), value=nh.from_array(np.array([7], np.int64)))
+    # shapes that are computed
+    n = c.add("Gather", c.add("Shape", x), c.weight(np.array(1)))
+    s = c.add("Concat", c.add("Unsqueeze", n, c.ints(0)), c.ints(-1), axis=0)
+    c.add("Reshape", x, s)
+    c.check(octavo, tmp_path, 17, interpreter=True)
+
+
+def test_resize(octavo, tmp_path):
+    c = Cases()
+    x = c.data(1, 2, 5, 6)
+
+    def scales(*s):
+        return c.weight(np.array(s, np.float32))
+
+    for mode in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"):
+        for s in ((1, 1, 2, 2), (1, 1, 0.6, 1.7), (1, 1, 3, 1.5)):
+            c.add("Resize", x, "", scales(*s), mode="linear", coordinate_transformation_mode=mode)
+        c.add("Resize", x, "", "", c.ints(1, 2, 7, 9), mode="linear", coordinate_transformation_mode=mode)
+    for nearest in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
+        for mode in ("asymmetric", "half_pixel"):
+            c.add("Resize", x, "", scales(1, 1, 2, 3), mode="nearest", nearest_mode=nearest, coordinate_transformation_mode=mode)
+            c.add("Resize", x, "", "", c.ints(1, 2, 8, 4), mode="nearest", nearest_mode=nearest, coordinate_transformation_mode=mode)
+    c.check(octavo, tmp_path, 13)
+
+
+def test_windows(octavo, tmp_path):
+    c = Cases()
+    x, line, cube = c.data(2, 6, 9, 8), c.data(2, 6, 11), c.data(1, 4, 5, 6, 7)
+    c.add("Conv", x, c.floats(4, 6, 3, 3), c.floats(4), pads=[1, 2, 0, 1], strides=[2, 1])
+    c.add("Conv", x, c.floats(6, 1, 3, 3), group=6, dilations=[2, 1]), c.add("Conv", x, c.floats(8, 3, 1, 1), group=2)
+    for auto in ("SAME_UPPER", "SAME_LOWER", "VALID"):
+        c.add("Conv", x, c.floats(4, 6, 2, 3), auto_pad=auto, strides=[2, 3])
+        c.add("MaxPool", x, kernel_shape=[2, 3], auto_pad=auto, strides=[2, 2])
+    c.add("Conv", line, c.floats(5, 6, 4), pads=[1, 2], strides=[2]), c.add("Conv", cube, c.floats(2, 4, 2, 3, 2), pads=[1, 0, 1, 0, 1, 0])
+    c.add("ConvTranspose", x, c.floats(6, 4, 3, 3), c.floats(4), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 0])
+    c.add("ConvTranspose", x, c.floats(6, 2, 2, 2), strides=[2, 2], group=3), c.add("ConvTranspose", line, c.floats(6, 3, 3), dilations=[2])
+    c.add("ConvTranspose", x, c.floats(6, 4, 3, 3), strides=[2, 2], output_shape=[18, 16])
+    c.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), c.add("MaxPool", line, kernel_shape=[3], dilations=[2])
+    c.add("MaxPool", x, kernel_shape=[3, 2], strides=[2, 3], ceil_mode=1)
+    for include in (0, 1):
+        c.add("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 1], count_include_pad=include)
+        c.add("AveragePool", x, kernel_shape=[2, 3], strides=[2, 2], pads=[0, 1, 0, 1], count_include_pad=include, ceil_mode=1)
+    c.add("AveragePool", line, kernel_shape=[4], strides=[3]), c.add("GlobalAveragePool", x), c.add("GlobalMaxPool", cube)
+    c.check(octavo, tmp_path, 19)
+
+
+def test_products(octavo, tmp_path):
+    c = Cases()
+    a, b, v = c.data(2, 3, 4, 5), c.data(3, 5, 6), c.data(5)
+    c.add("MatMul", a, b), c.add("MatMul", a, c.floats(5, 7)), c.add("MatMul", v, b), c.add("MatMul", a, v)
+    c.add("MatMul", v, v), c.add("MatMul", c.data(4, 5), c.data(2, 1, 5, 3)), c.add("MatMul", c.data(1, 5), c.floats(1, 5, 3))
+    for ta in (0, 1):
+        for tb in (0, 1):
+            c.add("Gemm", c.data(*((5, 3) if ta else (3, 5))), c.floats(*((4, 5) if tb else (5, 4))), c.floats(4), transA=ta, transB=tb, alpha=0.7, beta=1.3)
+    c.add("Gemm", c.data(3, 5), c.floats(5, 4))
+    c.check(octavo, tmp_path, 17, interpreter=True)
+
+
+def test_reductions_and_normalizations(octavo, tmp_path):
+    c = Cases()
+    x = c.data(2, 6, 4, 3)
+    for op in ("ReduceMax", "ReduceMin", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp", "ReduceProd"):
+        c.add(op, x, axes=[1, -1]), c.add(op, x, axes=[2], keepdims=0), c.add(op, x)
+    c.add("ReduceSum", x, c.ints(1, 2)), c.add("ReduceSum", x, c.ints(-1), keepdims=0), c.add("ReduceSum", x)
+    for axis in (-1, 1, 0):
+        c.add("Softmax", x, axis=axis), c.add("LogSoftmax", x, axis=axis)
+    positive = c.weight(RNG.uniform(0.5, 2, 6).astype(np.float32))
+    c.add("BatchNormalization", x, c.floats(6), c.floats(6), c.floats(6), positive, epsilon=1e-3)
+    c.add("InstanceNormalization", x, c.floats(6), c.floats(6))
+    c.add("LayerNormalization", x, c.floats(3), c.floats(3)), c.add("LayerNormalization", x, c.floats(4, 3), axis=2, epsilon=1e-2)
+    c.check(octavo, tmp_path, 17, interpreter=True)
+    old = Cases()
+    old.add("Softmax", old.data(2, 3, 4), axis=1), old.add("Softmax", old.data(2, 3, 4)), old.add("Clip", old.data(4), min=-0.5, max=1.0)
+    old.add("Upsample", old.data(1, 2, 3, 3), scales=[1.0, 1.0, 2.0, 2.0], mode="nearest")
+    (tmp_path / "old").mkdir()
+    old.check(octavo, tmp_path / "old", 8)
+
+
+def test_quantized_operators(octavo, tmp_path):
+    """Integers throughout: equal codes."""
+    c = Cases()
+    x, y = c.data(1, 4, 6, 6), c.data(3, 8)
+    u8, s8 = (lambda v: c.weight(np.uint8(v))), (lambda v: c.weight(np.int8(v)))
+    f = lambda v: c.weight(np.float32(v))
+    qx = c.add("QuantizeLinear", x, f(0.021), u8(120))
+    qs = c.add("QuantizeLinear", x, f(0.03), s8(-5))
+    c.add("DequantizeLinear", qx, f(0.021), u8(120)), c.add("DequantizeLinear", qs, f(0.03), s8(-5))
+    w = c.weight(RNG.integers(-127, 128, (5, 4, 3, 3)).astype(np.int8))
+    wu = c.weight(RNG.integers(0, 256, (5, 4, 3, 3)).astype(np.uint8))
+    c.add("ConvInteger", qx, wu, u8(120), u8(131))
+    scales = c.weight(RNG.uniform(0.001, 0.01, 5).astype(np.float32))
+    zeros = c.weight(np.zeros(5, np.int8))
+    bias = c.weight(RNG.integers(-5000, 5000, 5).astype(np.int32))
+    c.add("QLinearConv", qx, f(0.021), u8(120), w, scales, zeros, f(0.09), u8(128), bias, pads=[1, 1, 1, 1])
+    qy = c.add("DynamicQuantizeLinear", y, count=3)
+    m = c.weight(RNG.integers(-127, 128, (8, 4)).astype(np.int8))
+    c.add("MatMulInteger", "DynamicQuantizeLinear_%d_0" % (len(c.nodes) - 1), m, "DynamicQuantizeLinear_%d_2" % (len(c.nodes) - 1))
+    q = c.add("QuantizeLinear", y, f(0.025), u8(119))
+    c.add("QLinearMatMul", q, f(0.025), u8(119), m, f(0.01), s8(0), f(0.07), u8(100))
+    # rounding: ties, saturation
+    ties = c.weight(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 400, -400, 0.25], np.float32))
+    t = c.add("Add", ties, c.data(1, low=0, high=0))
+    c.add("QuantizeLinear", t, f(1.0), u8(3)), c.add("QuantizeLinear", t, f(1.0), s8(3)), c.add("QuantizeLinear", t, f(0.5), s8(-3))
+    c.add("QuantizeLinear", y, c.weight(RNG.uniform(0.01, 0.1, 8).astype(np.float32)), c.weight(RNG.integers(100, 150, 8).astype(np.uint8)), axis=1)
+    c.check(octavo, tmp_path, 13)
+
+
+# --- weights in blocks --------------------------------------------------------------------------------------------------
+
+FORMATS = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4_gg",
+           "nvfp4", "tq1_0", "tq2_0")
+
+
+@pytest.fixture(scope="module")
+def blocked(tmp_path_factory):
+    """y = x w with w of [256, 32]: x = identity gives the weight itself."""
+    folder = tmp_path_factory.mktemp("blocked")
+    w = (np.random.default_rng(3).normal(size=(256, 32)) / 16).astype(np.float32)
+    x = np.eye(256, dtype=np.float32)
+    return save(folder / "m.onnx", [h.make_node("MatMul", ["x", "w"], ["y"], "mm")], {"x": x}, ["y"], {"w": w}), x
+
+
+def reference(octavo, model, precision, folder):
+    """What gguf makes of the blocks that octavo writes: rows along the summed dimension."""
+    import gguf
+    octavo("export", model, "--to", "gguf", "-o", folder / "w.gguf", "--precision", precision, "--force")
+    tensor = next(t for t in gguf.GGUFReader(folder / "w.gguf").tensors if t.name == "w")
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type), tensor.tensor_type.name
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_blocks_bit_for_bit(octavo, blocked, precision, tmp_path):
+    model, x = blocked
+    rows, name = reference(octavo, model, precision, tmp_path)
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--precision", precision)
+    text = (tmp_path / "m.mlir").read_text()
+    assert f'"w" = "{name}"' in text and f'encoding = "{name}"' in text
+    (got,) = tools.program(tmp_path / "m.mlir")(x)
+    np.testing.assert_array_equal(got, rows.T)
+    if precision in ("q8_0", "q4_k", "iq4_nl"):
+        (interpreted,) = tools.interpret(tmp_path / "m.mlir", x)
+        np.testing.assert_array_equal(interpreted, rows.T)
+
+
+@pytest.mark.parametrize("precision", ("q8_0", "q4_0", "q4_k", "q6_k"))
+@pytest.mark.parametrize("form", ("dequantize", "codes"))
+def test_blocks_in_other_forms(octavo, blocked, precision, form, tmp_path):
+    model, x = blocked
+    rows, name = reference(octavo, model, precision, tmp_path)
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--precision", precision, "--constants", form)
+    text = (tmp_path / "m.mlir").read_text()
+    assert ("octavo.quant_params" in text) == (form == "codes") and "composite" not in text
+    (got,) = tools.program(tmp_path / "m.mlir")(x)
+    np.testing.assert_array_equal(got, rows.T)
+
+
+@pytest.mark.parametrize("precision", ("fp32", "q8_0", "q4_0", "q4_k", "q6_k"))
+def test_parameter_archive(octavo, blocked, precision, tmp_path):
+    """Weights outside the text: iree-dump-parameters reads the archive, the module its tensors."""
+    model, x = blocked
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--precision", precision, "--constants", "parameters")
+    assert (tmp_path / "m.mlir").stat().st_size < 8000
+    (got,) = tools.program(tmp_path / "m.mlir", tmp_path / "m.mlir.irpa")(x)
+    want = reference(octavo, model, precision, tmp_path)[0].T if precision != "fp32" else nh.to_array(onnx.load(model).graph.initializer[0])
+    np.testing.assert_array_equal(got, want)
+
+
+def test_stored_codes_are_those_of_the_file(octavo, blocked, tmp_path):
+    """The payload is read back by StableHLO's own parser."""
+    from jaxlib.mlir import ir
+    import gguf
+    model, _ = blocked
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--precision", "q8_0")
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "w.gguf", "--precision", "q8_0")
+    raw = next(t for t in gguf.GGUFReader(tmp_path / "w.gguf").tensors if t.name == "w").data.reshape(32, 8, 34)
+    context, module = tools.parse(tmp_path / "m.mlir")
+    found = {}
+    with context, ir.Location.unknown():
+        main = next(op for op in module.body.operations if "main" in str(op.attributes["sym_name"]))
+        for op in main.regions[0].blocks[0].operations:
+            if op.operation.name == "stablehlo.constant":
+                a = np.array(ir.DenseElementsAttr(op.attributes["value"]))
+                found[a.shape] = a
+    np.testing.assert_array_equal(found[(32, 8, 1, 32)].reshape(32, 8, 32), raw[:, :, 2:].view(np.int8))
+    np.testing.assert_array_equal(found[(32, 8)].view(np.uint16), raw[:, :, :2].copy().view(np.uint16)[..., 0])
+
+
+@pytest.mark.parametrize("precision,limit", (("q4_k", 640_000), ("q8_0", 1_150_000), ("q4_0", 640_000)))
+def test_size_of_the_compiled_module(octavo, precision, limit, tmp_path):
+    w = (RNG.normal(size=(1024, 1024)) / 32).astype(np.float32)
+    x = RNG.normal(size=(1, 1024)).astype(np.float32)
+    model = save(tmp_path / "m.onnx", [h.make_node("MatMul", ["x", "w"], ["y"], "mm")], {"x": x}, ["y"], {"w": w})
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--precision", precision)
+    program = tools.program(tmp_path / "m.mlir")
+    assert program.size <= limit
+    rows, _ = reference(octavo, model, precision, tmp_path)
+    (got,) = program(x)
+    assert relative(got, x @ rows.T) < 1e-5
+
+
+def test_encoding_is_followed(octavo, tmp_path):
+    """Through Transpose, Reshape and Slice on block borders; where a Slice cuts blocks, the trace says so."""
+    w = (RNG.normal(size=(512, 64)) / 16).astype(np.float32)
+    x, k = np.eye(512, dtype=np.float32), np.eye(256, dtype=np.float32)
+    weights = {"w": w, "shape": np.array([64, 2, 256]), "s0": np.array([64]), "s1": np.array([320]), "s2": np.array([50]),
+               "s3": np.array([306]), "a": np.array([1])}
+    nodes = [
+        h.make_node("MatMul", ["x", "w"], ["y"], "mm"),
+        h.make_node("Transpose", ["w"], ["t"], "tr", perm=[1, 0]),
+        h.make_node("Gemm", ["x", "t"], ["yt"], "gemm", transB=1),
+        h.make_node("Reshape", ["t", "shape"], ["r"], "reshape"),
+        h.make_node("Mul", ["r", "two"], ["yr"], "mul"),
+        h.make_node("Slice", ["t", "s0", "s1", "a"], ["c"], "cut"),
+        h.make_node("Gemm", ["k", "c"], ["yc"], "gemm2", transB=1),
+        h.make_node("Slice", ["t", "s2", "s3", "a"], ["b"], "broken"),
+        h.make_node("Gemm", ["k", "b"], ["yb"], "gemm3", transB=1),
+    ]
+    inputs = {"x": x, "k": k, "two": np.array([2], np.float32)}
+    model = save(tmp_path / "m.onnx", nodes, inputs, ["y", "yt", "yr", "yc", "yb"], weights)
+    # the weights come out of a GGUF: a constant in blocks that other operators read
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "w.gguf", "--precision", "q8_0")
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--weights", tmp_path / "w.gguf", "--json",
+           tmp_path / "r.json")
+    rows, _ = reference(octavo, model, "q8_0", tmp_path)
+    trace = json.loads((tmp_path / "r.json").read_text())["details"]["trace"]
+    lines = "\n".join(trace)
+    assert "weight 'w' (Q8_0) reaches MatMul 'mm'" in lines
+    assert "reaches Gemm 'gemm' through Transpose" in lines
+    assert "reaches Mul 'mul' through Transpose, Reshape" in lines
+    assert "reaches Gemm 'gemm2' through Transpose, Slice" in lines
+    assert re.search(r"is dequantized at Slice 'broken' behind Transpose: it cuts blocks of 32 at 50 to 306", lines)
+    y, yt, yr, yc, yb = tools.program(tmp_path / "m.mlir")(x, k, inputs["two"])
+    np.testing.assert_array_equal(y, rows.T)
+    np.testing.assert_array_equal(yt, rows.T)
+    np.testing.assert_array_equal(yr, 2 * rows.reshape(64, 2, 256))
+    np.testing.assert_array_equal(yc, rows[:, 64:320].T)
+    np.testing.assert_array_equal(yb, rows[:, 50:306].T)
+
+
+# --- affine weights and activations ---------------------------------------------------------------------------------------
+
+
+def qdq_model(path, weight, scale, zero, axis=None, x_type=np.int8, x_zero=3):
+    """Conv and MatMul between Q and DQ; the second weight's scale is per tensor."""
+    zero = np.asarray(zero)
+    weights = {"w": weight, "ws": np.asarray(scale, np.float32), "wz": zero, "xs": np.float32(0.03), "xz": x_type(x_zero),
+               "ys": np.float32(0.4), "b": RNG.integers(-3000, 3000, weight.shape[0]).astype(np.int32),
+               "bs": np.asarray(0.03 * np.asarray(scale), np.float32)}
+    bias_axis = {} if axis is None else {"axis": 0}
+    nodes = [
+        h.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        h.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        h.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], **({} if axis is None else {"axis": axis})),
+        h.make_node("DequantizeLinear", ["b", "bs"], ["bd"], **bias_axis),
+        h.make_node("Conv", ["xd", "wd", "bd"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        h.make_node("QuantizeLinear", ["c", "ys", "xz"], ["cq"]),
+        h.make_node("DequantizeLinear", ["cq", "ys", "xz"], ["y"]),
+    ]
+    x = RNG.uniform(-3, 3, (1, 4, 9, 9)).astype(np.float32)
+    return save(path, nodes, {"x": x}, ["y"], weights, opset=17), x
+
+
+WEIGHTS = {
+    "s8": (np.int8, 0, None), "s8-channel": (np.int8, np.zeros(6, np.int8), 0), "u8": (np.uint8, 131, None),
+    "u8-channel": (np.uint8, RNG.integers(100, 150, 6).astype(np.uint8), 0),
+}
+
+
+@pytest.mark.parametrize("kind,form", [(k, "packed") for k in WEIGHTS] + [("s8", f) for f in ("dequantize", "codes", "quant")]
+                         + [("u8-channel", "codes"), ("s8-channel", "quant"), ("u8", "quant")])
+def test_affine_weights(octavo, kind, form, tmp_path):
+    dtype, zero, axis = WEIGHTS[kind]
+    info = np.iinfo(dtype)
+    weight = RNG.integers(max(info.min, -127), info.max + 1, (6, 4, 3, 3)).astype(dtype)
+    scale = RNG.uniform(0.01, 0.03, 6 if axis is not None else ())
+    model, x = qdq_model(tmp_path / "q.onnx", weight, scale, np.asarray(zero, dtype), axis)
+    command = ("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--constants", form)
+    if form == "quant" and kind != "s8":
+        r = octavo(*command, code=4)
+        assert "'w'" in r.error and ("unsigned" in r.error if dtype == np.uint8 else "axis 0, which is not the last" in r.error)
+        assert not (tmp_path / "m.mlir").exists()
+        return
+    octavo(*command)
+    text = (tmp_path / "m.mlir").read_text()
+    tools.parse(tmp_path / "m.mlir")
+    if form == "quant":
+        assert re.search(r"stablehlo.convolution.*!quant.uniform<i8:f32.*-> tensor<.*!quant.uniform<i32:f32", text)
+    if form in ("codes", "packed"):
+        assert "ui8> \n" not in text and not re.search(r"constant.*dense<\"0x[0-9A-F]+\"> : tensor<6x4x3x3xui8>", text)
+    (want,) = session(model, optimize=False).run(None, {"x": x})
+    (got,) = tools.program(tmp_path / "m.mlir")(x)
+    steps = np.abs(got - want) / 0.4
+    assert steps.max() <= 1.001 and (steps > 0.5).mean() < 0.02  # one step at most, at ties
+
+
+def test_int4_weights(octavo, tmp_path):
+    """4-bit codes in blocks: masked nibbles, and bytes where there are few."""
+    x = np.eye(64, dtype=np.float32)
+    for n, stored in ((64, "i4"), (5, "i8")):
+        codes = RNG.integers(-8, 8, (64, n))
+        scales = RNG.uniform(0.1, 1, (2, n)).astype(np.float32)
+        packed = h.make_tensor("w", T.INT4, codes.shape, codes.flatten().tolist())
+        nodes = [h.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=32), h.make_node("MatMul", ["x", "d"], ["y"])]
+        graph = h.make_graph(nodes, "g", [h.make_tensor_value_info("x", T.FLOAT, x.shape)],
+                             [h.make_tensor_value_info("y", T.FLOAT, [64, n])], [packed, nh.from_array(scales, "s")])
+        onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 21)], ir_version=10), str(tmp_path / "m.onnx"))
+        octavo("export", tmp_path / "m.onnx", "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--force")
+        assert f"tensor<64x{n}x{stored}>" in (tmp_path / "m.mlir").read_text()
+        (got,) = tools.program(tmp_path / "m.mlir")(x)
+        np.testing.assert_array_equal(got, (codes * np.repeat(scales, 32, axis=0)).astype(np.float32))
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_refusals(octavo, tmp_path, small_cnn, blocked):
+    out = tmp_path / "m.mlir"
+    assert "--dim n=1" in octavo("export", small_cnn, "--to", "stablehlo", "-o", out, code=4).error
+    r = octavo("export", blocked[0], "--to", "stablehlo", "-o", out, "--precision", "q8_0", "--constants", "quant", code=4)
+    assert "!quant.uniform cannot say" in r.error and "packed" in r.error
+    assert "did you mean 'packed'" in octavo("export", small_cnn, "--to", "stablehlo", "-o", out, "--constants", "paked", "--dim", "n=1", code=2).error
+    x = RNG.normal(size=(2, 3)).astype(np.float32)
+    model = save(tmp_path / "d.onnx", [h.make_node("Det", ["q"], ["y"], "determinant")], {"q": x[:, :2]}, ["y"])
+    assert "operator Det has no lowering: node Det 'determinant'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    model = save(tmp_path / "r.onnx", [h.make_node("Reshape", ["x", "s"], ["y"], "reshape")], {"x": x, "s": np.array([3, 2])}, ["y"])
+    assert "the shape must be a constant" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    model = save(tmp_path / "p.onnx", [h.make_node("MaxPool", ["i"], ["y", "indices"], "pool", kernel_shape=[2, 2])],
+                 {"i": RNG.normal(size=(1, 1, 4, 4)).astype(np.float32)}, ["y", "indices"])
+    assert "its indices are used: node MaxPool 'pool'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    cubic = [h.make_node("Resize", ["i", "", "s"], ["y"], "resize", mode="cubic")]
+    model = save(tmp_path / "c.onnx", cubic, {"i": RNG.normal(size=(1, 1, 4, 4)).astype(np.float32)}, ["y"], {"s": np.array([1, 1, 2, 2], np.float32)})
+    assert "mode 'cubic': node Resize 'resize'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    assert not out.exists()
+
+
+def test_operators_of_the_documentation(octavo):
+    """The page's table is the program's."""
+    page = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "stablehlo.md").read_text()
+    listed = octavo("export", "--list-operators", "--to", "stablehlo").out
+    for line in listed.splitlines():
+        assert line in page, line
+    assert len(listed.splitlines()) > 100
+
+
+# --- real models ------------------------------------------------------------------------------------------------------------
+
+DIMS = {"cls": ["x:0=1", "x:2=48", "x:3=192"], "det": ["x:0=1", "x:2=320", "x:3=320"], "vit": ["batch_size=1"],
+        "minilm": ["batch_size=1", "sequence_length=128"]}
+
+
+def dims(name):
+    return [part for d in DIMS[name] for part in ("--dim", d)]
+
+
+def run_real(octavo, models, data, name, folder, count, *options):
+    octavo("export", models[name], "--to", "stablehlo", "-o", folder / "m.mlir", *dims(name), *options)
+    program = tools.program(folder / "m.mlir")
+    samples = load_samples(data[name])[-count:]
+    order = [i.name for i in session(models[name]).get_inputs()]
+    return [program(*[sample[n] for n in order]) for sample in samples], samples, program
+
+
+REAL = ["cls"] + [pytest.param(n, marks=pytest.mark.slow) for n in ("det", "minilm", "vit")]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_float_models(octavo, models, data, name, tmp_path):
+    got, samples, _ = run_real(octavo, models, data, name, tmp_path, 4)
+    for want, result in zip(outputs(models[name], samples), got):
+        for a, b in zip(result, want):
+            assert relative(a, b) <= 1e-4
+
+
+@pytest.mark.parametrize("name,precision", [("cls", "uint8"), ("cls", "int8")] + [
+    pytest.param(n, p, marks=pytest.mark.slow) for n in ("minilm", "vit") for p in ("uint8", "int8")])
+def test_quantized_models(octavo, models, data, name, precision, tmp_path):
+    octavo("quantize", models[name], "-o", tmp_path / "q.onnx", "--precision", precision, "--data", data[name],
+           "--samples", 16, *dims(name))
+    octavo("export", tmp_path / "q.onnx", "--to", "stablehlo", "-o", tmp_path / "m.mlir")
+    program = tools.program(tmp_path / "m.mlir")
+    samples = load_samples(data[name])[-(16 if name == "cls" else 4):]
+    order = [i.name for i in session(models[name]).get_inputs()]
+    got = [program(*[s[n] for n in order]) for s in samples]
+    reference_ = outputs(models[name], samples)
+    ours, theirs = sqnr(reference_, got), sqnr(reference_, outputs(tmp_path / "q.onnx", samples, optimize=False))
+    assert abs(ours - theirs) <= 1, f"{ours:.2f} dB in IREE, {theirs:.2f} dB in ONNX Runtime"
+
+
+def test_speed_and_memory_of_the_text(octavo, models, tmp_path):
+    import resource
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    _, seconds = tools.timed(octavo, "export", models["vit"], "--to", "stablehlo", "-o", tmp_path / "m.mlir", *dims("vit"))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert seconds < 6  # 3 s on an idle machine
+    if before * 1024 < peak:  # nothing before was larger
+        assert peak <= 1.3 * models["vit"].stat().st_size
