@@ -383,6 +383,24 @@ def test_subgraph_with_captures(octavo, tmp_path):
     build_and_compare(octavo, model, tmp_path, cnn_samples(), 18)
 
 
+def test_subgraph_behind_data_movement(octavo, tmp_path):
+    """DequantizeLinear -> Transpose -> captured by an If: ONNX Runtime 1.31 aborts the process in its optimizer."""
+    branch = [helper.make_graph([helper.make_node(op, ["t"], [op])], op, [], [helper.make_tensor_value_info(op, TensorProto.FLOAT, None)])
+              for op in ("Relu", "Tanh")]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Transpose", ["c"], ["t"], "transpose", perm=[0, 2, 3, 1]),
+        helper.make_node("ReduceMean", ["t"], ["m"], "mean", keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["p"], "positive"),
+        helper.make_node("If", ["p"], ["y"], "if", then_branch=branch[0], else_branch=branch[1]),
+    ]
+    rng = np.random.default_rng(0)
+    init = [numpy_helper.from_array(rng.normal(size=(8, 3, 3, 3)).astype(np.float32), "w"), numpy_helper.from_array(np.float32(0), "zero")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], init)
+    build_and_compare(octavo, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path, cnn_samples(), 15)
+
+
 def test_local_function_and_metadata_survive(octavo, tmp_path):
     model = make_small_cnn()
     model.graph.node[-1].output[0] = "y0"

@@ -48,6 +48,30 @@ bool MovesCodes(const Node& node, const DeviceDescriptor& device, bool eight_bit
   return true;
 }
 
+// Whether a subgraph reads what data movement makes of `value`. ONNX Runtime 1.31 moves a DequantizeLinear forward
+// through these operators and, where a subgraph reads the last one's result, looks for an input that the subgraph's
+// node does not have, and aborts the process.
+bool MovesIntoSubgraph(const Value& value) {
+  static const std::unordered_set<std::string_view> kMoves = {"Transpose", "Reshape", "Squeeze",
+                                                              "Unsqueeze", "Slice",   "MaxPool"};
+  std::vector<const Value*> open = {&value};
+  std::unordered_set<const Value*> seen;
+  while (!open.empty()) {
+    const Value* v = open.back();
+    open.pop_back();
+    for (const Use& use : v->uses()) {
+      if (use.node->graph() != v->graph()) {
+        if (v != &value) return true;
+        continue;
+      }
+      if (use.index != 0 || !use.node->domain().empty() || kMoves.count(use.node->op()) == 0) continue;
+      const Value* output = use.node->output();
+      if (output != nullptr && seen.insert(output).second) open.push_back(output);
+    }
+  }
+  return false;
+}
+
 class Placer {
  public:
   Placer(const Model& model, const QuantizationConfig& config, const ResolvedPrecision& precision,
@@ -168,6 +192,9 @@ class Placer {
         absorbed_.insert(user);
       }
       if (OverrideOf(config_, placed.y->name()) == DType::kF32) return "its output is overridden to f32";
+      if (MovesIntoSubgraph(*placed.y)) {
+        return "a subgraph reads its output behind data movement, where ONNX Runtime cannot take a quantized value";
+      }
     } else if (user != nullptr && user->Is("Add") && info.bias_input < 0) {
       for (std::size_t i = 0; i < 2; ++i) {
         if (user->input(i) != y && OnePerLastAxis(user->input(i), channels)) {
