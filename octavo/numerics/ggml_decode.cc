@@ -123,6 +123,26 @@ HWY_INLINE void AddMask(const uint8_t* HWY_RESTRICT mask, int weight, int8_t* HW
     }
   }
 }
+// The codes of Q5_K: nibbles of each 64, bit k of byte j of `qh` on top of element j + 32 k.
+HWY_INLINE void FiveBits(const uint8_t* HWY_RESTRICT qs, const uint8_t* HWY_RESTRICT qh, int8_t* HWY_RESTRICT out) {
+  const D32 d;
+  const hn::RebindToSigned<D32> ds;
+  const auto mask = hn::Set(d, 15), sixteen = hn::Set(d, 16);
+  for (size_t j = 0; j < 32; j += hn::Lanes(d)) {
+    const auto high = hn::LoadU(d, qh + j);
+    auto bit = hn::Set(d, 1);
+    const auto put = [&](hn::Vec<D32> nibble, size_t at) HWY_ATTR {
+      const auto top = hn::IfThenElseZero(hn::Eq(hn::And(high, bit), bit), sixteen);
+      hn::StoreU(hn::BitCast(ds, hn::Or(hn::And(nibble, mask), top)), ds, out + at + j);
+      bit = hn::Add(bit, bit);
+    };
+    for (size_t k = 0; k < 4; ++k) {
+      const auto v = hn::LoadU(d, qs + 32 * k + j);
+      put(v, 64 * k);
+      put(Right<4>(d, v), 64 * k + 32);
+    }
+  }
+}
 // 16 to each of 32 codes whose bit is set.
 HWY_INLINE void AddFifthBits(const uint8_t* qh, int8_t* codes) {
   for (int i = 0; i < 4; ++i) {
@@ -244,8 +264,7 @@ void DecodeQ4_K(const std::byte* in, size_t n, float* out) {
 void DecodeQ5_K(const std::byte* in, size_t n, float* out) {
   Each<BlockQ5_K>(in, n, kSuper, [&](const BlockQ5_K& b, size_t i) HWY_ATTR {
     alignas(64) int8_t codes[kSuper];
-    for (size_t j = 0; j < 4; ++j) Nibbles(b.qs + 32 * j, 32, 0, codes + 64 * j, codes + 64 * j + 32);
-    AddMask(b.qh, 16, codes);
+    FiveBits(b.qs, b.qh, codes);
     const float d = Value(b.d), dmin = Value(b.dmin);
     for (size_t j = 0; j < 8; ++j) {
       const ScaleMin s = GetScaleMin(b.scales, static_cast<int>(j));
