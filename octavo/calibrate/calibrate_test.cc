@@ -454,7 +454,7 @@ TEST(Statistics, HostileFilesAreRefusedByKey) {
   }
   EXPECT_THAT(refused(with("\"data\": \"", "\"data\": \"AAAA")), HasSubstr("do not fit"));
   EXPECT_THAT(refused(with("\"data\": \"", "\"data\": \"*")), HasSubstr("do not fit"));
-  EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [4194305")), HasSubstr("small dims"));
+  EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [16777217")), HasSubstr("small dims"));
   EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [4194304, 4194304, 1")), HasSubstr("too large"));
   EXPECT_THAT(refused(with("\"dims\": [1", "\"dims\": [1, 1")), HasSubstr("digest"));
   const Error version =
@@ -531,6 +531,27 @@ TEST(Calibration, RoundsAGraphInputWithoutTouchingTheSample) {
   const auto rounded = calibration.RunRounded(sample, some);
   for (const float v : rounded[model.graph->outputs()[0]->name() == "r" ? 1 : 0]) EXPECT_EQ(v, 0.0f);
   for (const float v : sample.tensors[0].ToFloats()) EXPECT_EQ(v, 0.1f);
+}
+
+TEST(Kept, LargeSamplesAreFewerAndMergeExactly) {
+  const auto sample = [](std::size_t mib) {
+    const auto n = static_cast<std::int64_t>(mib << 20);
+    return std::vector<TensorRef>{TensorRef::FromBytes(DType::kU8, {n}, std::vector<std::byte>(mib << 20))};
+  };
+  Statistics whole, first, second;
+  for (int i = 0; i < 12; ++i) {
+    const std::string digest(1, static_cast<char>('a' + (i * 5) % 12));
+    const std::vector<TensorRef> tensors = sample(i % 2 == 0 ? 12 : 1);
+    whole.Keep(digest, tensors);
+    (i < 6 ? first : second).Keep(digest, tensors);
+  }
+  whole.Keep("0", sample(33));
+  std::size_t large = 0;
+  for (const KeptSample& k : whole.kept) large += k.tensors[0].bytes.size() > (std::size_t{4} << 20) ? 1 : 0;
+  EXPECT_EQ(large, 2u);
+  EXPECT_EQ(whole.kept.size(), 8u);  // and the six small ones
+  first.Merge(second);
+  EXPECT_EQ(first.kept, whole.kept);
 }
 
 }  // namespace

@@ -180,24 +180,43 @@ std::string SampleDigest(std::span<const TensorRef> tensors) {
   return sha.HexDigest();
 }
 
+namespace {
+
+// How many samples of this size are kept.
+std::size_t KeptOfSize(std::size_t bytes) {
+  return bytes <= kLargeBytes ? kKeptSamples : bytes <= kMostKeptBytes ? kKeptLargeSamples : 0;
+}
+
+std::size_t BytesOf(const KeptSample& sample) {
+  std::size_t bytes = 0;
+  for (const TensorRef& tensor : sample.tensors) bytes += tensor.bytes.size();
+  return bytes;
+}
+
+}  // namespace
+
 void Statistics::Keep(std::string_view sha256, std::span<const TensorRef> tensors_of_sample) {
   const auto at = std::lower_bound(kept.begin(), kept.end(), sha256,
                                    [](const KeptSample& a, std::string_view b) { return a.sha256 < b; });
   if (at != kept.end() && at->sha256 == sha256) return;
-  if (at == kept.end() && kept.size() >= kKeptSamples) return;
   std::size_t bytes = 0;
   for (const TensorRef& tensor : tensors_of_sample) {
     if (tensor.strings != nullptr) return;
     bytes += tensor.bytes.size();
   }
-  if (bytes > kMostKeptBytes) return;
+  const std::size_t room = KeptOfSize(bytes);
+  if (room == 0) return;
+  std::size_t before = 0;
+  for (auto it = kept.begin(); it != at; ++it) before += KeptOfSize(BytesOf(*it)) == room ? 1 : 0;
+  if (before >= room) return;
   KeptSample sample{std::string(sha256), {}};
   for (const TensorRef& tensor : tensors_of_sample) {
     sample.tensors.push_back(TensorRef::FromBytes(tensor.dtype, tensor.dims,
                                                   std::vector<std::byte>(tensor.bytes.begin(), tensor.bytes.end())));
   }
   kept.insert(at, std::move(sample));
-  if (kept.size() > kKeptSamples) kept.pop_back();
+  std::size_t count = 0;
+  std::erase_if(kept, [&](const KeptSample& k) { return KeptOfSize(BytesOf(k)) == room && ++count > room; });
 }
 
 std::string ModelFingerprint(const Model& model) {

@@ -48,10 +48,11 @@ struct KeptSample {
   std::vector<TensorRef> tensors;  // in the order of the model's inputs
   bool operator==(const KeptSample& other) const { return sha256 == other.sha256; }
 };
-// Kept are the samples of the smallest digests: a random choice that merges exactly. Samples of more bytes than
-// kMostKeptBytes, and samples that hold strings, are never kept.
-inline constexpr std::size_t kKeptSamples = 8;
-inline constexpr std::size_t kMostKeptBytes = std::size_t{4} << 20;
+// Kept are the samples of the smallest digests: a random choice that merges exactly. Eight of up to 4 MiB and two of up
+// to 16 MiB, each size counted by itself (else a shard could drop what the whole keeps). Samples of more bytes, and
+// samples that hold strings, are never kept.
+inline constexpr std::size_t kKeptSamples = 8, kKeptLargeSamples = 2;
+inline constexpr std::size_t kLargeBytes = std::size_t{4} << 20, kMostKeptBytes = std::size_t{16} << 20;
 
 // SHA-256 of a sample's tensors: by content, not by name or place.
 std::string SampleDigest(std::span<const TensorRef> tensors);

@@ -95,7 +95,10 @@ class Quantizer {
   // Errors of weights are the same at every position: they do not average out as the rounding of activations does, by
   // which sensitivity is measured.
   static constexpr double kCoherent = 4;
+  // Weights of which rounding leaves 38 dB at the node's own output.
+  static constexpr double kFaithful = 1.6e-4;
   static constexpr int kMostChecks = 4;
+  static constexpr double kFewestRuns = 6;
 
   struct Site {
     Value* value = nullptr;
@@ -133,6 +136,8 @@ class Quantizer {
   void GetStatistics() {
     const std::vector<ObserveSpec> specs = CalibrationSpecs(model_, config_, device_);
     for (std::size_t i = 0; i < specs.size(); ++i) spec_of_[specs[i].value] = i;
+    // Looking at the weights has made them resident, and the session keeps its own packed copy.
+    for (const Value* constant : model_.graph->constants()) DropPages(*constant);
     CalibrateOptions options;
     options.threads = threads_;
     options.method = MethodName(config_.calibration);
@@ -261,7 +266,13 @@ class Quantizer {
     ParallelFor(work_.size(), threads_, [&](std::size_t i) {
       CheckInterrupt();
       QuantizeOneWeight(placement_.nodes[i], work_[i]);
+      DropPages(*placement_.nodes[i].weight);
     });
+  }
+
+  // Weights in a file are read again when they are needed again.
+  static void DropPages(const Value& constant) {
+    if (constant.data && constant.data->file != nullptr) constant.data->file->DropPages(constant.data->bytes);
   }
 
   void QuantizeOneWeight(const PlacedNode& p, Work& w) const {
@@ -369,6 +380,10 @@ class Quantizer {
       nodes[i].x_site = static_cast<int>(w.x_site);
       nodes[i].y_site = w.y_site;
       stored[i] = StoredNoise(p, w);
+      DropPages(*p.weight);
+      const double power = w.noise.square_sum * sites_[w.x_site].mean_square;
+      nodes[i].faithful =
+          stored[i] <= kFaithful * power && (p.node->Is("Gemm") || FindOp(*p.node).category == OpCategory::kMatMul);
     }
     // How much noise of unit power on a node's output shows at the model's outputs: known from the rounding of the
     // output itself, or from that of the input, whose power behind the weights is known.
@@ -424,10 +439,11 @@ class Quantizer {
   // Selects with the noise that was measured at the outputs in place of the tensors' own.
   Selection Decide(double total_macs, const std::vector<double>& local, std::span<const SelectNode> nodes,
                    std::vector<SelectSite>& sites, const std::function<void()>& weigh, const SelectOptions& select) {
-    // The budget is in runs, from the model's size, never from a clock: an eighth of the calibration itself and what a
-    // nominal core does in a fifth of a second.
+    // The budget is in runs, from the model's size, never from a clock: a sixteenth of the calibration itself and what
+    // a nominal core does in 0.15 seconds.
     const double run_seconds = total_macs / 3e10 + static_cast<double>(placement_.nodes_total) * 5e-6;
-    const double runs = 0.125 * static_cast<double>(statistics_.samples.size()) + 0.2 / run_seconds;
+    const double runs =
+        std::max(kFewestRuns, 0.0625 * static_cast<double>(statistics_.samples.size()) + 0.15 / run_seconds);
     std::vector<ProbeSite> probes;
     std::vector<std::size_t> which;
     for (std::size_t s = 0; s < sites_.size(); ++s) {

@@ -151,8 +151,7 @@ class Selector {
     double sum = 0;
     for (const std::size_t i : order) {
       sum += nodes_[i].stored_noise;
-      if (sum > options_.stored_share * options_.target) break;
-      s_.stored[i] = true;
+      s_.stored[i] = nodes_[i].faithful || sum <= options_.stored_share * options_.target;
     }
   }
 

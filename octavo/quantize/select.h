@@ -14,6 +14,7 @@ struct SelectNode {
   bool depthwise = false;   // its integer form multiplies no faster than its float form
   double weight_noise = 0;  // at the outputs, noise over signal, from rounding its weights as its integer form does
   double stored_noise = 0;  // the same from storing its weights in 8 bits, one scale a channel, for a float node
+  bool faithful = false;    // 8 bits keep its weights so well that they are stored whatever the prediction says
   int x_site = -1;          // the tensor it reads
   int y_site = -1;          // the tensor that it must write in 8 bits; -1: it writes float
 };
@@ -34,7 +35,8 @@ struct SelectOptions {
   double float_mac_budget = 0.4;
   // A node is kept for accuracy only if its share of the noise is at least this many times its share of the work.
   double worth = 0.02;
-  // Weights of float nodes are stored in 8 bits where all of them together add at most this share of the target.
+  // Weights of float nodes are stored in 8 bits where all of them together add at most this share of the target, or
+  // where they are faithful.
   double stored_share = 0.1;
   // Cost of a boundary in multiply-accumulates saved by integers: quantizing one element, dequantizing one, and the
   // node that does it. (u8.u8 products of AVX2 save 0.024 ns a product; QuantizeLinear and DequantizeLinear take about

@@ -36,10 +36,28 @@ constexpr std::int64_t kFewWeights = 3072;
 // And not without outliers: 8 bits resolve a bell of 8 sigma well enough.
 constexpr double kFarOutlier = 8;
 
+// A search over ranges needs no more weights than this: it looks at every k-th.
+constexpr std::size_t kSearched = std::size_t{1} << 16;
+
+// The clipped range of least squared error, or the full one where that is better on all of the weights.
+AffineParams ClippedParams(std::span<const float> w, float min, float max, DType storage, bool symmetric) {
+  if (w.size() <= 2 * kSearched) return MseWeightParams(w, storage, symmetric);
+  const std::size_t stride = w.size() / kSearched | 1;  // odd: no column of a matrix with an even number is left out
+  std::vector<float> some;
+  some.reserve(kSearched + 2);
+  for (std::size_t i = 0; i < w.size(); i += stride) some.push_back(w[i]);
+  some.push_back(min);
+  some.push_back(max);
+  const AffineParams clipped = MseWeightParams(some, storage, symmetric);
+  const AffineParams full = ChooseParams(min, max, storage, symmetric);
+  const bool better = QuantizationSquaredError(w, clipped, storage) < QuantizationSquaredError(w, full, storage);
+  return better ? clipped : full;
+}
+
 AffineParams Params(std::span<const float> w, float min, float max, DType storage, bool symmetric) {
   if (BitWidth(storage) <= 8 && static_cast<std::int64_t>(w.size()) >= kFewWeights) {
     const double rms = std::sqrt(LaneSumSquares(w) / static_cast<double>(w.size()));
-    if (std::max(-min, max) > kFarOutlier * rms) return MseWeightParams(w, storage, symmetric);
+    if (std::max(-min, max) > kFarOutlier * rms) return ClippedParams(w, min, max, storage, symmetric);
   }
   return ChooseParams(min, max, storage, symmetric);
 }
