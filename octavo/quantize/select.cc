@@ -90,7 +90,47 @@ class Selector {
           Set(i, Choice::kInteger);
         }
       }
+      changed = DropGroups() || changed;
     }
+  }
+
+  // Of a row of small nodes none goes alone, for its boundary would only move to its neighbour: groups of integer nodes
+  // that share tensors are weighed as a whole.
+  bool DropGroups() {
+    std::vector<bool> seen(nodes_.size());
+    bool dropped = false;
+    for (std::size_t first = 0; first < nodes_.size(); ++first) {
+      if (seen[first] || !Integer(first)) continue;
+      std::vector<std::size_t> group = {first};
+      std::vector<int> sites;
+      seen[first] = true;
+      for (std::size_t at = 0; at < group.size(); ++at) {
+        for (const int site : {nodes_[group[at]].x_site, nodes_[group[at]].y_site}) {
+          if (site < 0 || std::find(sites.begin(), sites.end(), site) != sites.end()) continue;
+          sites.push_back(site);
+          const auto visit = [&](std::size_t n) {
+            if (seen[n] || !Integer(n)) return;
+            seen[n] = true;
+            group.push_back(n);
+          };
+          for (const std::size_t r : readers_[At(site)]) visit(r);
+          if (writer_[At(site)] >= 0) visit(At(writer_[At(site)]));
+        }
+      }
+      double before = 0, after = 0, saved = 0;
+      for (const int site : sites) before += Boundary(site);
+      for (const std::size_t n : group) {
+        saved += Saved(n);
+        Set(n, Choice::kSlow);
+      }
+      for (const int site : sites) after += Boundary(site);
+      if (before - after > saved) {
+        dropped = true;
+      } else {
+        for (const std::size_t n : group) Set(n, Choice::kInteger);
+      }
+    }
+    return dropped;
   }
 
   void KeepNoisy() {

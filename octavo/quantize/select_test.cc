@@ -68,6 +68,17 @@ TEST(Select, IslandsOfIntegersStayInFloat) {
   EXPECT_EQ(s.choice, (std::vector<Choice>{Choice::kInteger, Choice::kInteger, Choice::kInteger, Choice::kSlow}));
 }
 
+TEST(Select, ARowOfSmallNodesIsWeighedAsAWhole) {
+  const auto site = [](bool float_users) { return SelectSite{.noise = 0, .elements = 10, .float_users = float_users}; };
+  const std::vector<SelectSite> sites = {site(true), site(false), site(true)};
+  std::vector<SelectNode> nodes = {{.macs = 100, .x_site = 0, .y_site = 1}, {.macs = 100, .x_site = 1, .y_site = 2}};
+  EXPECT_EQ(SelectFloatNodes(nodes, sites, {.node_cost = 100}).choice,
+            (std::vector<Choice>{Choice::kSlow, Choice::kSlow}));
+  nodes[0].macs = 400;
+  EXPECT_EQ(SelectFloatNodes(nodes, sites, {.node_cost = 100}).choice,
+            (std::vector<Choice>{Choice::kInteger, Choice::kInteger}));
+}
+
 TEST(Select, FloatNodesStoreTheirWeightsWhileTheNoiseIsSmall) {
   const std::vector<SelectSite> sites = {{.noise = 0, .elements = 100, .float_users = true},
                                          {.noise = 0, .elements = 100, .float_users = true}};
