@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "hwy/cache_control.h"
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
 #include "octavo/base/thread_pool.h"
@@ -177,7 +178,7 @@ void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_
   const bool by_row = !importance.empty() && format.takes_importance;
   // Pieces that stay in the first cache between the check and the encoder, and tasks worth a thread's while. A piece is
   // as many blocks as fill any vector.
-  constexpr std::uint64_t kPiece = 4096, kTask = 1 << 16;
+  constexpr std::uint64_t kPiece = 2048, kTask = 1 << 16;
   const auto encode = [&](std::uint64_t first, std::uint64_t count) {
     CheckFinite(x.data() + first, count, first, where);
     format.encode(x.data() + first, count, by_row ? importance.data() : nullptr,
@@ -201,10 +202,24 @@ void DecodeGgml(const GgmlFormat& format, std::span<const std::byte> blocks, std
                 const std::string& where) {
   if (blocks.size() != GgmlBytes(format, 1, out.size(), where))
     ThrowInternal("sizes of blocks and out disagree", where);
-  constexpr std::size_t kTask = 1 << 17;
+  // A result that no cache holds is written past them, by pieces that stay in the first one: otherwise every line of it
+  // would be read before it is written.
+  constexpr std::size_t kTask = 1 << 17, kPiece = 2048, kBig = std::size_t{1} << 20;
+  const bool big = out.size() >= kBig && format.type_id != 0;
   ParallelFor((out.size() + kTask - 1) / kTask, threads, [&](std::size_t task) {
     const std::size_t first = task * kTask, count = std::min(kTask, out.size() - first);
-    format.decode(blocks.data() + first / format.block * format.block_bytes, count, out.data() + first);
+    const auto at = [&](std::size_t i) { return blocks.data() + i / format.block * format.block_bytes; };
+    if (!big) {
+      format.decode(at(first), count, out.data() + first);
+      return;
+    }
+    alignas(64) float piece[kPiece];
+    for (std::size_t i = first; i < first + count; i += kPiece) {
+      const std::size_t n = std::min(kPiece, first + count - i);
+      format.decode(at(i), n, piece);
+      ggml::CopyPastCache(piece, n, out.data() + i);
+    }
+    hwy::FlushStream();
   });
 }
 

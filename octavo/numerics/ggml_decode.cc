@@ -330,12 +330,27 @@ void DecodeTq2_0(const std::byte* in, size_t n, float* out) {
   });
 }
 
+void CopyPastCacheRun(const float* HWY_RESTRICT x, size_t n, float* HWY_RESTRICT out) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d), bytes = lanes * sizeof(float);
+  const size_t over = reinterpret_cast<uintptr_t>(out) % bytes;
+  size_t i = 0;
+  if (over % sizeof(float) == 0) {
+    const size_t head = over == 0 ? 0 : (bytes - over) / sizeof(float);
+    for (; i < std::min(head, n); ++i) out[i] = x[i];
+    for (; i + lanes <= n; i += lanes) hn::Stream(hn::LoadU(d, x + i), d, out + i);
+  }
+  for (; i < n; ++i) out[i] = x[i];
+}
+
 }  // namespace
 #else  // one lane: the reference is the kernel
 #define OCTAVO_TARGET(name) constexpr auto Decode##name = DecodeReference##name;
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_TARGET)
 #undef OCTAVO_TARGET
+void CopyPastCacheRun(const float* x, size_t n, float* out) { std::memcpy(out, x, n * sizeof(float)); }
 #endif
+void Copy(const float* x, size_t n, float* out) { CopyPastCacheRun(x, n, out); }
 #define OCTAVO_TARGET(name) \
   void Run##name(const std::byte* blocks, size_t n, float* out) { Decode##name(blocks, n, out); }
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_TARGET)
@@ -352,6 +367,8 @@ namespace octavo::ggml {
     HWY_DYNAMIC_DISPATCH(Run##name)(blocks, n, out);                      \
   }
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_EXPORT)
+HWY_EXPORT(Copy);
+void CopyPastCache(const float* x, std::size_t n, float* out) { HWY_DYNAMIC_DISPATCH(Copy)(x, n, out); }
 #undef OCTAVO_EXPORT
 }  // namespace octavo::ggml
 #endif  // HWY_ONCE

@@ -11,6 +11,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "octavo/numerics/ggml_encode.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
@@ -52,6 +53,13 @@ HWY_INLINE uint32_t MaskBits(DF d, MF mask) {
   return hn::Lanes(d) < 16 ? out & ((1u << hn::Lanes(d)) - 1) : out;
 }
 HWY_INLINE MF Untame(DF d, VF y) { return hn::Not(hn::Lt(hn::Abs(y), hn::Set(d, kTame))); }
+
+// EncodeGgml checks a piece of this many elements right before it is encoded: fetched one piece ahead, it is there.
+constexpr size_t kAhead = 2048;
+HWY_INLINE void Ahead(const float* x) {  // for 32 elements; any address may be asked for
+  hwy::Prefetch(x + kAhead);
+  hwy::Prefetch(x + kAhead + 16);
+}
 
 enum class Weights { kMagnitude, kAverage, kSquare, kImportance, kRawImportance };
 
@@ -782,6 +790,7 @@ void EncodeLegacySymmetric(const float* x, size_t n, const float* importance, st
   auto* block = reinterpret_cast<Block*>(out);
   if (!importance) {
     for (size_t i = 0; i < n; i += 32, ++block) {
+      Ahead(x + i);
       const float max = SignedAbsMaxOf(x + i, 32);
       if (!Ordinary(std::fabs(max))) {
         kReference(x + i, nullptr, 0, reinterpret_cast<std::byte*>(block));
@@ -821,6 +830,7 @@ void EncodeLegacyMin(const float* x, size_t n, const float* importance, std::byt
   auto* block = reinterpret_cast<Block*>(out);
   if (!importance) {
     for (size_t i = 0; i < n; i += 32, ++block) {
+      Ahead(x + i);
       Range r = RangeOf(x + i, 32);
       const float span = r.high > r.low ? r.high - r.low : 0.0f;  // +0 for zeros of any signs
       if (!Ordinary(std::max(std::fabs(r.low), std::fabs(r.high))) || !Ordinary(span)) {
@@ -886,6 +896,7 @@ void EncodeQ8_0(const float* x, size_t n, const float*, std::byte* out) {
   const auto half = hn::Set(d, 0x1.fffffep-2f);
   auto* block = reinterpret_cast<BlockQ8_0*>(out);
   for (size_t i = 0; i < n; i += 32, ++block) {
+    Ahead(x + i);
     const float amax = AbsMaxOf(x + i, 32);
     if (!Ordinary(amax)) {
       EncodeReferenceQ8_0(x + i, 32, nullptr, reinterpret_cast<std::byte*>(block));
@@ -922,6 +933,7 @@ void EncodeMxfp4(const float* x, size_t n, const float*, std::byte* out) {
   auto* block = reinterpret_cast<BlockMxfp4*>(out);
   alignas(64) uint8_t codes[32];
   for (size_t i = 0; i < n; i += 32, ++block) {
+    Ahead(x + i);
     const float amax = AbsMaxOf(x + i, 32);
     if (!(amax > kSmall && amax < kLarge)) {
       EncodeReferenceMxfp4(x + i, 32, nullptr, reinterpret_cast<std::byte*>(block));
@@ -969,6 +981,7 @@ void EncodeTq1_0(const float* x, size_t n, const float*, std::byte* out) {
   auto* block = reinterpret_cast<BlockTq1_0*>(out);
   alignas(64) uint8_t codes[kSuper];
   for (size_t i = 0; i < n; i += kSuper, ++block) {
+    for (size_t j = 0; j < kSuper; j += 32) Ahead(x + i + j);
     const float amax = AbsMaxOf(x + i, kSuper);
     if (!Ordinary(amax)) {
       EncodeReferenceTq1_0(x + i, kSuper, nullptr, reinterpret_cast<std::byte*>(block));
@@ -994,6 +1007,7 @@ void EncodeTq2_0(const float* x, size_t n, const float*, std::byte* out) {
   auto* block = reinterpret_cast<BlockTq2_0*>(out);
   alignas(64) uint8_t codes[kSuper];
   for (size_t i = 0; i < n; i += kSuper, ++block) {
+    for (size_t j = 0; j < kSuper; j += 32) Ahead(x + i + j);
     const float amax = AbsMaxOf(x + i, kSuper);
     if (!Ordinary(amax)) {
       EncodeReferenceTq2_0(x + i, kSuper, nullptr, reinterpret_cast<std::byte*>(block));
