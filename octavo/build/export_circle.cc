@@ -130,6 +130,25 @@ std::string ProfileOf(const Model& model) {
   return "";
 }
 
+// Shapes of graph outputs, which SimplifyFloat leaves alone: Circle's are static, and inferred.
+void FoldStaticShapes(Model& model) {
+  Graph& graph = *model.graph;
+  bool folded = false;
+  for (Node* node : graph.nodes()) {
+    if (!node->Is("Shape") || node->input(0) == nullptr || node->output()->is_graph_output() ||
+        !node->attributes().empty())
+      continue;
+    const std::optional<Dims> dims = StaticShape(node->input(0)->type);
+    if (!dims) continue;
+    Value* constant = graph.AddConstant(
+        node->output()->name(), TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(dims->size())}, *dims));
+    graph.ReplaceAllUses(node->output(), constant);
+    graph.Erase(node);
+    folded = true;
+  }
+  if (folded) SimplifyFloat(model);
+}
+
 }  // namespace
 
 ExportReport ExportCircle(const ExportRequest& request) {
@@ -145,6 +164,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
   }
   Model model = PrepareExport(request);
   std::string effective = profile;
+  if (!IsQuantized(model)) FoldStaticShapes(model);
   if (IsQuantized(model)) {
     const std::string found = ProfileOf(model);
     if (!profile.empty() && profile != found) {

@@ -8,6 +8,7 @@
 #include "octavo/base/mapped_file.h"
 #include "octavo/build/inspect_gguf.h"
 #include "octavo/calibrate/statistics.h"
+#include "octavo/import/circle.h"
 #include "octavo/import/onnx.h"
 #include "octavo/import/safetensors.h"
 #include "octavo/ir/text.h"
@@ -36,7 +37,8 @@ bool HasQuantizedInput(const Node& node) {
 }
 
 bool IsConversion(const Node& node) {
-  return node.domain() == kIrDomain || node.Is("QuantizeLinear") || node.Is("DequantizeLinear");
+  return node.domain() == kIrDomain || node.Is("QuantizeLinear") || node.Is("DequantizeLinear") ||
+         node.Is("QUANTIZE", "circle") || node.Is("DEQUANTIZE", "circle");
 }
 
 bool IsQuantizedOp(const Node& node) {
@@ -60,10 +62,12 @@ std::string TypeText(const Value* value) {
   return std::string(Name(value->type.dtype));
 }
 
-InspectResult InspectModel(const fs::path& path, const InspectOptions& options) {
-  Model model = ReadOnnx(path);
+// `kind`: "onnx", "circle" or "tflite".
+InspectResult InspectModel(const fs::path& path, const std::string& kind, const InspectOptions& options) {
+  const bool circle = kind != "onnx";
+  Model model = circle ? ReadCircle(path) : ReadOnnx(path);
   const bool context = HasEpContext(model);
-  const std::int64_t pairs = FoldQdq(model);
+  const std::int64_t pairs = circle ? 0 : FoldQdq(model);
   InspectResult out;
   std::map<std::string, OpCount> ops;
   std::map<std::string, StoredCount> stored;
@@ -116,7 +120,7 @@ InspectResult InspectModel(const fs::path& path, const InspectOptions& options) 
   });
 
   JsonWriter json;
-  json.BeginObject().Field("kind", "onnx").Field("path", path.string()).Field("ir_version", model.ir_version);
+  json.BeginObject().Field("kind", kind).Field("path", path.string()).Field("ir_version", model.ir_version);
   json.Key("opsets").BeginObject();
   std::string opsets;
   for (const OpsetImport& o : model.opsets) {
@@ -128,8 +132,13 @@ InspectResult InspectModel(const fs::path& path, const InspectOptions& options) 
   std::error_code error;
   const std::uint64_t bytes = fs::file_size(path, error);
   char line[320];
-  std::snprintf(line, sizeof line, "ONNX model, %.2f MB, IR version %lld, opset %s\n", static_cast<double>(bytes) / 1e6,
-                static_cast<long long>(model.ir_version), opsets.c_str());
+  if (circle) {
+    std::snprintf(line, sizeof line, "%s flatbuffer, %.2f MB\n", kind == "circle" ? "Circle" : "TFLite",
+                  static_cast<double>(bytes) / 1e6);
+  } else {
+    std::snprintf(line, sizeof line, "ONNX model, %.2f MB, IR version %lld, opset %s\n",
+                  static_cast<double>(bytes) / 1e6, static_cast<long long>(model.ir_version), opsets.c_str());
+  }
   std::string& text = out.text;
   text += line;
   if (context) text += "holds EPContext nodes: compiled for a device\n";
@@ -238,7 +247,7 @@ InspectResult Inspect(const fs::path& path, const InspectOptions& options) {
     return gguf ? InspectGguf(path) : InspectSafetensors(path);
   }
   if (head.size() >= 8 && (head.substr(4, 4) == "CIR0" || head.substr(4, 4) == "TFL3")) {
-    ThrowUnsupported("Circle and TFLite files are not built yet", path.string());
+    return InspectModel(path, head.substr(4, 4) == "CIR0" ? "circle" : "tflite", options);
   }
   if (head.empty()) ThrowBadInput("the file is empty", path.string());
   // No ONNX model starts with a brace: 0x7b would be a field of a wire type that does not exist.
@@ -246,7 +255,7 @@ InspectResult Inspect(const fs::path& path, const InspectOptions& options) {
     if (options.ir) ThrowUsage("statistics have no IR", path.string(), "leave --ir out");
     return InspectStatistics(path);
   }
-  return InspectModel(path, options);
+  return InspectModel(path, "onnx", options);
 }
 
 }  // namespace octavo

@@ -17,6 +17,7 @@
 #include "octavo/base/sha256.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/compile_stage.h"
+#include "octavo/build/read_model.h"
 #include "octavo/build/version.h"
 #include "octavo/build/weights.h"
 #include "octavo/calibrate/calibrate.h"
@@ -330,7 +331,7 @@ const DeviceDescriptor& RequireDevice(const std::string& name) {
 }
 
 Model ReadSource(const BuildConfig& config, std::optional<WeightReplacement>& weights) {
-  Model model = ReadOnnx(config.model);
+  Model model = ReadModelFile(config.model);
   if (HasEpContext(model)) {
     ThrowUnsupported("the model holds an EPContext node: it is compiled for a device already", config.model.string(),
                      "start from the model that it was compiled from");

@@ -141,6 +141,7 @@ class CircleLowering {
   void Cast(const Node& node);
   void LayerNorm(const Node& node);
   void InstanceNorm(const Node& node);
+  void BatchNorm(const Node& node);
   void ArgMax(const Node& node);
   void DepthToSpace(const Node& node);
   void QuantizeNode(const Node& node);

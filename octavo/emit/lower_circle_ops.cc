@@ -1123,12 +1123,16 @@ void CircleLowering::Gather(const Node& node) {
 void CircleLowering::Expand(const Node& node) {
   const Value* x_old = node.input(0);
   const Dims to = DimsOf(node.output());
-  if (x_old->type.quant) KeptFloat(node, "no consumer broadcasts codes");
-  Value* x = Get(x_old, Layout::kFirst, true);
-  if (ShapeOf(x) != to) {
-    x = Emit("BROADCAST_TO", {x, Int32s(to, node.output()->name() + "_shape")}, node.output()->name(),
+  if (x_old->type.quant) KeptFloat(node, "it is lowered in float");
+  Dims from = DimsOf(x_old);
+  while (from.size() < to.size()) from.insert(from.begin(), 1);
+  Value* x = Reshape(Get(x_old, Layout::kFirst, true), from, node.output()->name());
+  // Every consumer has TILE; BROADCAST_TO has no version 1 in LiteRT.
+  Dims repeats;
+  for (std::size_t i = 0; i < to.size(); ++i) repeats.push_back(from[i] == to[i] ? 1 : to[i]);
+  if (from != to)
+    x = Emit("TILE", {x, Int32s(repeats, node.output()->name() + "_repeats")}, node.output()->name(),
              MakeType(x->type.dtype, to));
-  }
   Finish(node, Layout::kFirst, x, false);
 }
 
@@ -1304,6 +1308,38 @@ void CircleLowering::InstanceNorm(const Node& node) {
   Finish(node, Layout::kLast, Binary("ADD", y, Get(node.input(2), Layout::kFirst, true), name), false);
 }
 
+// What stands between quantized tensors, where it could not be folded into the weights in front: a factor and an
+// addend.
+void CircleLowering::BatchNorm(const Node& node) {
+  const Value* x_old = node.input(0);
+  for (std::size_t i = 1; i < 5; ++i) {
+    if (node.input(i) == nullptr || !node.input(i)->is_constant()) Refuse(node, "its parameters are computed");
+  }
+  if (x_old->type.quant || OutputOf(node)->type.quant) KeptFloat(node, "it is several operators in Circle");
+  const auto numbers = [&](std::size_t i) {
+    Value* c = GetConstant(node.input(i), Layout::kFirst, true);
+    std::vector<float> v = c->data->ToFloats();
+    new_->Erase(c);
+    return v;
+  };
+  const std::vector<float> scale = numbers(1), bias = numbers(2), mean = numbers(3), variance = numbers(4);
+  const double epsilon = node.FloatAttribute("epsilon", 1e-5f);
+  std::vector<float> factor(scale.size()), addend(scale.size());
+  if (bias.size() != scale.size() || mean.size() != scale.size() || variance.size() != scale.size())
+    Refuse(node, "its parameters differ in length");
+  for (std::size_t i = 0; i < scale.size(); ++i) {
+    const double f = scale[i] / std::sqrt(static_cast<double>(variance[i]) + epsilon);
+    factor[i] = static_cast<float>(f);
+    addend[i] = static_cast<float>(bias[i] - mean[i] * f);
+  }
+  const std::string name = OutputOf(node)->name();
+  const Dims dims{static_cast<std::int64_t>(scale.size())};
+  // Channels last: they broadcast as they are. A matrix has its channels last already.
+  const Layout layout = DimsOf(x_old).size() >= 3 ? Layout::kLast : Layout::kFirst;
+  Value* y = Binary("MUL", Get(x_old, layout, true), Floats(dims, factor, name + "_factor"), name);
+  Finish(node, layout, Binary("ADD", y, Floats(dims, addend, name + "_addend"), name), false);
+}
+
 void CircleLowering::ArgMax(const Node& node) {
   const Value* x_old = node.input(0);
   const std::size_t rank = DimsOf(x_old).size();
@@ -1436,6 +1472,7 @@ const std::unordered_map<std::string_view, CircleLowering::Handler>& CircleLower
       {"Cast", &L::Cast},
       {"LayerNormalization", &L::LayerNorm},
       {"InstanceNormalization", &L::InstanceNorm},
+      {"BatchNormalization", &L::BatchNorm},
       {"ArgMax", &L::ArgMax},
       {"ArgMin", &L::ArgMax},
       {"DepthToSpace", &L::DepthToSpace},

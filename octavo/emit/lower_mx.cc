@@ -87,20 +87,20 @@ void LowerMx(Model& model) {
   });
   bool fakes = false;
   for (Graph* graph : graphs) {
+    // The numbers of a Dequantize are the value's own.
+    for (Node* node : graph->nodes()) {
+      if (!node->Is(kDequantize, kIrDomain) || !IsMx(node->input(0))) continue;
+      if (node->output()->is_graph_output()) {
+        node->SetOp("Identity");
+      } else {
+        graph->ReplaceAllUses(node->output(), node->input(0));
+        graph->Erase(node);
+      }
+    }
     for (Value* constant : graph->constants()) {
       if (IsMx(constant)) LowerConstant(*constant);
     }
     for (Node* node : graph->nodes()) {
-      if (node->Is(kDequantize, kIrDomain) && IsMx(node->input(0)) && !node->input(0)->is_constant()) {
-        Value* y = node->output();  // the numbers are the value's own
-        if (y->is_graph_output()) {
-          node->SetOp("Identity");
-        } else {
-          graph->ReplaceAllUses(y, node->input(0));
-          graph->Erase(node);
-        }
-        continue;
-      }
       for (Value* value : node->outputs()) {
         if (!IsMx(value)) continue;
         const Mx mx = value->type.quant->mx;

@@ -1,0 +1,262 @@
+"""MX formats and fake quantization: numerics against gfloat and ml_dtypes, the road to ONNX and Circle."""
+import json
+
+import circle_consumers as consumers
+import gfloat
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from conftest import session
+from gfloat import formats as gf
+from onnx import TensorProto, helper, numpy_helper
+
+F32 = TensorProto.FLOAT
+# emax, largest, gfloat's format, ml_dtypes' type
+FORMATS = {
+    "mxfp8_e5m2": (15, 57344.0, gf.format_info_ocp_e5m2, ml_dtypes.float8_e5m2),
+    "mxfp8_e4m3": (8, 448.0, gf.format_info_ocp_e4m3, ml_dtypes.float8_e4m3fn),
+    "mxfp6_e3m2": (4, 28.0, gf.format_info_ocp_e3m2, ml_dtypes.float6_e3m2fn),
+    "mxfp6_e2m3": (2, 7.5, gf.format_info_ocp_e2m3, ml_dtypes.float6_e2m3fn),
+    "mxfp4": (2, 6.0, gf.format_info_ocp_e2m1, ml_dtypes.float4_e2m1fn),
+    "mxint8": (0, 127 / 64, gf.format_info_ocp_int8, None),
+}
+
+
+def blocks_of(x, axis, block):
+    """[.., blocks, block] with the axis last, zero-padded."""
+    x = np.moveaxis(x, axis, -1)
+    pad = -x.shape[-1] % block
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, pad)]).reshape(*x.shape[:-1], -1, block)
+
+
+def oracle(x, name, rounding, axis=-1, block=32, library="gfloat"):
+    """OCP MX v1.0: the shared exponent by hand, the element by a library nobody here wrote."""
+    emax, largest, info, dtype = FORMATS[name]
+    b = blocks_of(x, axis, block).astype(np.float64)
+    amax = np.abs(b).max(-1, keepdims=True)
+    e = np.where(amax == 0, -126, np.frexp(np.where(np.isfinite(amax), amax, 1))[1] - 1) - emax
+    e = np.maximum(e, -127)
+    with np.errstate(invalid="ignore"):
+        v = np.ldexp(b, -e)
+        v = np.where(np.isfinite(amax), v, 0)
+    if rounding == "away":  # ties away from zero, as tico's "nearest" is described
+        if name == "mxint8":
+            step = 1 / 64
+        else:
+            emin = 1 - info.expBias if hasattr(info, "expBias") else 1 - info.bias
+            exponent = np.maximum(np.frexp(np.where(v == 0, 1, v))[1] - 1, emin)
+            step = np.ldexp(1.0, exponent - (info.precision - 1))
+        q = np.abs(v) / step
+        r = np.floor(q)
+        r += (q - r) >= 0.5
+        q = np.copysign(np.minimum(r * step, largest), v)
+    elif library == "ml_dtypes" and dtype is not None:
+        q = np.clip(v, -largest, largest).astype(np.float32).astype(dtype).astype(np.float64)
+    elif name == "mxint8":
+        q = np.clip(np.rint(v * 64), -127, 127) / 64
+    else:
+        q = gfloat.round_ndarray(info, v, gfloat.RoundMode.TiesToEven, sat=True)
+    y = np.where(np.isfinite(amax), np.ldexp(q, e), np.nan).astype(np.float32)
+    y = y.reshape(*y.shape[:-2], -1)[..., :x.shape[axis]]
+    return np.moveaxis(y, -1, axis)
+
+
+def fake_weight_model(w, name, rounding, axis, block=32):
+    nodes = [helper.make_node("MXFakeQuantize", ["w"], ["wq"], "fq", domain="octavo", elem_format=name, rounding=rounding, axis=axis, block_size=block),
+             helper.make_node("MatMul", ["x", "wq"], ["y"], "mm")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [2, w.shape[0]])],
+                              [helper.make_tensor_value_info("y", F32, [2, w.shape[1]])], [numpy_helper.from_array(w, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("octavo", 1)], ir_version=10)
+
+
+def twin_values(path):
+    """The numbers of the blocked DequantizeLinear of a written model, computed here."""
+    model = onnx.load(str(path))
+    init = {i.name: i for i in model.graph.initializer}
+    dq, = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    a = {x.name: helper.get_attribute_value(x) for x in dq.attribute}
+    codes, scale = numpy_helper.to_array(init[dq.input[0]]), numpy_helper.to_array(init[dq.input[1]])
+    s = np.repeat(scale, a["block_size"], a["axis"])
+    s = np.take(s, np.arange(codes.shape[a["axis"]]), a["axis"])
+    return codes.astype(np.float32) * s, codes.dtype
+
+
+def values(count, seed):
+    """Numbers of many magnitudes, ties, subnormals and zeros; no NaN or infinity."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=count).astype(np.float32)
+    kind = np.repeat(rng.integers(0, 6, count // 32 + 1), 32)[:count]
+    ties = (rng.integers(-256, 257, count) / 2.0 ** rng.integers(0, 9, count)).astype(np.float32)
+    bits = (rng.integers(0, 1 << 32, count, dtype=np.uint64).astype(np.uint32) & np.uint32(0xFF7FFFFF)).view(np.float32)
+    tiny = (rng.integers(0, 1 << 32, count, dtype=np.uint64).astype(np.uint32) & np.uint32(0x80FFFFFF)).view(np.float32)
+    spread = np.ldexp(x, rng.integers(-40, 40, count)).astype(np.float32)
+    return np.select([kind == 1, kind == 2, kind == 3, kind == 4, kind == 5], [ties, bits, tiny, spread, np.zeros(count, np.float32)], x).astype(np.float32)
+
+
+def check_numerics(octavo, tmp_path, name, rounding, rows, columns):
+    for axis, seed in ((0, 1), (1, 2)):
+        w = values(rows * columns, seed).reshape(rows, columns)
+        onnx.save(fake_weight_model(w, name, rounding, axis - 2), str(tmp_path / "m.onnx"))
+        octavo("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx", "--force")
+        got, _ = twin_values(tmp_path / "t.onnx")
+        want = oracle(w, name, rounding, axis, library=("ml_dtypes", "gfloat")[axis])
+        wrong = np.flatnonzero(got.ravel() != want.ravel())
+        assert wrong.size == 0, f"{wrong.size} differ, first {w.ravel()[wrong[:5]]} -> {got.ravel()[wrong[:5]]}, not {want.ravel()[wrong[:5]]}"
+
+
+@pytest.mark.parametrize("rounding", ["even", "away"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_numerics(octavo, tmp_path, name, rounding):
+    """Half a million values along each axis, ragged tails on both."""
+    check_numerics(octavo, tmp_path, name, rounding, 1000, 500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", ["even", "away"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_numerics_ten_million(octavo, tmp_path, name, rounding):
+    check_numerics(octavo, tmp_path, name, rounding, 2500, 2001)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nan_and_infinity_take_their_block(octavo, tmp_path, name):
+    w = np.random.default_rng(0).normal(size=(96, 4)).astype(np.float32)
+    w[3, 0], w[40, 1], w[95, 3] = np.nan, np.inf, -np.inf
+    onnx.save(fake_weight_model(w, name, "away", 0), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx")
+    got, _ = twin_values(tmp_path / "t.onnx")
+    want = oracle(w, name, "away", 0)
+    assert np.isnan(want[:32, 0]).all() and np.isnan(want[32:64, 1]).all() and np.isnan(want[64:, 3]).all()
+    np.testing.assert_array_equal(got, want)
+
+
+def conv_model(w_format, x_format, rounding="away", fq_out=True):
+    rng = np.random.default_rng(4)
+    init = [numpy_helper.from_array((rng.normal(size=(8, 40, 3, 3)) / 19).astype(np.float32), "w"),
+            numpy_helper.from_array(rng.normal(size=8).astype(np.float32), "b")]
+
+    def fq(i, o, f, axis):
+        return helper.make_node("MXFakeQuantize", [i], [o], o, domain="octavo", elem_format=f, axis=axis, rounding=rounding)
+
+    nodes = [fq("x", "xq", x_format, -3), fq("w", "wq", w_format, 1), helper.make_node("Conv", ["xq", "wq", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+             helper.make_node("Relu", ["c"], ["r"], "relu")]
+    nodes.append(fq("r", "y", x_format, 1) if fq_out else helper.make_node("Identity", ["r"], ["y"]))
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [1, 40, 8, 8])], [helper.make_tensor_value_info("y", F32, [1, 8, 8, 8])], init)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("octavo", 1)], ir_version=10)
+
+
+@pytest.fixture
+def conv_data(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in range(4):
+        np.savez(tmp_path / "data" / f"{i}.npz", x=np.random.default_rng(i).normal(size=(1, 40, 8, 8)).astype(np.float32))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("rounding", ["away", "even"])
+@pytest.mark.parametrize("name", ["mxint8", "mxfp4", "mxfp8_e4m3"])
+def test_the_onnx_twin_equals_the_fake_quantized_model(octavo, conv_data, tmp_path, name, rounding):
+    onnx.save(conv_model(name, name, rounding), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx")
+    kinds = [n.op_type for n in onnx.load(str(tmp_path / "t.onnx")).graph.node]
+    assert "DequantizeLinear" in kinds and kinds.count("MXFakeQuantize") == 2
+    octavo("compare", tmp_path / "m.onnx", tmp_path / "t.onnx", "--data", conv_data, "--json", tmp_path / "c.json")
+    c = json.loads((tmp_path / "c.json").read_text())
+    assert all(o["max_abs"] == 0 for o in c["outputs"]), c
+
+
+@pytest.mark.parametrize("name,code", [("mxint8", -7), ("mxfp4", -6)])
+def test_circle_tensors_carry_mx(octavo, tmp_path, name, code):
+    from circle_schema import circle
+    onnx.save(conv_model(name, name), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "m.circle", "--json", tmp_path / "r.json")
+    model, graph, operators, tensors = consumers.read(tmp_path / "m.circle")
+    mx = [t for t in tensors.values() if t.Type() == code]
+    assert len(mx) >= 3  # input, weight, result
+    for t in mx:
+        q = t.Quantization()
+        assert q.DetailsType() == 2
+        details = circle.MXQuantization.MXQuantization()
+        details.Init(q.Details().Bytes, q.Details().Pos)
+        assert details.Axis() == q.QuantizedDimension() in (1, 3)  # the channels: of the NCHW input, in NHWC and OHWI
+    assert operators.count("CONV_2D") == 1 and operators.count("DEQUANTIZE") == 1  # at the graph's float output
+    conv = next(i for i, o in enumerate(operators) if o == "CONV_2D")
+    for k in range(2):
+        t = graph.Tensors(graph.Operators(conv).Inputs(k))
+        assert t.Type() == code and t.Quantization().QuantizedDimension() == 3
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["facts"]["kept in float"] == "0" and report["facts"]["profile"] == name
+
+
+@pytest.mark.parametrize("name", ["mxint8", "mxfp4"])
+def test_circle_mx_comes_back_bit_for_bit(octavo, conv_data, tmp_path, name):
+    onnx.save(conv_model(name, name), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "m.circle")
+    octavo("export", tmp_path / "m.circle", "--to", "onnx", "-o", tmp_path / "b.onnx")
+    kinds = [n.op_type for n in onnx.load(str(tmp_path / "b.onnx")).graph.node]
+    assert "MXFakeQuantize" in kinds and "DequantizeLinear" in kinds
+    octavo("compare", tmp_path / "m.onnx", tmp_path / "b.onnx", "--data", conv_data, "--json", tmp_path / "c.json")
+    c = json.loads((tmp_path / "c.json").read_text())
+    assert all(o["max_abs"] == 0 for o in c["outputs"]), c
+
+
+@pytest.mark.parametrize("profile,code", [("mxint8", -7), ("mxfp4", -6)])
+def test_circle_mx_profiles(octavo, small_cnn, tmp_path, profile, code):
+    octavo("export", small_cnn, "--to", "circle", "-o", tmp_path / "m.circle", "--profile", profile, "--dim", "n=1")
+    _, _, operators, tensors = consumers.read(tmp_path / "m.circle")
+    assert sum(t.Type() == code for t in tensors.values()) >= 6
+    assert "CONV_2D" in operators
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_weight_only_precisions(octavo, tmp_path, name):
+    rng = np.random.default_rng(9)
+    w = rng.normal(size=(96, 64)).astype(np.float32)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], "mm")], "g", [helper.make_tensor_value_info("x", F32, [2, 96])],
+                              [helper.make_tensor_value_info("y", F32, [2, 64])], [numpy_helper.from_array(w, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(tmp_path / "m.onnx"))
+    octavo("quantize", tmp_path / "m.onnx", "-o", tmp_path / "q.onnx", "--precision", name)
+    got, dtype = twin_values(tmp_path / "q.onnx")
+    np.testing.assert_array_equal(got, oracle(w, name, "even", 0))
+    x = rng.normal(size=(2, 96)).astype(np.float32)
+    y, = session(tmp_path / "q.onnx", optimize=False).run(None, {"x": x})  # optimized, the runtime rounds activations too
+    np.testing.assert_allclose(y, x @ got, rtol=1e-4, atol=1e-4)
+
+
+def test_affine_fake_quantize_becomes_a_type(octavo, tmp_path):
+    """FakeQuantize(x, s, z) is a Q/DQ pair, runs as it is, and gives integer tensors in Circle."""
+    rng = np.random.default_rng(2)
+    w = (rng.normal(size=(8, 3, 3, 3)) / 5).astype(np.float32)
+    ws = (np.abs(w).max((1, 2, 3)) / 127).astype(np.float32)
+    init = [numpy_helper.from_array(np.asarray(a), n) for n, a in
+            [("w", w), ("ws", ws), ("wz", np.zeros(8, np.int32)), ("xs", np.float32(0.02)), ("xz", np.int32(3)), ("ys", np.float32(0.03)), ("yz", np.int32(-5))]]
+
+    def fq(i, s, z, o, **a):
+        return helper.make_node("FakeQuantize", [i, s, z], [o], o, domain="octavo", quant_min=-128, quant_max=127, **a)
+
+    nodes = [fq("x", "xs", "xz", "xq"), fq("w", "ws", "wz", "wq", axis=0), helper.make_node("Conv", ["xq", "wq"], ["c"], "conv"), fq("c", "ys", "yz", "y")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [1, 3, 9, 9])], [helper.make_tensor_value_info("y", F32, [1, 8, 7, 7])], init)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("octavo", 1)], ir_version=9), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "q.onnx")
+    (tmp_path / "d").mkdir()
+    samples = [{"x": rng.normal(size=(1, 3, 9, 9)).astype(np.float32)} for _ in range(4)]
+    for i, s in enumerate(samples):
+        np.savez(tmp_path / "d" / f"{i}.npz", **s)
+    octavo("compare", tmp_path / "m.onnx", tmp_path / "q.onnx", "--data", tmp_path / "d", "--json", tmp_path / "c.json")
+    c = json.loads((tmp_path / "c.json").read_text())
+    assert all(o["max_abs"] <= 0.0301 and o["sqnr_db"] > 40 for o in c["outputs"]), c  # a step where the float sums differ in order
+    octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "m.circle", "--json", tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["facts"]["kept in float"] == "0"
+    s = session(tmp_path / "q.onnx", optimize=False)
+    for sample, got in zip(samples, consumers.litert(tmp_path / "m.circle", samples)):
+        steps = np.rint(np.abs(s.run(None, sample)[0] - got["y"]) / 0.03)
+        assert steps.max() <= 1
+
+
+def test_refused_attributes_say_why(octavo, tmp_path):
+    (tmp_path / "d").mkdir()
+    np.savez(tmp_path / "d" / "0.npz", x=np.zeros((1, 40, 8, 8), np.float32))
+    onnx.save(conv_model("mxfp5", "mxfp4"), str(tmp_path / "m.onnx"))
+    r = octavo("compare", tmp_path / "m.onnx", tmp_path / "m.onnx", "--data", tmp_path / "d", code=3)
+    assert "mxfp5" in r.error
