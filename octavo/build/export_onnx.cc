@@ -1,17 +1,26 @@
 // `octavo export --to onnx`: plain ONNX of what the IR says, in the form that is asked for.
 #include "octavo/base/error.h"
 #include "octavo/build/export.h"
+#include "octavo/build/pipeline.h"
 #include "octavo/emit/onnx.h"
+#include "octavo/rewrite/quantized.h"
 
 namespace octavo {
 
 ExportReport ExportOnnx(const ExportRequest& request) {
   const std::string form = request.Option("form", "qdq");
   if (form != "qdq" && form != "qlinear") ThrowUsage("unknown form '" + form + "'", "--form", "use qdq or qlinear");
-  if (form == "qlinear") ThrowUnsupported("not built yet", "--form qlinear", "use --form qdq");
   Model model = PrepareExport(request);
-  RaiseOpsetForQuantization(model);
-  LowerToQdq(model);
+  FoldQLinear(model);
+  if (form == "qlinear") {
+    RewriteQuantized(model, RequireDevice(request.config.device));
+    RaiseOpsetForQuantization(model);
+    LowerToQLinear(model);
+  } else {
+    UseQdqForm(model);
+    RaiseOpsetForQuantization(model);
+    LowerToQdq(model);
+  }
   const OnnxFiles files = WriteOnnx(model, request.out);
   ExportReport report;
   report.files.push_back(files.model);

@@ -42,12 +42,17 @@ void WriteQuantize(JsonWriter& json, const QuantizeResult& q) {
   json.EndObject();
 }
 
-void WriteRewrites(JsonWriter& json, const QuantizeResult& q) {
+void WriteRewrites(JsonWriter& json, const QuantizeResult& q, const std::vector<RuleCount>& rules) {
   json.BeginArray();
   for (const auto& [rule, applied] : q.rewrites) {
     // The passes over the float model change results by float rounding only; they do not count what they refuse.
     json.BeginObject().Field("rule", rule).Field("class", "improves").Field("applied", applied);
     json.Key("refused").Null().EndObject();
+  }
+  for (const RuleCount& rule : rules) {
+    if (rule.applied == 0 && rule.refused == 0) continue;
+    json.BeginObject().Field("rule", rule.rule).Field("class", Name(rule.rule_class));
+    json.Field("applied", rule.applied).Field("refused", rule.refused).EndObject();
   }
   json.EndArray();
 }
@@ -95,7 +100,10 @@ std::string ToJson(const Manifest& m) {
   json.Key("quantize");
   WriteQuantize(json, m.quantize);
   json.Key("rewrite");
-  WriteRewrites(json, m.quantize);
+  WriteRewrites(json, m.quantize, m.rewrite);
+  if (m.layers > 0) {
+    json.Key("integer_layers").BeginObject().Field("integer", m.integer_layers).Field("total", m.layers).EndObject();
+  }
   json.Key("compile").BeginObject().Field("ep_context_nodes", m.ep_context_nodes);
   json.Field("boundary_nodes", m.boundary_nodes);
   if (!m.not_compiled_here.empty()) json.Field("not_compiled_here", m.not_compiled_here);
@@ -130,7 +138,7 @@ std::string ToJson(const QuantizeResult& q) {
   json.Key("quantize");
   WriteQuantize(json, q);
   json.Key("rewrite");
-  WriteRewrites(json, q);
+  WriteRewrites(json, q, {});
   return json.EndObject().Take();
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "octavo/quantize/quantize.h"
+#include "octavo/rewrite/rule.h"
 #include "octavo/validate/compare.h"
 
 namespace octavo {
@@ -45,6 +46,8 @@ struct Manifest {
   std::string calibration_sha256;  // of the samples, or of the loaded statistics
   std::vector<StageRecord> stages;
   QuantizeResult quantize;
+  std::vector<RuleCount> rewrite;               // of the rewrite stage, after quantization
+  std::int64_t integer_layers = 0, layers = 0;  // layers that multiply and add, and those in integer kernels
   double compile_seconds = 0;
   std::int64_t ep_context_nodes = 0, boundary_nodes = 0;
   std::string not_compiled_here;              // why the artifact was not compiled, where it should be

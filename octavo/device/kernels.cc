@@ -34,7 +34,7 @@ constexpr IntegerKernel kCpu[] = {
     OnCodes("MaxPool", 12, false),
     OnCodes("ReduceMax", 12, false),
     OnCodes("ReduceMin", 12, false),
-    OnCodes("Resize", 13, false),
+    OnCodes("Resize", 11, false),
     OnCodes("DepthToSpace", 11, false),
     OnCodes("SpaceToDepth", 11, false),
     OnCodes("Pad", 11, false),

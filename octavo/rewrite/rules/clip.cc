@@ -20,7 +20,7 @@ class QuantizeBeforeClipRule final : public PatternRule<Node*> {
         "%c : u8(s, z) = Conv ...;  %y : u8(s, z) = Relu %c",
         "quantization is monotone: q(clip(x)) == clip(q(x), q(low), q(high)); shown at every step threshold and its "
         "neighbours for all zero points (Clip.EveryThreshold)",
-        {"quantize-before-clip/one-use", "quantize-before-clip/constant-bounds"}};
+        {"quantize-before-clip/one-use"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!IsClip(node) || node.form == QuantForm::kQLinear) return Refusal{};
@@ -39,9 +39,6 @@ class QuantizeBeforeClipRule final : public PatternRule<Node*> {
     if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kUndefined) return Refusal{"its input is not f32"};
     if (!Holds("quantize-before-clip/one-use", OnlyUser(*x) == &node)) {
       return Refusal{"the output of " + Describe(producer) + " has other uses, which want its float value"};
-    }
-    if (!Holds("quantize-before-clip/constant-bounds", ClipBoundsOf(node).has_value())) {
-      return Refusal{"its bounds are computed, crossed or not numbers"};
     }
     return &node;
   }

@@ -128,7 +128,7 @@ class JoinCodesRule final : public PatternRule<Node*> {
             "%y : u8(s, z) = Concat (%a : u8(s, z)), (%b : u8(s, z))",
             "%y_codes = Concat %a_codes, %b_codes",
             "as move-codes: every code comes back (Requantize.EveryCodeComesBack)",
-            {"join-codes/same-parameters"}};
+            {}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
@@ -143,7 +143,7 @@ class JoinCodesRule final : public PatternRule<Node*> {
       if (!IsDataInput(info, i)) continue;
       const std::optional<ScalarParams> in = ScalarOf(node.input(i));
       if (!in) return Refusal{"input " + std::to_string(i) + " is not quantized per tensor"};
-      if (!Holds("join-codes/same-parameters", SameScalar(*in, *out))) {
+      if (!SameScalar(*in, *out)) {
         return Refusal{"input " + std::to_string(i) + " is " + Text(*in) + ", the output " + Text(*out)};
       }
     }
@@ -166,7 +166,7 @@ class IntegerPadRule final : public PatternRule<Node*> {
             "%y : u8(s, z) = Pad (%x : u8(s, z)), %pads",
             "%y_codes = Pad %x_codes, %pads, z",
             "every code comes back, and the constant's code is what quantizing it gives (Pad.EveryConstant)",
-            {"integer-pad/same-parameters", "integer-pad/constant-known"}};
+            {"integer-pad/same-parameters"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
@@ -185,8 +185,7 @@ class IntegerPadRule final : public PatternRule<Node*> {
       const bool plain =
           v->is_constant() && v->data && v->data->elements() == 1 &&
           (v->type.quant ? ScalarOf(v).has_value() && SameScalar(*ScalarOf(v), *in) : v->data->dtype == DType::kF32);
-      if (!Holds("integer-pad/constant-known", plain))
-        return Refusal{"its constant is computed, or has parameters of its own"};
+      if (!plain) return Refusal{"its constant is computed, or has parameters of its own"};
     }
     return &node;
   }

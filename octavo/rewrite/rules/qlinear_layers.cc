@@ -58,7 +58,7 @@ class QLinearConvRuleImpl final : public LayerRule {
         "the int32 sum is exact (bound by Z3); the kernel's requantization is monotone, and its 255 step thresholds "
         "are compared with those of the QDQ form (Threshold.QLinearConv)",
         {"qlinear-conv/weight-axis", "qlinear-conv/weight-zero-points", "qlinear-conv/saturation",
-         "qlinear-conv/bias-zero-point", "qlinear-conv/bias-scale", "qlinear-conv/sum-fits"}};
+         "qlinear-conv/bias-scale", "qlinear-conv/sum-fits"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!Concerned(node)) return Refusal{};
@@ -159,15 +159,14 @@ class QGemmRuleImpl final : public LayerRule {
               "%y = QGemm %a_codes, s_a, z_a, %b_codes, s_b, z_b, %c",
               "as matmul-integer-to-float (Threshold.QGemmToFloat)",
               {"qgemm-to-float/weight-axis", "qgemm-to-float/weight-zero-points", "qgemm-to-float/saturation",
-               "qgemm-to-float/bias-zero-point", "qgemm-to-float/bias-scale", "qgemm-to-float/sum-fits",
-               "qgemm-to-float/plain"}};
+               "qgemm-to-float/bias-scale", "qgemm-to-float/sum-fits", "qgemm-to-float/plain"}};
     }
     return {"A fully connected layer between codes.",
             "%y : u8 = Gemm (%a : u8), (%b : u8), (%c : s32)",
             "%y_codes = QGemm %a_codes, s_a, z_a, %b_codes, s_b, z_b, %c, s_y, z_y",
             "as qlinear-conv: exact int32 sum, 255 thresholds compared (Threshold.QGemm)",
-            {"qgemm/weight-axis", "qgemm/weight-zero-points", "qgemm/saturation", "qgemm/bias-zero-point",
-             "qgemm/bias-scale", "qgemm/sum-fits", "qgemm/plain"}};
+            {"qgemm/weight-axis", "qgemm/weight-zero-points", "qgemm/saturation", "qgemm/bias-scale", "qgemm/sum-fits",
+             "qgemm/plain"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!Concerned(node) || IsQuantized(node.output()) == float_output_) return Refusal{};
