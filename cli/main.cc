@@ -74,8 +74,8 @@ int Run(int argc, char** argv) {
   commands.push_back(PerfCommand());
   commands.push_back(InspectCommand());
   commands.push_back(DevicesCommand());
+  commands.push_back(CompileCommand());
   commands.push_back(ExportCommand());
-  for (Command& command : UnbuiltCommands()) commands.push_back(std::move(command));
 
   CLI::App app{"Quantizes a trained model, makes what a device runs, and checks by running it that it is right."};
   app.name("octavo");

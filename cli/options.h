@@ -40,9 +40,9 @@ Command CompareCommand();
 Command PerfCommand();
 Command InspectCommand();
 Command DevicesCommand();
+Command CompileCommand();
 Command ExportCommand();
 Command RewriteCommand();
-std::vector<Command> UnbuiltCommands();  // those of the interface that are not built
 
 // The options that several commands share. A command takes the groups it needs; each option has one effect everywhere.
 struct DataFlags {

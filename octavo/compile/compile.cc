@@ -167,6 +167,34 @@ class HandedThrough {
   std::vector<std::string> names_;
 };
 
+// The plugin's provider with the options in force, and the backend beside its library.
+EpSpec ProviderOf(const CompileContext& context) {
+  const DeviceDescriptor& device = *context.device;
+  EpSpec ep;
+  ep.name = std::string(device.ep);
+  ep.options = EffectiveOptions(context);
+  ep.library = RequireLibrary(device);
+  int minor = 0;
+  if (std::sscanf(OrtVersion().c_str(), "1.%d", &minor) == 1 && minor < device.plugin->least_minor) {
+    ThrowUnsupported(
+        "ONNX Runtime " + OrtVersion() + " is too old for the plugin of device '" + std::string(device.name) + "'",
+        ep.library.string(), "use 1." + std::to_string(device.plugin->least_minor) + " or newer");
+  }
+  if (!device.plugin->backend.empty()) {
+    const fs::path backend = ep.library.parent_path() / device.plugin->backend;
+    std::error_code error;
+    if (!fs::is_regular_file(backend, error)) {
+      ThrowUnsupported("the backend of device '" + std::string(device.name) + "' was not found", backend.string(),
+                       std::string(device.plugin->how));
+    }
+    const std::string key(device.plugin->backend_option);
+    if (std::none_of(ep.options.begin(), ep.options.end(), [&](const auto& o) { return o.first == key; })) {
+      ep.options.emplace_back(key, backend.string());
+    }
+  }
+  return ep;
+}
+
 void Deliver(const fs::path& model, const fs::path& out) {
   std::error_code error;
   if (fs::equivalent(model, out, error)) return;
@@ -295,8 +323,6 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   const DeviceDescriptor& device = *context.device;
   CompileReport report;
   EpSpec ep;
-  ep.name = std::string(device.ep);
-  ep.options = EffectiveOptions(context);
   if (!device.system.empty()) {
     report.not_compiled_here = std::string(device.ep) + " exists on " + std::string(device.system) + " only";
   } else if (!device.compiles) {
@@ -307,25 +333,7 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
     report.files = {out};
     return report;
   }
-  ep.library = RequireLibrary(device);
-  int minor = 0;
-  if (std::sscanf(OrtVersion().c_str(), "1.%d", &minor) == 1 && minor < device.plugin->least_minor) {
-    ThrowUnsupported(
-        "ONNX Runtime " + OrtVersion() + " is too old for the plugin of device '" + std::string(device.name) + "'",
-        ep.library.string(), "use 1." + std::to_string(device.plugin->least_minor) + " or newer");
-  }
-  if (!device.plugin->backend.empty()) {
-    const fs::path backend = ep.library.parent_path() / device.plugin->backend;
-    std::error_code error;
-    if (!fs::is_regular_file(backend, error)) {
-      ThrowUnsupported("the backend of device '" + std::string(device.name) + "' was not found", backend.string(),
-                       std::string(device.plugin->how));
-    }
-    const std::string key(device.plugin->backend_option);
-    if (std::none_of(ep.options.begin(), ep.options.end(), [&](const auto& o) { return o.first == key; })) {
-      ep.options.emplace_back(key, backend.string());
-    }
-  }
+  ep = ProviderOf(context);
   DeviceWorker worker;
   const std::vector<EpDevice> devices = worker.Devices(ep.name, ep.library);
   if (devices.empty()) {
@@ -373,6 +381,35 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   report.ep = std::move(ep);
   for (const std::string& line : compiled.log) LogDebug("provider: " + line);
   return report;
+}
+
+std::optional<EpSpec> ProviderFor(const fs::path& model, const DeviceDescriptor& device, CompileContext context) {
+  const Model read = ReadOnnx(model);
+  const DeviceDescriptor* runs = &device;
+  for (const Node* node : read.graph->nodes()) {
+    if (node->op() != "EPContext") continue;
+    const std::string source = node->StringAttribute("source", "");
+    runs = nullptr;
+    for (const DeviceDescriptor& d : Devices()) {
+      std::string short_name(d.ep);
+      short_name.resize(short_name.size() - std::string_view("ExecutionProvider").size());
+      if (source == d.ep || source == short_name) runs = &d;
+    }
+    if (runs == nullptr) {
+      ThrowUnsupported("the model is compiled for '" + source + "', which Octavo does not know", model.string());
+    }
+    break;
+  }
+  if (runs->plugin == nullptr) {
+    if (!runs->system.empty()) {
+      ThrowUnsupported(std::string(runs->ep) + " exists on " + std::string(runs->system) + " only", model.string(),
+                       "measure with --device cpu");
+    }
+    return std::nullopt;
+  }
+  if (runs != &device) context.options.clear();  // those given are of another device
+  context.device = runs;
+  return ProviderOf(context);
 }
 
 }  // namespace octavo

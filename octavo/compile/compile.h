@@ -67,4 +67,10 @@ std::string ProviderIdentity(const DeviceDescriptor& device);
 CompileReport CompileModelFor(const std::filesystem::path& model, const std::filesystem::path& out,
                               const CompileContext& context);
 
+// What runs `model`: the provider that its EPContext nodes were made by, or that of `device` for a model that is not
+// compiled; nullopt: the CPU's. Errors: kUnsupported: the provider's plugin is not here, or finds no device; an
+// EPContext of a provider that Octavo does not know.
+std::optional<EpSpec> ProviderFor(const std::filesystem::path& model, const DeviceDescriptor& device,
+                                  CompileContext context);
+
 }  // namespace octavo

@@ -10,6 +10,7 @@
 #include "octavo/base/interrupt.h"
 #include "octavo/base/resources.h"
 #include "octavo/import/onnx.h"
+#include "octavo/runtime/device_worker.h"
 #include "octavo/runtime/session.h"
 #include "octavo/validate/json_writer.h"
 
@@ -25,18 +26,28 @@ double NearestRank(const std::vector<double>& sorted, double percent) {
 struct Runner {
   PerfSide side;
   std::unique_ptr<Session> session;
+  std::unique_ptr<DeviceWorker> worker;  // instead of the session
+  std::uint64_t worker_rss = 0;
   std::vector<std::size_t> inputs;  // position among the data's tensors
 
-  Runner(const std::filesystem::path& model, const std::vector<InputSpec>& specs, int threads) {
+  Runner(const std::filesystem::path& model, const std::vector<InputSpec>& specs, int threads,
+         const std::optional<EpSpec>& ep) {
     side.model = model.string();
     std::error_code error;
     side.bytes = std::filesystem::file_size(model, error);
     SessionOptions options;
     options.intra_op_threads = threads;
-    const Stopwatch load;
-    session = std::make_unique<Session>(model, options);
-    side.load_seconds = load.Seconds();
-    for (const IoSpec& input : session->inputs()) {
+    if (ep) {
+      worker = std::make_unique<DeviceWorker>();
+      worker->Open(model, &*ep, GraphOptimization::kAll, threads);
+      side.load_seconds = worker->load_seconds();
+      side.provider = ep->name;
+    } else {
+      const Stopwatch load;
+      session = std::make_unique<Session>(model, options);
+      side.load_seconds = load.Seconds();
+    }
+    for (const IoSpec& input : ep ? worker->inputs() : session->inputs()) {
       const auto it =
           std::find_if(specs.begin(), specs.end(), [&](const InputSpec& spec) { return spec.name == input.name; });
       if (it == specs.end()) {
@@ -50,6 +61,11 @@ struct Runner {
   double Run(const Sample& sample) {
     std::vector<TensorRef> tensors;
     for (const std::size_t i : inputs) tensors.push_back(sample.tensors.at(i));
+    if (worker) {
+      const DeviceWorker::RunResult result = worker->Run(tensors);
+      worker_rss = std::max(worker_rss, result.peak_rss_bytes);
+      return result.seconds * 1e3;
+    }
     const Stopwatch time;
     session->Run(tensors);
     return time.Seconds() * 1e3;
@@ -58,6 +74,7 @@ struct Runner {
 
 void WriteLatency(JsonWriter& json, const PerfSide& side) {
   const LatencyStats& l = side.latency;
+  json.Field("provider", side.provider);
   json.Field("model", side.model).Field("bytes", side.bytes).Field("load_seconds", side.load_seconds);
   json.Key("latency_ms").BeginObject();
   json.Field("mean", l.mean).Field("p50", l.p50).Field("p90", l.p90).Field("p95", l.p95).Field("p99", l.p99);
@@ -103,15 +120,15 @@ PerfResult MeasurePerf(const std::filesystem::path& model, const std::optional<s
   OrtVersion();  // the library itself is not the model's memory
   ResetPeakRss();
   result.baseline_rss_bytes = CurrentRssBytes();
-  Runner a(model, specs, options.threads);
+  Runner a(model, specs, options.threads, options.ep);
   for (std::int64_t i = 0; i < std::max<std::int64_t>(options.warmup, 1); ++i) {
     CheckInterrupt();
     a.Run(samples[static_cast<std::size_t>(i) % distinct]);
   }
-  result.peak_rss_bytes = PeakRssBytes();
+  result.peak_rss_bytes = a.worker ? a.worker_rss : PeakRssBytes();
   std::optional<Runner> b;
   if (against) {
-    b.emplace(*against, specs, options.threads);
+    b.emplace(*against, specs, options.threads, options.against_ep);
     for (std::int64_t i = 0; i < options.warmup; ++i) {
       CheckInterrupt();
       b->Run(samples[static_cast<std::size_t>(i) % distinct]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "octavo/import/data.h"
+#include "octavo/runtime/plugin.h"
 
 namespace octavo {
 
@@ -16,6 +17,8 @@ struct PerfOptions {
   std::int64_t warmup = 5;      // runs that are not counted
   std::int64_t iterations = 0;  // counted runs; 0: as many as fit in `seconds`, at least 10
   double seconds = 3.0;
+  // Execution providers of plugins: that side then runs in a process of its own, timed there.
+  std::optional<EpSpec> ep, against_ep;
 };
 
 // Latencies are wall time of one run of the session, in milliseconds. Percentiles are nearest-rank.
@@ -30,6 +33,7 @@ struct PerfSide {
   std::string model;
   std::uint64_t bytes = 0;  // of the file
   double load_seconds = 0;
+  std::string provider = "CPUExecutionProvider";
   LatencyStats latency;
   std::vector<double> raw_ms;  // in order
 };
