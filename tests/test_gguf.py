@@ -455,3 +455,24 @@ def test_export_and_weights_round_trip_on_a_real_model(octavo, models, data, tmp
     expected = outputs(models["minilm"], samples)
     assert sqnr(expected, outputs(tmp_path / "f.onnx", samples)) > 100
     assert 30 < sqnr(expected, outputs(tmp_path / "q.onnx", samples)) < 60
+
+
+def test_build_notices_other_weights(octavo, mlp, tmp_path):
+    model, tensors = mlp
+    stored = {k: np.ascontiguousarray(ROWS.get(k, lambda v: v)(w)) for k, w in tensors.items()}
+    weights = write(tmp_path / "w.gguf", {k: (gguf.quants.quantize(w, T.Q8_0), T.Q8_0) if k in ROWS else w
+                                          for k, w in stored.items()})
+    args = ("build", "--onnx", model, "--weights", weights, "-o", tmp_path / "out")
+    octavo(*args)
+    assert "up to date" in octavo(*args).out
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["weights"] == str(weights)
+    x = rng.normal(size=(5, 256)).astype(np.float32)
+    first = run(tmp_path / "out" / "model.onnx", x)
+    write(weights, {k: (gguf.quants.quantize(w * 2, T.Q8_0), T.Q8_0) if k in ROWS else w for k, w in stored.items()})
+    octavo(*args, code=2)
+    octavo("build", "--config", tmp_path / "out" / "config.json", "-o", tmp_path / "second")
+    assert np.abs(run(tmp_path / "second" / "model.onnx", x) - first).max() > 0.1 * np.abs(first).max()
+    # A map without weights says nothing.
+    assert "--weights" in octavo("build", "--onnx", model, "--weight-map", tmp_path / "m.json", "-o", tmp_path / "z",
+                                 code=2).error
