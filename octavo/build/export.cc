@@ -26,6 +26,7 @@ constexpr ExportTarget kTargets[] = {
 // One row an option.
 constexpr ExportOption kOptions[] = {
     {"constants", "stablehlo", "dequantize|codes|quant|packed|parameters: how quantized weights are written (packed)"},
+    {"parameters", "stablehlo", "M.gguf: with --constants parameters, weights are read out of this file at run time"},
     {"profile", "circle",
      "float|u8-layer|u8-channel|i8-channel|i16|mxint8|mxfp4: how a float model is quantized (float)"},
     {"form", "onnx", "qdq|qlinear: how quantized operators are written (qdq)"},

@@ -285,7 +285,8 @@ StablehloResult WriteStablehlo(const Model& model, const std::filesystem::path& 
   text.Put("    return " + names + (names.empty() ? "" : " : " + types) + "\n  }\n");
   text.Put(emitter.functions());
   text.Put("}\n");
-  if (options.constants == ConstantForm::kParameters) {
+  result.archive_reads = static_cast<std::int64_t>(emitter.parameters().size());
+  if (options.constants == ConstantForm::kParameters && options.archive.empty()) {
     std::vector<IrpaEntry> entries;
     for (const auto& [name, tensor] : emitter.parameters()) entries.push_back({name, tensor.bytes});
     result.archive = path;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -25,13 +26,19 @@ ConstantForm ParseConstantForm(const std::string& name);
 
 struct StablehloOptions {
   ConstantForm constants = ConstantForm::kPacked;
+  // With kParameters: a file that holds weights already (a GGUF), and the names of its tensors by their offsets in it.
+  // Weights that lie there are read out of it at run time, as they are; no archive is written, and other constants
+  // stand in the text.
+  std::filesystem::path archive;
+  std::map<std::uint64_t, std::string> archive_tensors;
 };
 
 struct StablehloResult {
   std::uint64_t bytes = 0;  // of the text
   std::int64_t operators = 0;
   std::int64_t quantized_weights = 0;
-  std::filesystem::path archive;   // "<path>.irpa", with ConstantForm::kParameters
+  std::filesystem::path archive;   // "<path>.irpa", where one was written
+  std::int64_t archive_reads = 0;  // weights that the module reads out of an archive
   std::vector<std::string> trace;  // "weight 'w' (q8_0): reaches MatMul 'fc' through Transpose", or where it is lost
 };
 

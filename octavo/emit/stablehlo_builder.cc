@@ -258,6 +258,13 @@ Tensor Builder::Bitcast(const Tensor& x, DType dtype) {
   return Define("stablehlo.bitcast_convert " + x.ssa + " : " + Types({&x}, TensorType(dtype, x.dims)), dtype, x.dims);
 }
 
+Tensor Builder::BitcastPairs(const Tensor& x, DType dtype) {
+  if (x.dims.empty() || x.dims.back() != 2 || 2 * BitWidth(x.dtype) != BitWidth(dtype)) Wrong("bitcast_convert");
+  Dims dims(x.dims.begin(), x.dims.end() - 1);
+  const std::string type = TensorType(dtype, dims);
+  return Define("stablehlo.bitcast_convert " + x.ssa + " : " + Types({&x}, type), dtype, std::move(dims));
+}
+
 Tensor Builder::Barrier(const Tensor& x) {
   return Define("stablehlo.optimization_barrier " + x.ssa + " : " + x.type(), x.dtype, x.dims);
 }

@@ -80,7 +80,9 @@ class Builder {
   // stablehlo.convert with ONNX's meaning of bool, floats cut to integers. An unsigned integer goes to float by way of
   // a wider signed one: a direct conversion that feeds a product loses its unsignedness in IREE.
   Tensor Convert(const Tensor& x, DType dtype);
-  Tensor Bitcast(const Tensor& x, DType dtype);                   // of equal width
+  Tensor Bitcast(const Tensor& x, DType dtype);  // of equal width
+  // Pairs along the last dimension, which goes, as one number of twice the width: the first is the low half.
+  Tensor BitcastPairs(const Tensor& x, DType dtype);
   Tensor Barrier(const Tensor& x);                                // stablehlo.optimization_barrier
   Tensor AsUniform(const Tensor& codes, UniformElement element);  // the same bits with a quantized type
   Tensor UniformDequantize(const Tensor& x);                      // to f32; what has no quantized type stays itself

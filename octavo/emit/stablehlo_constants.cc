@@ -124,6 +124,45 @@ TensorRef DequantizedData(const Value& value) {
   return TensorRef::FromFloats(data.dims, out);
 }
 
+// The parts of raw blocks [rows, blocks, bytes], taken apart by the module itself: codes, d, and what else there is, in
+// the order of BlockRows. `shift` is what is to be added to a code. False for a format that is not read so.
+bool RawParts(Builder& f, const BlockForm& form, const Tensor& raw, std::vector<Tensor>& parts, std::int64_t& shift) {
+  const Dims grid = {raw.dims[0], raw.dims[1]};
+  const auto bytes = [&](std::int64_t from, std::int64_t to) { return f.SliceAxis(raw, 2, from, to); };
+  const auto half = [&](std::int64_t at) { return f.BitcastPairs(bytes(at, at + 2), DType::kF16); };
+  const auto low = [&](const Tensor& x, int mask) { return f.Binary("and", x, f.Splat(DType::kS8, {}, mask)); };
+  const auto high = [&](const Tensor& x, int by) {
+    return f.Binary("shift_right_logical", x, f.Splat(DType::kS8, {}, by));
+  };
+  shift = 0;
+  if (form.format == "q8_0") {
+    parts = {f.Reshape(bytes(2, 34), {grid[0], grid[1], 1, 32}), half(0)};
+    return true;
+  }
+  if (form.format == "q4_0") {
+    const Tensor q = bytes(2, 18);
+    const Tensor nibbles[] = {low(q, 15), low(high(q, 4), 15)};
+    parts = {f.Reshape(f.Concat(nibbles, 2), {grid[0], grid[1], 1, 32}), half(0)};
+    shift = -8;
+    return true;
+  }
+  if (form.format == "q4_k") {
+    const Tensor q = f.Reshape(bytes(16, 144), {grid[0], grid[1], 4, 1, 32});
+    const Tensor nibbles[] = {low(q, 15), low(high(q, 4), 15)};
+    const Tensor codes = f.Reshape(f.Concat(nibbles, 3), {grid[0], grid[1], 8, 32});
+    const Tensor a = bytes(4, 8), b = bytes(8, 12), c = bytes(12, 16);
+    const auto six = [&](const Tensor& bits, const Tensor& top) {  // 4 bits and 2 of another byte
+      const Tensor two = f.Binary("shift_left", low(high(top, 6), 3), f.Splat(DType::kS8, {}, 4));
+      return f.Binary("or", bits, two);
+    };
+    const Tensor scales[] = {low(a, 63), six(low(c, 15), a)};
+    const Tensor mins[] = {low(b, 63), six(low(high(c, 4), 15), b)};
+    parts = {codes, half(0), f.Concat(scales, 2), half(2), f.Concat(mins, 2)};
+    return true;
+  }
+  return false;
+}
+
 std::string Place(const Value& value) { return "weight '" + value.name() + "', export to StableHLO"; }
 
 }  // namespace
@@ -164,7 +203,7 @@ Tensor Emitter::Composite(const std::string& key, const std::string& attributes,
 }
 
 Tensor Emitter::Stored(const Value& value, const std::string& part, const TensorRef& data) {
-  if (form() == ConstantForm::kParameters && data.bytes.size() >= kParameterBytes) {
+  if (form() == ConstantForm::kParameters && options_.archive.empty() && data.bytes.size() >= kParameterBytes) {
     return Parameter(value.name() + "." + part, data);
   }
   return b.Barrier(b.Constant(data));
@@ -183,6 +222,10 @@ Tensor Emitter::Parameter(const std::string& wanted, const TensorRef& data) {
   }
   std::string name = wanted;
   for (int i = 1; parameters_.contains(name); ++i) name = wanted + "." + std::to_string(i);
+  return Global(name, stored);
+}
+
+Tensor Emitter::Global(const std::string& name, const TensorRef& stored) {
   const std::string symbol = "@parameter." + std::to_string(parameters_.size());
   const std::string type = TensorType(stored.dtype, stored.dims);
   functions_.Put("  util.global private " + symbol + " = #flow.parameter.named<\"model\"::" + Quoted(name) +
@@ -191,11 +234,19 @@ Tensor Emitter::Parameter(const std::string& wanted, const TensorRef& data) {
   return b.Define("util.global.load " + symbol + " : " + type, stored.dtype, stored.dims);
 }
 
+const std::string* Emitter::ArchiveName(const TensorRef& data) const {
+  if (options_.archive.empty() || data.file == nullptr || data.file->path() != options_.archive) return nullptr;
+  const auto offset = static_cast<std::uint64_t>(data.bytes.data() - data.file->bytes().data());
+  const auto found = options_.archive_tensors.find(offset);
+  return found == options_.archive_tensors.end() ? nullptr : &found->second;
+}
+
 Tensor Emitter::PlainConstant(const Value& value) {
   const TensorRef& data = *value.data;
   const bool fits = IsFloat(data.dtype) || (IsSignedInteger(data.dtype) && BitWidth(data.dtype) >= 8);
   if (form() == ConstantForm::kParameters && fits && data.bytes.size() >= kParameterBytes) {
-    return Parameter(value.name(), data);
+    if (const std::string* name = ArchiveName(data)) return Global(*name, data);
+    if (options_.archive.empty()) return Parameter(value.name(), data);
   }
   return b.Constant(data);
 }
@@ -328,7 +379,6 @@ Tensor Emitter::BlockRows(const Value& value) {
     DecodeGgml(*format, value.data->bytes, floats, 1, Place(value));
     out = b.Convert(b.Floats(dims, floats), expressed);
   } else {
-    const BlockParts parts = TakeApart(*block_form, value.data->bytes);
     const auto n = static_cast<std::int64_t>(rows);
     const std::int64_t nb = k / block_form->block, subs = block_form->block / block_form->sub;
     const Dims per_block = {n, nb}, per_sub = {n, nb, subs};
@@ -345,22 +395,17 @@ Tensor Emitter::BlockRows(const Value& value) {
         arguments.push_back(Stored(value, part, ref));
       }
     };
-    add("codes", block_form->codes, {n, nb, subs, block_form->sub}, parts.codes);
-    add("d", block_form->d, per_block, parts.d);
-    if (!parts.scales.empty()) add("scales", DType::kS8, per_sub, parts.scales);
-    if (!parts.second.empty()) add(block_form->adds_m ? "m" : "dmin", block_form->d, per_block, parts.second);
-    if (!parts.mins.empty()) add("mins", DType::kS8, per_sub, parts.mins);
-    const auto body = [&](Builder& f, std::span<const Tensor> a) {
+    const auto values = [&](Builder& f, std::span<const Tensor> a, std::int64_t shift) {
       const Dims full = a[0].dims;
       const std::int64_t block_map[] = {0, 1}, sub_map[] = {0, 1, 2};
       std::size_t next = 1;
       Tensor code;
       if (block_form->table) {
-        const Tensor index = f.Add(f.Convert(a[0], DType::kS32), static_cast<double>(block_form->code_shift));
+        const Tensor index = f.Add(f.Convert(a[0], DType::kS32), static_cast<double>(shift));
         code = f.Gather(f.Floats({16}, block_form->values), index, 0);
       } else {
         code = f.Convert(a[0], DType::kF32);
-        if (block_form->code_shift != 0) code = f.Add(code, static_cast<double>(block_form->code_shift));
+        if (shift != 0) code = f.Add(code, static_cast<double>(shift));
       }
       // per block -> per sub-block -> per element, products made where there are few
       Tensor factor = f.Convert(a[next++], DType::kF32);
@@ -380,11 +425,33 @@ Tensor Emitter::BlockRows(const Value& value) {
       }
       return f.Convert(f.Reshape(y, dims), expressed);
     };
-    if (form() == ConstantForm::kCodes) {
-      out = body(b, arguments);
+    const std::string encoding = "encoding = " + Quoted(std::string(format->ggml_name));
+    const std::string key = std::string(block_form->format) + " " + IntList(dims) + " " + std::string(Name(expressed));
+    if (const std::string* name = ArchiveName(*value.data)) {  // the file's own bytes, taken apart at run time
+      const Dims raw = {n, nb, static_cast<std::int64_t>(format->block_bytes)};
+      arguments.push_back(
+          Global(*name, TensorRef{DType::kS8, raw, value.data->bytes, value.data->owner, value.data->file, nullptr}));
+      bool known = true;
+      out = Composite("raw " + key, encoding, arguments, expressed, dims, [&](Builder& f, std::span<const Tensor> a) {
+        std::vector<Tensor> parts;
+        std::int64_t shift = 0;
+        known = RawParts(f, *block_form, a[0], parts, shift);
+        return known ? values(f, parts, shift) : a[0];
+      });
+      if (!known) {
+        ThrowUnsupported("raw blocks of " + std::string(format->ggml_name) + " are not read at run time", Place(value),
+                         "leave --parameters out: an archive of codes and scales is written");
+      }
     } else {
-      out = Composite(std::string(block_form->format) + " " + IntList(dims) + " " + std::string(Name(expressed)),
-                      "encoding = " + Quoted(std::string(format->ggml_name)), arguments, expressed, dims, body);
+      const BlockParts parts = TakeApart(*block_form, value.data->bytes);
+      add("codes", block_form->codes, {n, nb, subs, block_form->sub}, parts.codes);
+      add("d", block_form->d, per_block, parts.d);
+      if (!parts.scales.empty()) add("scales", DType::kS8, per_sub, parts.scales);
+      if (!parts.second.empty()) add(block_form->adds_m ? "m" : "dmin", block_form->d, per_block, parts.second);
+      if (!parts.mins.empty()) add("mins", DType::kS8, per_sub, parts.mins);
+      const auto body = [&](Builder& f, std::span<const Tensor> a) { return values(f, a, block_form->code_shift); };
+      out = form() == ConstantForm::kCodes ? body(b, arguments)
+                                           : Composite(key, encoding, arguments, expressed, dims, body);
     }
   }
   return block_rows_[&value] = out;

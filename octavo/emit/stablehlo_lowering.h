@@ -80,8 +80,11 @@ class Emitter {
   Tensor BlockRows(const Value& value);
   // Codes or scales of a weight where the consumer keeps them: behind a barrier, or in the parameter archive.
   Tensor Stored(const Value& value, const std::string& part, const TensorRef& data);
+  // The name under which the archive of the options holds these very bytes.
+  const std::string* ArchiveName(const TensorRef& data) const;
   // A tensor outside the text, which the module loads by name.
   Tensor Parameter(const std::string& name, const TensorRef& data);
+  Tensor Global(const std::string& name, const TensorRef& data);
   // A private function; one that does the same for the same types is made once.
   std::string Decomposition(const std::string& key, std::span<const Tensor> arguments, const Body& body);
   Tensor Composite(const std::string& key, const std::string& attributes, std::span<const Tensor> arguments,
