@@ -250,7 +250,7 @@ def test_peer_quantized_models_come_through_bit_identical(octavo, small_cnn, sma
             out = tmp_path / f"{name}-{weights}-out"
             octavo("build", "--onnx", q, "--device", "cpu", "--data", folder, "--samples", 4, "--validate-samples", 8, "-o", out)
             samples = load_samples(folder, 4)
-            a, b = outputs(q, samples, optimize=False), outputs(out / "model.onnx", samples, optimize=False)
+            a, b = outputs(q, samples, optimize=False), outputs(out / "quantized.onnx", samples, optimize=False)
             assert all(np.array_equal(x, y) for s, t in zip(a, b) for x, y in zip(s, t)), (name, weights)
 
 

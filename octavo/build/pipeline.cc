@@ -17,15 +17,18 @@
 #include "octavo/base/sha256.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/compile_stage.h"
+#include "octavo/build/rewrite.h"
 #include "octavo/build/read_model.h"
 #include "octavo/build/version.h"
 #include "octavo/build/weights.h"
 #include "octavo/calibrate/calibrate.h"
 #include "octavo/calibrate/statistics.h"
+#include "octavo/device/kernels.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/quantize/precision.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/quantized.h"
 #include "octavo/runtime/session.h"
 #include "octavo/validate/json_writer.h"
 #include "octavo/validate/perf.h"
@@ -350,7 +353,7 @@ Model ImportModel(const BuildConfig& config) {
   std::optional<WeightReplacement> weights;
   Model model = ReadSource(config, weights);
   FoldQdq(model);
-  FoldQdq(model);
+  FoldQLinear(model);
   if (weights) weights->Put(model);
   return model;
 }
@@ -501,15 +504,27 @@ BuildResult Build(const BuildOptions& options) {
   }
   quantize.Finish();
 
-  // --- rewrite: on this device the float passes of the quantize stage are all there is
+  // --- rewrite: integer operators for a device that has them; the portable form stays beside the artifact
   Stage rewrite(manifest, "rewrite");
-  rewrite.Skip("device " + std::string(device.name) +
-               " takes the QDQ form as it is; what was applied before quantization is under \"rewrite\"");
+  const bool to_compiler = GoesToCompiler(config, device);
+  std::optional<OnnxFiles> portable;
+  if (to_compiler || FindIntegerKernel(device, "Conv", KernelKind::kQLinear) == nullptr) {
+    rewrite.Skip("device " + std::string(device.name) +
+                 " takes the QDQ form as it is; what was applied before quantization is under \"rewrite\"");
+  } else if (!IsQuantized(model)) {
+    rewrite.Skip("the model holds no quantized operators");
+  } else {
+    portable = WriteOnnx(model, out.path() / "quantized.onnx");
+    model = ReadOnnx(portable->model);  // as `octavo rewrite` does: the same bytes come out
+    QuantizedRewriteResult rewritten = RewriteOnnx(model, device, {});
+    manifest.rewrite = std::move(rewritten.rules.rules);
+    manifest.integer_layers = rewritten.integer_layers;
+    manifest.layers = rewritten.layers;
+  }
   rewrite.Finish();
 
   // --- compile: the artifact of a device without a compiler is the optimized model itself
   Stage compile(manifest, "compile");
-  const bool to_compiler = GoesToCompiler(config, device);
   const OnnxFiles files = WriteOnnx(model, out.path() / (to_compiler ? "quantized.onnx" : "model.onnx"));
   model = Model{};  // validation has the memory to itself
   CompileReport compiled;
@@ -583,10 +598,11 @@ BuildResult Build(const BuildOptions& options) {
   // --- publish
   Stage publish(manifest, "publish");
   const bool portable_form = precision.kind != ResolvedPrecision::Kind::kFloat || quantized_already;
-  if (portable_form && !to_compiler) LinkOrCopy(files.model, out.path() / "quantized.onnx");
+  if (portable_form && !to_compiler && !portable) LinkOrCopy(files.model, out.path() / "quantized.onnx");
   WriteText(out.path() / "config.json", ToJson(config));
   for (const fs::path& file : compiled.files) {
-    manifest.artifacts.push_back(RecordFile(file, file == compiled.files.front() ? "model.onnx" : file.filename().string()));
+    manifest.artifacts.push_back(
+        RecordFile(file, file == compiled.files.front() ? "model.onnx" : file.filename().string()));
   }
   // Float models that were compiled need not be delivered once more; their weights' files go with them.
   const bool keep_source = portable_form || !compiled.compiled;
@@ -602,6 +618,11 @@ BuildResult Build(const BuildOptions& options) {
       manifest.artifacts.push_back(RecordFile(files.model, "quantized.onnx"));
     } else {
       fs::remove(files.model, error);
+    }
+  } else if (portable) {
+    manifest.artifacts.push_back(RecordFile(portable->model, "quantized.onnx"));
+    for (const fs::path& file : portable->data) {
+      manifest.artifacts.push_back(RecordFile(file, file.filename().string()));
     }
   } else if (portable_form) {
     FileRecord same = manifest.artifacts.front();
@@ -765,8 +786,7 @@ std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool re
   for (const fs::path& file : ExternalFiles(model, config.model))
     bytes += static_cast<double>(fs::file_size(file, error));
   double after = bytes;
-  const DType stored = precision.kind == ResolvedPrecision::Kind::kHalf ? precision.half : precision.weight;
-  if (!quantized && precision.kind != ResolvedPrecision::Kind::kFloat) after -= wide * (1 - BitWidth(stored) / 32.0);
+  if (!quantized) after -= wide * (1 - precision.weight_bits / 32.0);
 
   std::string text = "would read   " + config.model.string() + " (" + MegaBytes(bytes) + "), ";
   std::size_t count = 0;
@@ -805,7 +825,7 @@ std::string Summary(const BuildResult& result, const fs::path& out) {
   double before = static_cast<double>(m.source.bytes), after = 0;
   for (const FileRecord& f : m.source_external) before += static_cast<double>(f.bytes);
   for (const FileRecord& f : m.artifacts) {
-    if (f.path.starts_with("model.onnx")) after += static_cast<double>(f.bytes);
+    if (f.path.starts_with("model")) after += static_cast<double>(f.bytes);
   }
   text += "built " + out.string() + ": " + m.precision + " for " + m.device;
   text += "\n";
@@ -814,6 +834,13 @@ std::string Summary(const BuildResult& result, const fs::path& out) {
   if (m.quantize.calibration_samples > 0) {
     text += "  calibration  " + m.calibration_method + " on " + std::to_string(m.quantize.calibration_samples) +
             (m.calibration_source == "synthetic" ? " SYNTHETIC" : "") + " samples\n";
+  }
+  if (m.ep_context_nodes > 0) {
+    text += "  compiled     " + std::to_string(m.ep_context_nodes) + " EPContext, " +
+            std::to_string(m.cpu_fallback_nodes.size()) + " nodes on the CPU" +
+            (m.cpu_fallback_nodes.empty() ? "" : ": see cpu_fallback_nodes in manifest.json") + "\n";
+  } else if (!m.not_compiled_here.empty()) {
+    text += "  NOT COMPILED " + m.not_compiled_here + "\n";
   }
   add("", "before", "after", "");
   std::snprintf(line, sizeof line, "%.2f times smaller", before / std::max(after, 1.0));
