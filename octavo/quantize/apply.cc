@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/numerics/affine.h"
+#include "octavo/numerics/reduce.h"
 #include "octavo/ops/op_table.h"
 
 namespace octavo {
@@ -285,20 +287,15 @@ std::vector<std::string> StoreTables(Model& model, double noise, const std::func
     std::vector<float> converted;
     const std::span<const float> values = FloatView(*table->data, converted);
     double error = 0, power = 0;
-    bool finite = true;
     const auto width = static_cast<std::size_t>(dims[1]);
     std::vector<float> scales;
     for (std::size_t r = 0; r < q.params.size(); ++r) {
+      const std::span<const float> row = values.subspan(r * width, width);
       scales.push_back(q.params[r].scale);
-      for (std::size_t c = 0; c < width; ++c) {
-        const double v = values[r * width + c];
-        const double d = v - static_cast<double>(static_cast<std::int8_t>(q.codes.data()[r * width + c])) * scales[r];
-        error += d * d;
-        power += v * v;
-        finite = finite && std::isfinite(v);
-      }
+      error += QuantizationSquaredError(row, q.params[r], DType::kS8);
+      power += LaneSumSquares(row);
     }
-    if (!finite || error > noise * power) continue;
+    if (!std::isfinite(power) || error > noise * power) continue;  // also where the table holds NaN or infinity
     const std::string name = table->name();
     Value* codes = graph.AddConstant(name + "_codes", TensorRef::FromBuffer(DType::kS8, dims, std::move(q.codes)));
     Value* scale = graph.AddConstant(name + "_scale", TensorRef::FromFloats({dims[0], 1}, scales));

@@ -98,7 +98,7 @@ class Quantizer {
   // Weights of which rounding leaves 38 dB at the node's own output.
   static constexpr double kFaithful = 1.6e-4;
   static constexpr int kMostChecks = 4;
-  static constexpr double kFewestRuns = 6;
+  static constexpr double kFewestRuns = 4;
 
   struct Site {
     Value* value = nullptr;
@@ -460,6 +460,12 @@ class Quantizer {
     Probe probe(*calibration_, probes, statistics_.kept, options);
     const ProbeResult measured = probe.Run();
     if (measured.groups == 0) {
+      if (statistics_.kept.empty() && !probes.empty()) {
+        LogWarning(
+            "no calibration sample is small enough to be kept (16 MiB): what stays in float was chosen from each "
+            "tensor's "
+            "own rounding noise, not from what it does to the outputs");
+      }
       weigh();
       return SelectFloatNodes(nodes, sites, select);
     }
@@ -483,7 +489,9 @@ class Quantizer {
         }
         if (left[i]) predicted += sites[which[i]].noise;
       }
-      if (check == kMostChecks || predicted <= 0) return selection;
+      // A model with few runs to spend has one check.
+      const bool enough = check == kMostChecks || (check > 0 && measured.runs + check > options.max_runs);
+      if (enough || predicted <= 0) return selection;
       const double found = probe.Noise(left);
       std::snprintf(text, sizeof text, "sensitivity: %.2f dB left, %.2f dB predicted",
                     -10 * std::log10(std::max(found, 1e-30)), -10 * std::log10(predicted));
