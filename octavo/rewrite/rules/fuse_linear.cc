@@ -87,14 +87,15 @@ class FuseLinearRule final : public PatternRule<Linear> {
     Value* b = graph.AddConstant(match.bias->name() + "_row", FromDoubles({channels}, bias));
     const Dims out = {rows, channels};
     Node* gemm = graph.AddNode("Gemm", "", {x, weight, b}, {{base + "_product", type(out)}}, match.last);
-    gemm->name = match.matmul->name;
+    const std::string name = match.matmul->name;  // it goes with what it was
+    gemm->name = name;
     Node* last = gemm;
     if (!flat) {
       last =
           graph.AddNode("Reshape", "", {gemm->output(), shape(match.out, "_dims")}, {{base + "_out", {}}}, match.last);
     }
     TakePlace(*last, *match.last, rewriter);
-    if (last == gemm) gemm->name = match.matmul->name;
+    if (last == gemm) gemm->name = name;
   }
 };
 
