@@ -77,6 +77,16 @@ class Selector {
   double Saved(std::size_t i) const { return nodes_[i].depthwise ? 0 : nodes_[i].macs; }
 
   void DropIslands() {
+    const std::vector<Choice> before = s_.choice;
+    Drop();
+    // Integers were asked for: a model that is too small to gain from any of them gets them all the same.
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
+      if (Integer(i)) return;
+    }
+    for (std::size_t i = 0; i < nodes_.size(); ++i) Set(i, before[i]);
+  }
+
+  void Drop() {
     for (bool changed = true; changed;) {
       changed = false;
       for (std::size_t i = 0; i < nodes_.size(); ++i) {

@@ -57,7 +57,7 @@ struct Selection {
 // Noise of independent roundings adds up at the outputs: sum of site noise over the tensors that some integer node
 // reads or writes, of weight_noise over the integer nodes, and of stored_noise over the float nodes that are stored.
 // 1. Nodes whose integers cost more at their boundaries than they save stay in float (an island of integers between
-//    float neighbours quantizes its input and dequantizes its output).
+//    float neighbours quantizes its input and dequantizes its output), unless that leaves no integers at all.
 // 2. While the prediction misses the target, the node that takes away most noise for its work stays in float.
 // 3. What became an island in step 2 goes too; nodes that step 2 took and that the target does not need come back.
 Selection SelectFloatNodes(std::span<const SelectNode> nodes, std::span<const SelectSite> sites,

@@ -70,23 +70,30 @@ TEST(Select, IslandsOfIntegersStayInFloat) {
 
 TEST(Select, ARowOfSmallNodesIsWeighedAsAWhole) {
   const auto site = [](bool float_users) { return SelectSite{.noise = 0, .elements = 10, .float_users = float_users}; };
-  const std::vector<SelectSite> sites = {site(true), site(false), site(true)};
-  std::vector<SelectNode> nodes = {{.macs = 100, .x_site = 0, .y_site = 1}, {.macs = 100, .x_site = 1, .y_site = 2}};
+  const std::vector<SelectSite> sites = {site(true), site(false), site(true), site(true)};
+  std::vector<SelectNode> nodes = {
+      {.macs = 100, .x_site = 0, .y_site = 1}, {.macs = 100, .x_site = 1, .y_site = 2}, {.macs = 1e6, .x_site = 3}};
   EXPECT_EQ(SelectFloatNodes(nodes, sites, {.node_cost = 100}).choice,
-            (std::vector<Choice>{Choice::kSlow, Choice::kSlow}));
+            (std::vector<Choice>{Choice::kSlow, Choice::kSlow, Choice::kInteger}));
   nodes[0].macs = 400;
   EXPECT_EQ(SelectFloatNodes(nodes, sites, {.node_cost = 100}).choice,
-            (std::vector<Choice>{Choice::kInteger, Choice::kInteger}));
+            (std::vector<Choice>{Choice::kInteger, Choice::kInteger, Choice::kInteger}));
+}
+
+TEST(Select, AModelThatGainsNothingIsQuantizedAllTheSame) {
+  const std::vector<SelectSite> sites = {{.noise = 0, .elements = 100, .float_users = true}};
+  const std::vector<SelectNode> nodes = {{.macs = 10, .x_site = 0}};
+  EXPECT_EQ(SelectFloatNodes(nodes, sites).choice, (std::vector<Choice>{Choice::kInteger}));
 }
 
 TEST(Select, FloatNodesStoreTheirWeightsWhileTheNoiseIsSmall) {
-  const std::vector<SelectSite> sites = {{.noise = 0, .elements = 100, .float_users = true},
-                                         {.noise = 0, .elements = 100, .float_users = true}};
+  const std::vector<SelectSite> sites(3, {.noise = 0, .elements = 100, .float_users = true});
   const std::vector<SelectNode> nodes = {{.macs = 10, .stored_noise = 1e-5, .x_site = 0},
-                                         {.macs = 10, .stored_noise = 1e-3, .x_site = 1}};
+                                         {.macs = 10, .stored_noise = 1e-3, .x_site = 1},
+                                         {.macs = 1e6, .x_site = 2}};
   const Selection s = SelectFloatNodes(nodes, sites);
-  EXPECT_EQ(s.choice, (std::vector<Choice>{Choice::kSlow, Choice::kSlow}));
-  EXPECT_EQ(s.stored, (std::vector<bool>{true, false}));
+  EXPECT_EQ(s.choice, (std::vector<Choice>{Choice::kSlow, Choice::kSlow, Choice::kInteger}));
+  EXPECT_EQ(s.stored, (std::vector<bool>{true, false, false}));
   EXPECT_NEAR(s.noise_left, 1e-5, 1e-12);
 }
 
