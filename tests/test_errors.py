@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
     (["biuld"], 2, "build"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--precison", "uint8", "-o", "{out}"], 2, "precision"),
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--precision", "uint7", "-o", "{out}"], 2, "uint7.*uint8"),
-    (["build", "--onnx", "{cnn}", "--device", "cpu", "--precision", "q4_k", "-o", "{out}"], 4, "q4_k"),
+    (["build", "--onnx", "{cnn}", "--device", "cpu", "--precision", "q8_0", "--load-statistics", "s.json", "-o", "{out}"], 2, "load_path"),
     (["build", "--onnx", "{cnn}", "--device", "qnn", "--precision", "uint8", "-o", "{out}"], 4, "qnn"),
     (["build", "--onnx", "{cnn}", "--device", "toaster", "-o", "{out}"], 2, "toaster"),
     (["build", "--device", "cpu", "-o", "{out}"], 2, "--onnx"),

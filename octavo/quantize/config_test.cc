@@ -129,11 +129,14 @@ TEST(Precision, Cpu) {
   EXPECT_EQ(p.half, DType::kBF16);
 }
 
-TEST(Precision, RefusesWhatIsNotBuiltAndWhatIsNot) {
+TEST(Precision, RefusesWhatIsNot) {
   const DeviceDescriptor& cpu = *FindDevice("cpu");
   QuantizationConfig c;
   c.precision = "q4_k";
-  EXPECT_THAT(Failure(ExitCode::kUnsupported, [&] { ResolvePrecision(c, cpu); }), HasSubstr("not built yet"));
+  EXPECT_EQ(ResolvePrecision(c, cpu).kind, ResolvedPrecision::Kind::kWeightOnly);
+  c.weight_type = DType::kU8;
+  EXPECT_THAT(Failure(ExitCode::kUsage, [&] { ResolvePrecision(c, cpu); }), HasSubstr("q4_k"));
+  c.weight_type.reset();
   c.precision = "int9";
   EXPECT_THAT(Failure(ExitCode::kUsage, [&] { ResolvePrecision(c, cpu); }), HasSubstr("int8"));
   c.precision = "fp16";
