@@ -35,7 +35,12 @@ models: $(DEPS)/venv.stamp
 	@$(PYTHON) tools/fetch_models.py --cache $(DEPS)
 	@$(PYTHON) tools/make_data.py --cache $(DEPS)
 
-demo: build models
+# The plugin of device qnn: optional, a machine that cannot have it skips what needs it.
+.PHONY: plugins
+plugins: $(ENV)
+	@OCTAVO_DEPS=$(DEPS) bash tools/qnn > /dev/null || echo "no QNN plugin here: what needs it is skipped"
+
+demo: build models plugins
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) bash tools/demo $(PYTHON)
 
 unit: build models
@@ -49,7 +54,7 @@ asan: $(ENV)
 fuzz-smoke: asan
 	@bash tools/fuzz_smoke build-asan $(FUZZ_SECONDS)
 
-e2e: build models
+e2e: build models plugins
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) -m pytest tests -q -rs
 
 test: unit asan fuzz-smoke e2e
