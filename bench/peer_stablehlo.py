@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Two roads from ONNX to IREE: octavo export --to stablehlo, and iree-import-onnx. What each refuses, sizes and times.
+
+    bench/peer_stablehlo.py --octavo build/octavo --models ~/.cache/octavo-deps/models [--only cls,q4_k] [-o table.md]
+
+A road is: text written, compiled by IREE for this machine's CPU, run once, compared with ONNX Runtime (unoptimized).
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+import stablehlo_tools as tools  # noqa: E402
+
+DIMS = {"cls": ["x:0=1", "x:2=48", "x:3=192"], "minilm": ["batch_size=1", "sequence_length=128"], "vit": ["batch_size=1"]}
+
+
+def random_inputs(path):
+    rng = np.random.default_rng(0)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    fixed = {"x": [1, 3, 48, 192], "input_image": [1, 3, 224, 224], "input_ids": [1, 128], "attention_mask": [1, 128]}
+    arrays = []
+    for i in session.get_inputs():
+        shape = fixed.get(i.name, i.shape)
+        if "int" in i.type:
+            arrays.append(np.ones(shape, np.int64) if "mask" in i.name else rng.integers(0, 30000, shape))
+        else:
+            arrays.append(rng.normal(size=shape).astype(np.float32))
+    return [i.name for i in session.get_inputs()], arrays
+
+
+def matmul(path):
+    rng = np.random.default_rng(0)
+    w = (rng.normal(size=(1024, 1024)) / 32).astype(np.float32)
+    info = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 1024]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", info[:1], info[1:],
+                              [numpy_helper.from_array(w, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), str(path))
+
+
+def reason(error):
+    lines = [l for l in str(error).splitlines() if "error" in l.lower()] or str(error).splitlines() or [""]
+    return "refused: " + lines[0].replace("|", "/")[-110:]
+
+
+def road(write, text, names, arrays, want):
+    try:
+        start = time.time()
+        write()
+        written = time.time() - start
+        start = time.time()
+        vmfb = tools.compile_vmfb(text)
+        compiled = time.time() - start
+        program = tools.Program(vmfb)
+        got = program(*arrays)
+        start = time.time()
+        program(*arrays)
+        run = time.time() - start
+    except Exception as error:  # whatever a consumer throws is what it refuses
+        return [reason(error), "", "", "", ""]
+    difference = max(float(np.abs(g.astype(np.float64) - w).max() / max(np.abs(w).max(), 1e-30)) for g, w in zip(got, want))
+    return [f"{difference:.1e}", f"{len(vmfb) / 1e3:.0f}", f"{written:.2f}", f"{compiled:.1f}", f"{run * 1e3:.1f}"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--octavo", default="build/octavo")
+    parser.add_argument("--models", required=True, type=pathlib.Path)
+    parser.add_argument("--only", default="")
+    parser.add_argument("-o", type=pathlib.Path)
+    options = parser.parse_args()
+    rows = ["| model | road | max difference / max reference | vmfb kB | text s | compile s | run ms |", "|---|---|---|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        cases = [(name, None) for name in DIMS] + [(name, "int8") for name in DIMS] + [("matmul", p) for p in (None, "q8_0", "q4_k")]
+        for name, precision in cases:
+            label = name + (f" {precision}" if precision else "")
+            if options.only and label not in options.only.split(",") and name not in options.only.split(","):
+                continue
+            source = options.models / f"{name}.onnx"
+            if name == "matmul":
+                source = folder / "matmul.onnx"
+                matmul(source)
+            dims = [part for d in DIMS.get(name, []) for part in ("--dim", d)]
+            model = source
+            if precision:
+                model = folder / "q.onnx"
+                subprocess.run([options.octavo, "quantize", source, "-o", model, "-f", "-q", "--precision", precision,
+                                "--samples", "8", *dims], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            names, arrays = random_inputs(model)
+            session_options = ort.SessionOptions()
+            session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            session = ort.InferenceSession(str(model), session_options, providers=["CPUExecutionProvider"])
+            want = session.run(None, dict(zip(names, arrays)))
+            blocks = precision and precision.startswith("q")  # quantized on the way: blocks stay blocks
+
+            def ours():
+                more = ["--precision", precision] if blocks else []
+                subprocess.run([options.octavo, "export", source if blocks else model, "--to", "stablehlo", "-o", folder / "m.mlir", "-f",
+                                "-q", *dims, *more], check=True, capture_output=True, text=True)
+
+            def theirs():
+                fixed = onnx.load(model)
+                for value, array in zip(fixed.graph.input, arrays):  # the importer takes static shapes from the model
+                    for d, size in zip(value.type.tensor_type.shape.dim, array.shape):
+                        d.dim_value = size
+                onnx.save(fixed, folder / "fixed.onnx")
+                subprocess.run([sys.executable, "-m", "iree.compiler.tools.import_onnx", folder / "fixed.onnx", "-o", folder / "i.mlir",
+                                "--opset-version", "17"], check=True, capture_output=True, text=True)
+
+            for who, write, text in (("octavo", ours, "m.mlir"), ("iree-import-onnx", theirs, "i.mlir")):
+                rows.append("| " + " | ".join([label, who, *road(write, folder / text, names, arrays, want)]) + " |")
+                print(rows[-1], flush=True)
+    if options.o:
+        options.o.write_text("\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
