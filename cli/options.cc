@@ -226,7 +226,7 @@ BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, c
   if (common.weight_map) config.weight_map = *common.weight_map;
   if (common.device) config.device = *common.device;
   for (auto& [name, value] : ParseDims(common.dims)) {
-    std::erase_if(config.dims, [&](const auto& dim) { return dim.first == name; });
+    std::erase_if(config.dims, [&given = name](const auto& dim) { return dim.first == given; });
     config.dims.emplace_back(name, value);
   }
   ApplyData(data, config);

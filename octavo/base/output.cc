@@ -285,7 +285,7 @@ struct OutputDirectory::Impl {
   bool committed = false;
 };
 
-OutputDirectory::OutputDirectory(fs::path target) : impl_(std::make_unique<Impl>()) {
+OutputDirectory::OutputDirectory(const fs::path& target) : impl_(std::make_unique<Impl>()) {
   if (target.empty()) ThrowUsage("the name of the output directory is empty");
   const Place place = Resolve(target);
   impl_->target = place.target;

@@ -40,7 +40,7 @@ class OutputFile {
 // Leftovers of killed runs for the same target are removed by the constructor.
 class OutputDirectory {
  public:
-  explicit OutputDirectory(std::filesystem::path target);
+  explicit OutputDirectory(const std::filesystem::path& target);
   ~OutputDirectory();
   OutputDirectory(const OutputDirectory&) = delete;
   OutputDirectory& operator=(const OutputDirectory&) = delete;
