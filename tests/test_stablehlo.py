@@ -556,7 +556,9 @@ def test_quantized_models(octavo, models, data, name, precision, tmp_path):
     got = [program(*[s[n] for n in order]) for s in samples]
     reference_ = outputs(models[name], samples)
     ours, theirs = sqnr(reference_, got), sqnr(reference_, outputs(tmp_path / "q.onnx", samples, optimize=False))
-    assert abs(ours - theirs) <= 1, f"{ours:.2f} dB in IREE, {theirs:.2f} dB in ONNX Runtime"
+    # Codes flip at ties, either way; nothing may be lost, and what differs is less than what quantization costs.
+    between = sqnr(outputs(tmp_path / "q.onnx", samples, optimize=False), got)
+    assert ours >= theirs - 1 and between > theirs, f"{ours:.2f} dB in IREE, {theirs:.2f} dB in ONNX Runtime, {between:.2f} dB between"
 
 
 def test_speed_and_memory_of_the_text(octavo, models, tmp_path):
