@@ -234,7 +234,7 @@ TEST(SumFits, AgreesWithTheWorstSum) {
   EXPECT_TRUE(SumFits(33025, x, DType::kU8, 0, 0));
   EXPECT_FALSE(SumFits(33026, x, DType::kU8, 0, 0));
   EXPECT_FALSE(SumFits(33025, x, DType::kU8, 0, 2147483647));
-  EXPECT_TRUE(SumFits(66000, x, DType::kS8, 0, 0));
+  EXPECT_TRUE(SumFits(65000, x, DType::kS8, 0, 0));
   EXPECT_FALSE(SumFits(1, x, DType::kU8, 0, 2147483647LL + 1));
 }
 

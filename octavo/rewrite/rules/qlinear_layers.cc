@@ -57,8 +57,7 @@ class QLinearConvRuleImpl final : public LayerRule {
         "%y_codes = QLinearConv %x_codes, s_x, z_x, %w, s_w, z_w, s_y, z_y, %b",
         "the int32 sum is exact (bound by Z3); the kernel's requantization is monotone, and its 255 step thresholds "
         "are compared with those of the QDQ form (Threshold.QLinearConv)",
-        {"qlinear-conv/weight-axis", "qlinear-conv/weight-zero-points", "qlinear-conv/saturation",
-         "qlinear-conv/bias-scale", "qlinear-conv/sum-fits"}};
+        {"qlinear-conv/weight-axis", "qlinear-conv/saturation", "qlinear-conv/bias-scale", "qlinear-conv/sum-fits"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!Concerned(node)) return Refusal{};
@@ -90,8 +89,7 @@ class QLinearMatMulRuleImpl final : public LayerRule {
             "%y : u8 = MatMul (%a : u8), (%b : u8)",
             "%y_codes = QLinearMatMul %a_codes, s_a, z_a, %b_codes, s_b, z_b, s_y, z_y",
             "as qlinear-conv: exact int32 sum, 255 thresholds compared (Threshold.QLinearMatMul)",
-            {"qlinear-matmul/weight-axis", "qlinear-matmul/weight-zero-points", "qlinear-matmul/saturation",
-             "qlinear-matmul/sum-fits"}};
+            {"qlinear-matmul/weight-axis", "qlinear-matmul/saturation", "qlinear-matmul/sum-fits"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!Concerned(node) || !IsQuantized(node.output())) return Refusal{};
@@ -118,8 +116,8 @@ class MatMulIntegerToFloatRuleImpl final : public LayerRule {
             "%y = MatMulIntegerToFloat %a_codes, %b_codes, s_a, s_b, z_a, z_b",
             "the int32 sum is exact where the float one rounds at every step; one rounding is left "
             "(Threshold.MatMulIntegerToFloat compares with f64)",
-            {"matmul-integer-to-float/weight-axis", "matmul-integer-to-float/weight-zero-points",
-             "matmul-integer-to-float/saturation", "matmul-integer-to-float/sum-fits"}};
+            {"matmul-integer-to-float/weight-axis", "matmul-integer-to-float/saturation",
+             "matmul-integer-to-float/sum-fits"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!Concerned(node) || IsQuantized(node.output())) return Refusal{};
@@ -158,15 +156,14 @@ class QGemmRuleImpl final : public LayerRule {
               "%y : f32 = Gemm (%a : u8), (%b : u8), (%c : s32)",
               "%y = QGemm %a_codes, s_a, z_a, %b_codes, s_b, z_b, %c",
               "as matmul-integer-to-float (Threshold.QGemmToFloat)",
-              {"qgemm-to-float/weight-axis", "qgemm-to-float/weight-zero-points", "qgemm-to-float/saturation",
-               "qgemm-to-float/bias-scale", "qgemm-to-float/sum-fits", "qgemm-to-float/plain"}};
+              {"qgemm-to-float/weight-axis", "qgemm-to-float/saturation", "qgemm-to-float/bias-scale",
+               "qgemm-to-float/sum-fits", "qgemm-to-float/plain"}};
     }
     return {"A fully connected layer between codes.",
             "%y : u8 = Gemm (%a : u8), (%b : u8), (%c : s32)",
             "%y_codes = QGemm %a_codes, s_a, z_a, %b_codes, s_b, z_b, %c, s_y, z_y",
             "as qlinear-conv: exact int32 sum, 255 thresholds compared (Threshold.QGemm)",
-            {"qgemm/weight-axis", "qgemm/weight-zero-points", "qgemm/saturation", "qgemm/bias-scale", "qgemm/sum-fits",
-             "qgemm/plain"}};
+            {"qgemm/weight-axis", "qgemm/saturation", "qgemm/bias-scale", "qgemm/sum-fits", "qgemm/plain"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!Concerned(node) || IsQuantized(node.output()) == float_output_) return Refusal{};

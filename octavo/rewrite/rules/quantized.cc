@@ -127,7 +127,7 @@ MatchOr<KernelWeight> MatchWeight(std::string_view rule, const Value* weight,
   const std::vector<std::int64_t> zeros = Zeros(*w.affine);
   w.zero = zeros.empty() ? 0 : zeros[0];
   const bool equal = std::all_of(zeros.begin(), zeros.end(), [&](std::int64_t z) { return z == w.zero; });
-  if (!Holds(std::string(rule) + "/weight-zero-points", equal)) {
+  if (!equal) {
     return Refusal{"the channels of its weight have different zero points; the kernel takes one"};
   }
   return w;

@@ -50,8 +50,8 @@ struct KernelWeight {
   std::int64_t zero = 0;      // one for all channels
   std::vector<float> scales;  // one, or one a channel
 };
-// `rule` prefixes the names of the conditions: "<rule>/weight-axis", "<rule>/weight-zero-points". `channel_axis`: where
-// output channels lie in the weight; nullopt: only per-tensor parameters will do.
+// `rule` prefixes the name of the condition: "<rule>/weight-axis". `channel_axis`: where output channels lie in the
+// weight; nullopt: only per-tensor parameters will do.
 MatchOr<KernelWeight> MatchWeight(std::string_view rule, const Value* weight, std::optional<std::int64_t> channel_axis);
 
 // u8 with u8, s8 with s8; u8 with s8 where that does not saturate. `y`: kUndefined for float.

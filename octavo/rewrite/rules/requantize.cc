@@ -43,7 +43,9 @@ class DropRequantizeRule final : public PatternRule<Pair> {
     if (!IsRequantize(node) || !IsQuantized(node.input(0)) || !IsQuantized(node.output())) return Refusal{};
     const QuantType &a = *node.input(0)->type.quant, &b = *node.output()->type.quant;
     const bool wide = a.kind == QuantType::Kind::kAffine && BitWidth(a.affine.storage) > 16;
-    if (!Holds("drop-requantize/same-parameters", SameParams(a, b) && !wide)) return Refusal{};
+    if (!Holds("drop-requantize/same-parameters", SameParams(a, b) && !wide)) {
+      return Refusal{"the two quantizations have different parameters"};
+    }
     if (!Rewriter::CanBypass(node, *node.input(0))) return Refusal{"it gives a graph output its name"};
     return Pair{&node, node.input(0)};
   }
