@@ -1,5 +1,6 @@
 """Block formats against ggml's own library and against the gguf package."""
 import ctypes
+import hashlib
 import importlib.metadata
 import pathlib
 import struct
@@ -12,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from conftest import OCTAVO, load_samples, outputs, sqnr
+from conftest import OCTAVO, load_samples, manifest, outputs, sqnr
 
 FORMATS = ["f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
            "tq1_0", "tq2_0", "mxfp4_gg", "nvfp4"]
@@ -253,6 +254,11 @@ def test_imatrix_file(octavo, ggml, skewed, tmp_path):
                                   meaning(ggml, "q4_k", skewed["weights"]["v"], importance["v"]))
     np.testing.assert_array_equal(stored_weight(tmp_path / "q.onnx", "first"),
                                   meaning(ggml, "q4_k", skewed["weights"]["w"].T, importance["w"]).T)
+    octavo("build", "--onnx", skewed["path"], "--device", "cpu", "--precision", "q4_k", "--data", skewed["data"], "--imatrix",
+           tmp_path / "m.dat", "-o", tmp_path / "out")
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
+    calibration = manifest(tmp_path / "out")["calibration"]
+    assert calibration["source"] == "loaded" and calibration["sha256"] == hashlib.sha256((tmp_path / "m.dat").read_bytes()).hexdigest()
     write_imatrix(tmp_path / "short.dat", {"v": importance["v"][:256]})
     result = octavo("quantize", skewed["path"], "-o", tmp_path / "x.onnx", "--precision", "q4_k", "--imatrix", tmp_path / "short.dat",
                     code=3)

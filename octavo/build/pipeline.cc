@@ -17,8 +17,8 @@
 #include "octavo/base/sha256.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/compile_stage.h"
-#include "octavo/build/rewrite.h"
 #include "octavo/build/read_model.h"
+#include "octavo/build/rewrite.h"
 #include "octavo/build/version.h"
 #include "octavo/build/weights.h"
 #include "octavo/calibrate/calibrate.h"
@@ -490,12 +490,15 @@ BuildResult Build(const BuildOptions& options) {
   manifest.quantize = QuantizeAndLower(model, config, data.source.get(), options.threads, &cache);
   manifest.calibration_source = manifest.quantize.calibration_source;
   if (data.synthetic && manifest.calibration_source == "data") manifest.calibration_source = "synthetic";
-  manifest.calibration_method =
-      calibrates || !quantization.load_path.empty() ? MethodName(quantization.calibration) : "none";
-  manifest.calibration_sha256 = manifest.calibration_source == "loaded"  ? Sha256::OfFile(quantization.load_path)
-                                : manifest.calibration_source == "none"  ? ""
-                                : !manifest.quantize.data_sha256.empty() ? manifest.quantize.data_sha256
-                                                                         : data.source->ContentHash();
+  manifest.calibration_method = calibrates || !quantization.load_path.empty()    ? MethodName(quantization.calibration)
+                                : manifest.quantize.calibration_source != "none" ? "importance"
+                                                                                 : "none";
+  manifest.calibration_sha256 =
+      manifest.calibration_source == "loaded"
+          ? Sha256::OfFile(quantization.load_path.empty() ? quantization.imatrix : quantization.load_path)
+      : manifest.calibration_source == "none"  ? ""
+      : !manifest.quantize.data_sha256.empty() ? manifest.quantize.data_sha256
+                                               : data.source->ContentHash();
   if (manifest.quantize.skipped || quantized_already) {
     quantize.Skip("the model is quantized already: its quantization is kept (--requantize drops it)");
     LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");

@@ -297,7 +297,7 @@ TEST_F(PipelineTest, Refusals) {
   BuildOptions o = Options("out");
   o.config.device = "qnn";
   EXPECT_EQ(CodeOf(o), ExitCode::kUnsupported);
-  EXPECT_THAT(message_, HasSubstr("not built yet"));
+  EXPECT_THAT(message_, HasSubstr("static shapes"));
   o.config.device = "cpuu";
   EXPECT_EQ(CodeOf(o), ExitCode::kUsage);
   EXPECT_THAT(message_, HasSubstr("'cpu'"));
