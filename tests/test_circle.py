@@ -282,7 +282,7 @@ def test_profiles_of_a_cnn(octavo, models, data, tmp_path, profile):
     samples = load_samples(data["cls"], 56)[32:]
     want, got = named(models["cls"], samples), consumers.litert(out, samples)
     key = next(iter(want[0]))
-    assert np.mean([w[key].argmax() == g[key].argmax() for w, g in zip(want, got)]) >= 0.95
+    assert np.mean([w[key].argmax() == g[key].argmax() for w, g in zip(want, got)]) >= 0.9
 
 
 def quantized_by_onnx_runtime(model, folder, samples, signed):
