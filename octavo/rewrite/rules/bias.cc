@@ -320,7 +320,7 @@ class ScaleIntoWeightRule final : public PatternRule<ScaleMatch> {
         "%c : f32 = Conv (%x : u8), (%w : u8(s_w)), (%b : s32(s_b));  %y = Mul %c, k",
         "%y = Conv (%x : u8), (%w : u8(k * s_w)), (%b : s32(k * s_b))",
         "an operation and its rounding less; k * ((q - z) * s) == (q - z) * (k * s) over the reals (Z3)",
-        {"scale-into-weight/one-use", "scale-into-weight/positive"}};
+        {"scale-into-weight/one-use"}};
   }
   MatchOr<ScaleMatch> Match(Node& node) const override {
     if (!node.domain().empty() || node.inputs().size() != 2 || node.output() == nullptr) return Refusal{};
@@ -359,7 +359,7 @@ class ScaleIntoWeightRule final : public PatternRule<ScaleMatch> {
       if (node.Is("Div")) f = 1 / f;
       const double scaled = f * At(old, c) * s->x.scale;
       const bool fine = std::isfinite(scaled) && scaled >= std::numeric_limits<float>::min() && scaled < 1e30;
-      if (!Holds("scale-into-weight/positive", fine)) {
+      if (!fine) {
         return Refusal{"the factor " + Text(f) + " in channel " + std::to_string(c) +
                        " makes no positive normal scale"};
       }

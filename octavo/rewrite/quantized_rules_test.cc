@@ -1,0 +1,686 @@
+// The rules of the quantized road, run before and after in ONNX Runtime with optimizations off: taken cases, refused
+// cases, exhaustive ones, and what goes wrong when a condition is taken away.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <random>
+#include <set>
+
+#include "octavo/base/error.h"
+#include "octavo/ir/text.h"
+#include "octavo/ir/verify.h"
+#include "octavo/numerics/affine.h"
+#include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/quantized.h"
+#include "octavo/rewrite/rules/quantized.h"
+#include "octavo/rewrite/run_test_util.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+
+const DeviceDescriptor& Cpu() { return *FindDevice("cpu"); }
+
+Model ParseIr(const std::string& text, int opset = 21) {
+  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\nopset \"com.microsoft\" = 1\n" + text);
+  model.ir_version = 10;
+  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << text;
+  return model;
+}
+
+QuantizedRewriteOptions Only(std::vector<std::string> rules) {
+  QuantizedRewriteOptions options;
+  options.rules = std::move(rules);
+  options.permitted = RuleClass::kLossy;
+  return options;
+}
+
+std::vector<TensorRef> RunQdq(const Model& source, const std::vector<TensorRef>& inputs) {
+  Model model = Clone(source);
+  UseQdqForm(model);
+  LowerToQdq(model);
+  return testing::RunModel(model, inputs);
+}
+
+std::vector<TensorRef> RunQLinear(Model& model, const std::vector<TensorRef>& inputs) {
+  LowerToQLinear(model);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << Print(model);
+  return testing::RunModel(model, inputs);
+}
+
+struct Difference {
+  std::int64_t codes = 0;  // largest, of integer outputs
+  std::uint64_t differing = 0, total = 0;
+  double relative = 0;  // largest |a - b| / (largest |a|), of float outputs
+};
+
+Difference Compare(const std::vector<TensorRef>& a, const std::vector<TensorRef>& b) {
+  Difference d;
+  EXPECT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i].dims != b[i].dims) {
+      d.codes = 1000;
+      continue;
+    }
+    if (IsFloat(a[i].dtype)) {
+      const std::vector<float> x = a[i].ToFloats(), y = b[i].ToFloats();
+      double most = 1e-30, worst = 0;
+      for (std::size_t k = 0; k < x.size(); ++k) {
+        most = std::max(most, std::fabs(static_cast<double>(x[k])));
+        worst = std::max(worst, std::fabs(static_cast<double>(x[k]) - y[k]));
+        d.differing += x[k] != y[k] ? 1 : 0;
+      }
+      d.total += x.size();
+      d.relative = std::max(d.relative, worst / most);
+    } else {
+      const std::vector<std::int64_t> x = a[i].ToInts(), y = b[i].ToInts();
+      for (std::size_t k = 0; k < x.size(); ++k) {
+        d.codes = std::max<std::int64_t>(d.codes, std::abs(x[k] - y[k]));
+        d.differing += x[k] != y[k] ? 1 : 0;
+      }
+      d.total += x.size();
+    }
+  }
+  return d;
+}
+
+// What is not within the class of the rule, as a sentence; empty when all is. `few`: the most that may differ at all.
+std::string Violation(const Difference& d, RuleClass rule_class, double few = 1.0) {
+  const auto share = static_cast<double>(d.differing) / static_cast<double>(std::max<std::uint64_t>(d.total, 1));
+  if (rule_class == RuleClass::kExact && d.differing > 0) return std::to_string(d.differing) + " values differ";
+  if (d.codes > 1) return "codes differ by " + std::to_string(d.codes);
+  if (d.relative > 1e-5) return "floats differ by " + std::to_string(d.relative);
+  if (share > few) return "a share of " + std::to_string(share) + " differs";
+  return {};
+}
+
+RuleClass ClassOf(const std::string& name) {
+  for (const auto& rule : QuantizedRules(Cpu(), 21)) {
+    if (rule->name() == name) return rule->rule_class();
+  }
+  ADD_FAILURE() << name;
+  return RuleClass::kExact;
+}
+
+std::string Params(const char* type, double scale, int zero) {
+  char text[80];
+  std::snprintf(text, sizeof text, "# %s(scale=%.9g, zero=%d)", type, scale, zero);
+  return text;
+}
+std::string Ints(std::size_t n, const std::function<std::int64_t(std::size_t)>& f) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < n; ++i) text += (i ? "," : "") + std::to_string(f(i));
+  return text + "]";
+}
+TensorRef Codes(DType type, Dims dims, const std::function<std::int64_t(std::size_t)>& f) {
+  std::vector<std::int64_t> v(ElementCount(dims));
+  for (std::size_t i = 0; i < v.size(); ++i) v[i] = f(i);
+  return TensorRef::FromInts(type, std::move(dims), v);
+}
+
+// --- Exhaustive --------------------------------------------------------------------------------------------------
+
+// Random parameters of usual sizes.
+std::vector<std::pair<double, int>> RandomParams(int n, int low, std::uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  std::vector<std::pair<double, int>> out;
+  for (int i = 0; i < n; ++i) {
+    out.emplace_back(std::ldexp(std::uniform_real_distribution<double>(1, 2)(rng), -static_cast<int>(rng() % 4) - 5),
+                     low + static_cast<int>(rng() % 256));
+  }
+  return out;
+}
+
+void RunExhaustive(const std::string& rule, const std::string& text, const std::vector<TensorRef>& inputs,
+                   int opset = 21) {
+  SCOPED_TRACE(text);
+  Model model = ParseIr(text, opset);
+  const std::vector<TensorRef> before = RunQdq(model, inputs);
+  const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), Only({rule}));
+  ASSERT_EQ(result.rules.rules[0].applied, 1) << (result.rules.trace.empty() ? "" : result.rules.trace[0].reason);
+  EXPECT_EQ(Violation(Compare(before, RunQLinear(model, inputs)), ClassOf(rule)), "");
+}
+
+class Exhaustive : public ::testing::TestWithParam<const char*> {
+ protected:
+  DType type() const { return *ParseDType(GetParam()); }
+  int low() const { return static_cast<int>(IntegerMin(type())); }
+  TensorRef All(Dims dims) const {
+    return Codes(type(), std::move(dims), [&](std::size_t i) { return static_cast<std::int64_t>(i % 256) + low(); });
+  }
+};
+
+TEST_P(Exhaustive, Binary) {
+  const std::string t = GetParam();
+  const auto p = RandomParams(36, low(), 11);
+  for (std::size_t i = 0; i + 2 < p.size(); i += 3) {
+    for (const char* op : {"Add", "Mul"}) {
+      // The product's natural step, so that its codes are not all one.
+      const double scale = op[0] == 'M' ? p[i].first * p[i + 1].first * 100 : p[i + 2].first;
+      RunExhaustive("qlinear-binary",
+                    "graph @g(%a: " + t + "[256,1], %b: " + t + "[1,256]) -> (%yc) {\n" + "%x: f32[256,1] " +
+                        Params(GetParam(), p[i].first, p[i].second) + " = StorageCast(%a)\n" + "%w: f32[1,256] " +
+                        Params(GetParam(), p[i + 1].first, p[i + 1].second) + " = StorageCast(%b)\n" +
+                        "%y: f32[256,256] " + Params(GetParam(), scale, p[i + 2].second) + " = " + op + "(%x, %w)\n" +
+                        "%yc: " + t + "[256,256] = StorageCast(%y)\n}",
+                    {All({256, 1}), All({1, 256})});
+    }
+  }
+}
+
+TEST_P(Exhaustive, Table) {
+  const std::string t = GetParam();
+  const auto p = RandomParams(60, low(), 12);
+  for (std::size_t i = 0; i + 1 < p.size(); i += 2) {
+    for (const char* op : {"Sigmoid", "LeakyRelu"}) {
+      const double scale = op[0] == 'S' ? 1.0 / 256 : p[i + 1].first;
+      RunExhaustive("qlinear-table",
+                    "graph @g(%a: " + t + "[256]) -> (%yc) {\n%x: f32[256] " +
+                        Params(GetParam(), p[i].first * 4, p[i].second) + " = StorageCast(%a)\n%y: f32[256] " +
+                        Params(GetParam(), scale, op[0] == 'S' ? low() : p[i + 1].second) + " = " + op +
+                        "(%x)\n%yc: " + t + "[256] = StorageCast(%y)\n}",
+                    {All({256})});
+    }
+  }
+}
+
+TEST_P(Exhaustive, Join) {
+  const std::string t = GetParam();
+  const auto p = RandomParams(30, low(), 13);
+  for (std::size_t i = 0; i + 2 < p.size(); i += 3) {
+    const std::string head = "%x: f32[256] " + Params(GetParam(), p[i].first, p[i].second) +
+                             " = StorageCast(%a)\n%w: f32[256] " + Params(GetParam(), p[i + 1].first, p[i + 1].second) +
+                             " = StorageCast(%b)\n";
+    RunExhaustive("qlinear-join",
+                  "graph @g(%a: " + t + "[256], %b: " + t + "[256]) -> (%yc) {\n" + head + "%y: f32[512] " +
+                      Params(GetParam(), p[i + 2].first, p[i + 2].second) + " = Concat(%x, %w) {axis=0}\n%yc: " + t +
+                      "[512] = StorageCast(%y)\n}",
+                  {All({256}), All({256})});
+    const std::vector<std::byte> yes(256, std::byte{1}), no(256, std::byte{0});
+    for (const auto& condition : {yes, no}) {
+      RunExhaustive("qlinear-join",
+                    "graph @g(%c: bool[256], %a: " + t + "[256], %b: " + t + "[256]) -> (%yc) {\n" + head +
+                        "%y: f32[256] " + Params(GetParam(), p[i + 2].first, p[i + 2].second) +
+                        " = Where(%c, %x, %w)\n%yc: " + t + "[256] = StorageCast(%y)\n}",
+                    {TensorRef::FromBytes(DType::kBool, {256}, condition), All({256}), All({256})});
+    }
+  }
+}
+
+TEST_P(Exhaustive, Pool) {
+  const std::string t = GetParam();
+  const auto p = RandomParams(24, low(), 14);
+  for (std::size_t i = 0; i + 1 < p.size(); i += 2) {
+    const std::int64_t n = 1 + static_cast<std::int64_t>(i / 2) % 9;
+    const std::int64_t sums = 255 * n + 1;  // row r has codes that add up to r
+    const std::string rows = std::to_string(sums), window = std::to_string(n);
+    const TensorRef x = Codes(type(), {sums, 1, 1, n}, [&](std::size_t k) {
+      const auto r = static_cast<std::int64_t>(k) / n, c = static_cast<std::int64_t>(k) % n;
+      return std::clamp<std::int64_t>(r - 255 * c, 0, 255) + low();
+    });
+    for (const std::string& op :
+         {std::string("GlobalAveragePool(%x)"), "AveragePool(%x) {kernel_shape=[1," + window + "]}"}) {
+      RunExhaustive("qlinear-pool",
+                    "graph @g(%a: " + t + "[" + rows + ",1,1," + window + "]) -> (%yc) {\n%x: f32[" + rows + ",1,1," +
+                        window + "] " + Params(GetParam(), p[i].first, p[i].second) + " = StorageCast(%a)\n%y: f32[" +
+                        rows + ",1,1,1] " + Params(GetParam(), p[i + 1].first, p[i + 1].second) + " = " + op +
+                        "\n%yc: " + t + "[" + rows + ",1,1,1] = StorageCast(%y)\n}",
+                    {x});
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Codes, Exhaustive, ::testing::Values("u8", "s8"),
+                         [](const auto& param) { return std::string(param.param); });
+
+// --- Thresholds --------------------------------------------------------------------------------------------------
+
+// Layers whose accumulator takes every integer of [0, 65280]: two products with weights 1 and 255. A bias moves the
+// window; the kernel's result never decreases, and is within a step of the QDQ form at every one of them, so at every
+// threshold between two codes.
+void RunThresholds(const std::string& layer, const std::string& rule, bool bias, bool quantized) {
+  constexpr std::int64_t kSums = 65281;
+  const std::string rows = std::to_string(kSums);
+  std::mt19937_64 rng(17);
+  for (int round = 0; round < 6; ++round) {
+    const double sx = std::ldexp(std::uniform_real_distribution<double>(1, 2)(rng), -7);
+    const double sw = std::ldexp(std::uniform_real_distribution<double>(1, 2)(rng), -9);
+    // The whole window in 256 codes, a part of it that saturates on both sides, one step a sum.
+    const double sy = sx * sw * (round % 3 == 0 ? 256.01 : round % 3 == 1 ? 40.3 : 1.0001 * 255.5);
+    const int zy = round % 2 == 0 ? 0 : 128;
+    const std::int64_t shift = round % 2 == 0 ? 0 : -32640 - static_cast<std::int64_t>(rng() % 7);
+    const bool conv = layer == "Conv";
+    const std::string xshape = conv ? rows + ",2,1" : rows + ",2", yshape = conv ? rows + ",1,1" : rows + ",1";
+    char sb[40];
+    std::snprintf(sb, sizeof sb, "%.9g", static_cast<double>(static_cast<float>(sx) * static_cast<float>(sw)));
+    const std::string text =
+        "graph @g(%a: u8[" + xshape + "]) -> (%yc) {\n%x: f32[" + xshape + "] " + Params("u8", sx, 0) +
+        " = StorageCast(%a)\n" + "%w: f32[" + (conv ? "1,2,1" : "2,1") + "] " + Params("u8", sw, 0) +
+        " = constant u8[" + (conv ? "1,2,1" : "2,1") + "] [1, 255]\n" +
+        (bias ? "%b: f32[1] # s32(scale=" + std::string(sb) + ") = constant s32[1] [" + std::to_string(shift) + "]\n"
+              : std::string()) +
+        (quantized ? "%y: f32[" + yshape + "] " + Params("u8", sy, zy) : "%yc: f32[" + yshape + "]") + " = " + layer +
+        "(%x, %w" + (bias ? ", %b" : "") + ")\n" + (quantized ? "%yc: u8[" + yshape + "] = StorageCast(%y)\n" : "") +
+        "}";
+    SCOPED_TRACE(text);
+    Model model = ParseIr(text);
+    const TensorRef x = Codes(DType::kU8, conv ? Dims{kSums, 2, 1} : Dims{kSums, 2}, [](std::size_t k) {
+      const auto sum = static_cast<std::int64_t>(k / 2);
+      const std::int64_t high = sum / 255;  // 255 * high + low; the last sums take low up to 255
+      return k % 2 == 1 ? std::min<std::int64_t>(high, 255) : sum - 255 * std::min<std::int64_t>(high, 255);
+    });
+    const std::vector<TensorRef> before = RunQdq(model, {x});
+    ASSERT_EQ(RewriteQuantized(model, Cpu(), Only({rule})).rules.rules[0].applied, 1);
+    const std::vector<TensorRef> after = RunQLinear(model, {x});
+    EXPECT_EQ(Violation(Compare(before, after), ClassOf(rule)), "");
+    if (quantized) {
+      const std::vector<std::int64_t> codes = after[0].ToInts();
+      EXPECT_TRUE(std::is_sorted(codes.begin(), codes.end())) << "the requantization is not monotone";
+    } else {
+      // One rounding of the exact sum times the scale (and one of the scales' product).
+      const std::vector<float> values = after[0].ToFloats();
+      for (std::int64_t s = 0; s < kSums; ++s) {
+        const double exact =
+            static_cast<double>(s + (bias ? shift : 0)) * static_cast<float>(sx) * static_cast<float>(sw);
+        ASSERT_NEAR(values[static_cast<std::size_t>(s)], exact, std::fabs(exact) * 3e-7 + 1e-12) << s;
+      }
+    }
+  }
+}
+
+TEST(Threshold, QLinearConv) { RunThresholds("Conv", "qlinear-conv", true, true); }
+TEST(Threshold, QLinearMatMul) { RunThresholds("MatMul", "qlinear-matmul", false, true); }
+TEST(Threshold, QGemm) { RunThresholds("Gemm", "qgemm", true, true); }
+TEST(Threshold, MatMulIntegerToFloat) { RunThresholds("MatMul", "matmul-integer-to-float", false, false); }
+TEST(Threshold, QGemmToFloat) { RunThresholds("Gemm", "qgemm-to-float", true, false); }
+
+// Sums near the ends of int32, where f32 has fewer digits than the sum: still within a step.
+TEST(Threshold, LargeSums) {
+  for (const std::int64_t bias : {std::int64_t{2000000000}, std::int64_t{-2000000000}}) {
+    const double unit = 1.0 / 1024;
+    const double sy = unit * 2.1e9 / 255;
+    const std::string text = "graph @g(%a: u8[256,1,1]) -> (%yc) {\n%x: f32[256,1,1] " + Params("u8", unit, 0) +
+                             " = StorageCast(%a)\n%w: f32[1,1,1] " + Params("u8", 1.0, 0) +
+                             " = constant u8[1,1,1] [255]\n%b: f32[1] # s32(scale=0.0009765625) = constant s32[1] [" +
+                             std::to_string(bias) + "]\n%y: f32[256,1,1] " + Params("u8", sy, bias > 0 ? 0 : 255) +
+                             " = Conv(%x, %w, %b)\n%yc: u8[256,1,1] = StorageCast(%y)\n}";
+    RunExhaustive("qlinear-conv", text,
+                  {Codes(DType::kU8, {256, 1, 1}, [](std::size_t i) { return static_cast<std::int64_t>(i); })});
+  }
+}
+
+// --- Other oracles -----------------------------------------------------------------------------------------------
+
+TEST(FloatWeight, SameBitsAsTheRuntime) {
+  const std::string text =
+      "graph @g(%x: f32[1,4,5]) -> (%y) {\n%w: f32[4,4,1] # s8(axis=1, scale=f32[4] [0.5, 0.1, 0.013, 3], zero=s8[4] "
+      "[0, 3, -128, 127]) = constant s8[4,4,1] [1,-2,3,-4,5,-6,7,-8,-128,127,0,1,2,3,4,5]\n%y: f32[1,4,5] = Conv(%x, "
+      "%w)\n}";
+  Model model = ParseIr(text);
+  const std::vector<TensorRef> inputs = testing::RandomInputs(model, 3);
+  const std::vector<TensorRef> before = RunQdq(model, inputs);
+  EXPECT_EQ(RewriteQuantized(model, Cpu(), Only({"float-weight"})).rules.rules[0].applied, 1);
+  EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+}
+
+TEST(Blocks, RepackingKeepsEveryCode) {
+  // Unit vectors read the weights back one by one; every code is there, with partial blocks.
+  const std::string text =
+      "graph @g(%x: f32[40,40], %i: s64[16]) -> (%y, %z) {\n%w: f32[40,3] # s4(axis=0, block=16, scale=f32[3,3] "
+      "[1,2,4,0.5,0.25,8,3,5,7]) = constant s4[40,3] " +
+      Ints(120, [](std::size_t i) { return static_cast<std::int64_t>(i * 7 % 16) - 8; }) +
+      "\n%e: f32[16,32] # s4(axis=1, block=16, scale=f32[16,2] " +
+      Ints(32, [](std::size_t i) { return static_cast<std::int64_t>(i + 1); }) + ") = constant s4[16,32] " +
+      Ints(512, [](std::size_t i) { return static_cast<std::int64_t>(i * 5 % 16) - 8; }) +
+      "\n%y: f32[40,3] = MatMul(%x, %w)\n%z: f32[16,32] = Gather(%e, %i)\n}";
+  Model model = ParseIr(text);
+  std::vector<float> identity(1600, 0.0f);
+  for (std::size_t i = 0; i < 40; ++i) identity[i * 41] = 1;
+  const std::vector<TensorRef> inputs = {
+      TensorRef::FromFloats({40, 40}, identity),
+      Codes(DType::kS64, {16}, [](std::size_t i) { return static_cast<std::int64_t>(15 - i); })};
+  const std::vector<TensorRef> before = RunQdq(model, inputs);
+  EXPECT_EQ(RewriteQuantized(model, Cpu(), Only({"block-weights"})).rules.rules[0].applied, 2);
+  EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+}
+
+// --- Mutation ----------------------------------------------------------------------------------------------------
+
+struct Case {
+  std::string condition;
+  std::string text;  // refused for this condition; without it, wrong
+  double few = 1.0;  // for quantize-once: how much may differ
+  int opset = 21;
+  bool saturates = false;  // shows only on x86 without VNNI
+};
+
+std::string LayerCase(const std::string& op, const std::string& w, const std::string& y, const std::string& b = "",
+                      const std::string& attributes = "", const std::string& x = "u8(scale=0.02, zero=3)") {
+  const bool conv = op == "Conv";
+  const std::string xs = conv ? "1,4,6" : "6,4", ys = conv ? "1,4,6" : "6,4";
+  const std::string raw = x.substr(0, x.find('('));
+  const bool quantized = !y.empty();
+  return "graph @g(%a: " + raw + "[" + xs + "]) -> (%o) {\n%x: f32[" + xs + "] # " + x + " = StorageCast(%a)\n" + w +
+         "\n" + b + (b.empty() ? "" : "\n") + (quantized ? "%y: f32[" + ys + "] # " + y : "%o: f32[" + ys + "]") +
+         " = " + op + "(%x, %w" + (b.empty() ? "" : ", %b") + ")" + attributes + "\n" +
+         (quantized ? "%o: u8[" + ys + "] = StorageCast(%y)\n" : "") + "}";
+}
+
+std::vector<Case> Mutations() {
+  std::vector<Case> cases;
+  const std::string codes = " [1,250,3,44,105,6,77,8,9,200,11,12,0,255,90,17]";
+  const std::string signs = " [1,-128,3,44,105,-6,77,8,9,-20,11,12,0,127,90,17]";
+  const std::string bad_scale = "%b: f32[4] # s32(scale=0.0008) = constant s32[4] [1000,-2000,3000,500]";
+  struct Layer {
+    const char* rule;
+    const char* op;
+    const char* y;
+    bool bias;
+  };
+  for (const Layer& l :
+       {Layer{"qlinear-conv", "Conv", "u8(scale=0.05, zero=100)", true},
+        Layer{"qlinear-matmul", "MatMul", "u8(scale=0.05, zero=100)", false},
+        Layer{"matmul-integer-to-float", "MatMul", "", false}, Layer{"qgemm", "Gemm", "u8(scale=0.05, zero=100)", true},
+        Layer{"qgemm-to-float", "Gemm", "", true}}) {
+    const std::string rule = l.rule, op = l.op, y = l.y;
+    const bool conv = op == "Conv";
+    const std::string shape = conv ? "4,4,1" : "4,4", right = conv ? "0" : "1", wrong = conv ? "1" : "0";
+    const std::string w8 = "%w: f32[" + shape + "] # u8(scale=0.01, zero=100) = constant u8[" + shape + "]" + codes;
+    cases.push_back(
+        {rule + "/weight-axis",
+         LayerCase(op,
+                   "%w: f32[" + shape + "] # u8(axis=" + wrong +
+                       ", scale=f32[4] [0.01,0.002,0.03,0.0005], zero=u8[4] [100,100,100,100]) = constant u8[" + shape +
+                       "]" + codes,
+                   y)});
+    Case saturation{rule + "/saturation",
+                    LayerCase(op,
+                              "%w: f32[" + shape + "] # s8(scale=0.01, zero=0) = constant s8[" + shape +
+                                  "] "
+                                  "[127,127,127,127,127,127,127,127,127,127,127,127,-128,-128,-128,-128]",
+                              y.empty() ? y : "u8(scale=0.1, zero=100)", "", "", "u8(scale=0.02, zero=0)")};
+    saturation.saturates = true;
+    cases.push_back(saturation);
+    if (l.bias) cases.push_back({rule + "/bias-scale", LayerCase(op, w8, y, bad_scale)});
+    if (op == "Gemm") {
+      cases.push_back({rule + "/plain",
+                       LayerCase(op, w8, y, "%b: f32[4] # s32(scale=0.0002) = constant s32[4] [9000,-9000,3000,500]",
+                                 " {alpha=0.5}")});
+    }
+    // 40,000 products of 255 and 255 pass 2^31.
+    const std::string big = conv ? "1,40000,1" : "1,40000", wbig = conv ? "1,40000,1" : "40000,1",
+                      out = conv ? "1,1,1" : "1,1";
+    cases.push_back(
+        {rule + "/sum-fits",
+         "graph @g(%a: u8[" + out + "]) -> (%o) {\n%r: f32[" + out + "] # u8(scale=1, zero=0) = StorageCast(%a)\n" +
+             "%s = constant s64[" + (conv ? "3" : "2") + "] [1, 40000" + (conv ? ", 1" : "") + "]\n%f: f32[" + out +
+             "] = Dequantize(%r)\n" + "%m: f32[" + out + "] = Max(%f, %k)\n%k = constant f32[] 255\n%e: f32[" + big +
+             "] = Expand(%m, %s)\n%x: f32[" + big + "] # u8(scale=1, zero=0) = Quantize(%e)\n%w: f32[" + wbig +
+             "] # u8(scale=1, zero=0) = constant u8[" + wbig + "] splat(255)\n" +
+             (y.empty() ? "%o: f32[" + out + "]" : "%y: f32[" + out + "] # u8(scale=12000000, zero=0)") + " = " + op +
+             "(%x, %w)\n" + (y.empty() ? "" : "%o: u8[" + out + "] = StorageCast(%y)\n") + "}"});
+  }
+  const auto two = [](const std::string& a, const std::string& op, const std::string& y,
+                      const std::string& shape = "256", const std::string& out = "256") {
+    const std::string ta = a.substr(0, a.find('(')), ty = y.substr(0, y.find('('));
+    return "graph @g(%a: " + ta + "[" + shape + "]) -> (%o) {\n%x: f32[" + shape + "] # " + a +
+           " = StorageCast(%a)\n%y: f32[" + out + "] # " + y + " = " + op + "\n%o: " + ty + "[" + out +
+           "] = StorageCast(%y)\n}";
+  };
+  const std::string p = "u8(scale=0.02, zero=100)", other = "u8(scale=0.03, zero=90)";
+  cases.push_back({"s8-to-u8/no-raw-reader",
+                   "graph @g(%x: f32[256]) -> (%o) {\n%q: f32[256] # s8(scale=0.02, zero=5) = Quantize(%x)\n%o: "
+                   "s8[256] = StorageCast(%q)\n}"});
+  cases.push_back({"s8-weight-to-u8/no-raw-reader",
+                   "graph @g(%a: u8[6,4]) -> (%o, %r) {\n%x: f32[6,4] # u8(scale=0.02, zero=3) = StorageCast(%a)\n%w: "
+                   "f32[4,4] # s8(scale=0.01, zero=0) = constant s8[4,4]" +
+                       signs + "\n%o: f32[6,4] = MatMul(%x, %w)\n%r: s8[4,4] = StorageCast(%w)\n}"});
+  cases.push_back({"drop-requantize/same-parameters", two(p, "Requantize(%x)", other)});
+  cases.push_back(
+      {"drop-finer-requantize/integer-ratio", "graph @g(%a: u8[256]) -> (%o) {\n%x: f32[256] # " + p +
+                                                  " = StorageCast(%a)\n%y: f32[256] # u16(scale=0.013, zero=30000) = "
+                                                  "Requantize(%x)\n%o: f32[256] = Dequantize(%y)\n}"});
+  cases.push_back({"drop-finer-requantize/no-saturation",
+                   "graph @g(%a: u8[256]) -> (%o) {\n%x: f32[256] # u8(scale=0.5, zero=100) = StorageCast(%a)\n%y: "
+                   "f32[256] # u8(scale=0.25, zero=100) = Requantize(%x)\n%o: f32[256] = Dequantize(%y)\n}"});
+  cases.push_back({"drop-finer-requantize/no-raw-reader",
+                   two("u8(scale=0.5, zero=100)", "Requantize(%x)", "u16(scale=0.25, zero=3000)")});
+  cases.push_back(
+      {"quantize-once/odd-ratio",
+       "graph @g(%x: f32[4096]) -> (%o) {\n%q: f32[4096] # u16(scale=0.0078125, zero=32768) = Quantize(%x)\n%y: "
+       "f32[4096] # u8(scale=0.015625, zero=128) = Requantize(%q)\n%o: u8[4096] = StorageCast(%y)\n}",
+       0.01});
+  cases.push_back({"quantize-once/nested-ranges",
+                   "graph @g(%x: f32[4096]) -> (%o) {\n%q: f32[4096] # u8(scale=0.0078125, zero=0) = Quantize(%x)\n%y: "
+                   "f32[4096] # u8(scale=0.0234375, zero=128) = Requantize(%q)\n%o: u8[4096] = StorageCast(%y)\n}",
+                   0.01});
+  cases.push_back({"absorb-requantize/one-use",
+                   "graph @g(%a: u8[256]) -> (%o, %r) {\n%x: f32[256] # " + p + " = StorageCast(%a)\n%m: f32[256] # " +
+                       p + " = Tanh(%x)\n%y: f32[256] # " + other +
+                       " = Requantize(%m)\n%o: u8[256] = StorageCast(%y)\n%r: u8[256] = StorageCast(%m)\n}"});
+  cases.push_back({"drop-clip/same-parameters", two("u8(scale=0.02, zero=0)", "Relu(%x)", "u8(scale=0.03, zero=0)")});
+  cases.push_back({"drop-clip/bounds-outside-codes", two(p, "Relu(%x)", p)});
+  cases.push_back({"integer-clip/same-parameters", two(p, "Relu(%x)", other)});
+  cases.push_back(
+      {"quantize-before-clip/one-use", "graph @g(%a: u8[256]) -> (%o, %m) {\n%x: f32[256] # " + p +
+                                           " = StorageCast(%a)\n%m: f32[256] = Mul(%x, %x)\n%y: f32[256] # " + p +
+                                           " = Relu(%m)\n%o: u8[256] = StorageCast(%y)\n}"});
+  cases.push_back(
+      {"quantize-before-move/one-use", "graph @g(%a: u8[256]) -> (%o, %m) {\n%x: f32[256] # " + p +
+                                           " = StorageCast(%a)\n%m: f32[256] = Mul(%x, %x)\n%y: f32[256] # " + p +
+                                           " = Identity(%m)\n%o: u8[256] = StorageCast(%y)\n}"});
+  cases.push_back(
+      {"quantize-before-move/only-moves",
+       "graph @g(%a: u8[1,1,1,256]) -> (%o) {\n%x0: f32[1,1,1,256] # u8(scale=0.01, zero=100) = StorageCast(%a)\n%k = "
+       "constant f32[4] [1,1,1,3]\n%x: f32[1,1,1,256] = Mul(%x0, %x0)\n%y: f32[1,1,1,768] # " +
+           other + " = Resize(%x, _, %k) {mode=\"linear\"}\n%o: u8[1,1,1,768] = StorageCast(%y)\n}"});
+  cases.push_back(
+      {"move-codes/only-moves", "graph @g(%a: u8[1,1,1,256]) -> (%o) {\n%x: f32[1,1,1,256] # " + p +
+                                    " = StorageCast(%a)\n%k = constant f32[4] [1,1,1,3]\n%y: f32[1,1,1,768] # " + p +
+                                    " = Resize(%x, _, %k) {mode=\"linear\"}\n%o: u8[1,1,1,768] = StorageCast(%y)\n}"});
+  cases.push_back({"move-codes/same-parameters", two(p, "Identity(%x)", other)});
+  cases.push_back(
+      {"integer-pad/same-parameters", "graph @g(%a: u8[256]) -> (%o) {\n%x: f32[256] # " + p +
+                                          " = StorageCast(%a)\n%k = constant s64[2] [1,1]\n%y: f32[258] # " + other +
+                                          " = Pad(%x, %k)\n%o: u8[258] = StorageCast(%y)\n}"});
+  cases.push_back({"qlinear-binary/one-type",
+                   "graph @g(%a: u8[256], %b: s8[256]) -> (%o) {\n%x: f32[256] # " + p +
+                       " = StorageCast(%a)\n%w: f32[256] # s8(scale=0.02, zero=1) = StorageCast(%b)\n%y: f32[256] # " +
+                       other + " = Add(%x, %w)\n%o: u8[256] = StorageCast(%y)\n}"});
+  cases.push_back({"qlinear-join/one-type",
+                   "graph @g(%a: u8[256], %b: s8[256]) -> (%o) {\n%x: f32[256] # " + p +
+                       " = StorageCast(%a)\n%w: f32[256] # s8(scale=0.02, zero=1) = StorageCast(%b)\n%y: f32[512] # " +
+                       other + " = Concat(%x, %w) {axis=0}\n%o: u8[512] = StorageCast(%y)\n}"});
+  cases.push_back(
+      {"qlinear-table/one-type", two("s8(scale=0.05, zero=0)", "Sigmoid(%x)", "u8(scale=0.00390625, zero=0)")});
+  cases.push_back({"qlinear-softmax/one-type",
+                   two("s8(scale=0.05, zero=0)", "Softmax(%x)", "u8(scale=0.00390625, zero=0)", "2,128", "2,128")});
+  cases.push_back({"qlinear-pool/one-type", two("s8(scale=0.05, zero=0)", "GlobalAveragePool(%x)",
+                                                "u8(scale=0.01, zero=100)", "2,2,8,8", "2,2,1,1")});
+  cases.push_back({"qlinear-pool/plain",
+                   two(p, "AveragePool(%x) {kernel_shape=[2,2], dilations=[2,2]}", p, "1,1,16,16", "1,1,14,14")});
+  const std::string small = "%w: f32[4,4,1] # u8(scale=0.01, zero=100) = constant u8[4,4,1]" + codes;
+  cases.push_back({"integer-bias/fits-int32",
+                   LayerCase("Conv", small, "u8(scale=10000, zero=100)", "%b = constant f32[4] [1000000,1,2,3]")});
+  cases.push_back({"integer-bias/below-half-a-step",
+                   LayerCase("Conv", "%w: f32[4,4,1] # u8(scale=10, zero=0) = constant u8[4,4,1] splat(0)",
+                             "u8(scale=0.01, zero=100)", "%b = constant f32[4] [0.09,0.08,-0.07,0.05]")});
+  cases.push_back(
+      {"add-into-bias/one-use",
+       "graph @g(%a: u8[1,4,6]) -> (%o, %c) {\n%x: f32[1,4,6] # u8(scale=0.02, zero=3) = StorageCast(%a)\n" + small +
+           "\n%k = constant f32[4,1] [1,2,-1,0.5]\n%c: f32[1,4,6] = Conv(%x, %w)\n%y: f32[1,4,6] # u8(scale=0.1, "
+           "zero=100) = Add(%c, %k)\n%o: u8[1,4,6] = StorageCast(%y)\n}"});
+  cases.push_back({"add-into-bias/fits-int32",
+                   "graph @g(%a: u8[1,4,6]) -> (%o) {\n%x: f32[1,4,6] # u8(scale=0.02, zero=3) = StorageCast(%a)\n" +
+                       small +
+                       "\n%k = constant f32[4,1] [1000000,200000,-1,0.5]\n%c: f32[1,4,6] = Conv(%x, %w)\n%y: "
+                       "f32[1,4,6] # u8(scale=10000, zero=100) = Add(%c, %k)\n%o: u8[1,4,6] = StorageCast(%y)\n}"});
+  cases.push_back(
+      {"scale-into-weight/one-use",
+       "graph @g(%a: u8[1,4,6]) -> (%o, %c) {\n%x: f32[1,4,6] # u8(scale=0.02, zero=3) = StorageCast(%a)\n" + small +
+           "\n%k = constant f32[] 3\n%c: f32[1,4,6] = Conv(%x, %w)\n%m: f32[1,4,6] = Mul(%c, %k)\n%o: f32[1,4,6] = "
+           "Neg(%m)\n}"});
+  const auto blocks = [](const std::string& axis, int block, const std::string& scales) {
+    return "graph @g(%x: f32[2,32]) -> (%y) {\n%w: f32[32,32] # s4(axis=" + axis + ", block=" + std::to_string(block) +
+           ", scale=f32[" + scales + "] " +
+           Ints(static_cast<std::size_t>(32 * 32 / block),
+                [](std::size_t i) { return static_cast<std::int64_t>(i % 9 + 1); }) +
+           ") = constant s4[32,32] " +
+           Ints(1024, [](std::size_t i) { return static_cast<std::int64_t>(i * 7 % 16) - 8; }) +
+           "\n%y: f32[2,32] = MatMul(%x, %w)\n}";
+  };
+  cases.push_back({"block-weights/blocks-along-the-sum", blocks("1", 16, "32,2")});
+  cases.push_back({"block-weights/block-size", blocks("0", 8, "4,32")});
+  return cases;
+}
+
+bool MachineSaturates() {
+  std::ifstream info("/proc/cpuinfo");
+  const std::string text((std::istreambuf_iterator<char>(info)), {});
+  return text.find("avx2") != std::string::npos && text.find("vnni") == std::string::npos;
+}
+
+TEST(Mutation, EveryConditionHasACounterexample) {
+  std::set<std::string> declared, tested;
+  for (const auto& rule : QuantizedRules(Cpu(), 21)) {
+    for (const std::string_view c : rule->doc().conditions) {
+      EXPECT_TRUE(c.starts_with(std::string(rule->name()) + "/")) << c;
+      declared.emplace(c);
+    }
+  }
+  for (const Case& c : Mutations()) {
+    SCOPED_TRACE(c.condition + "\n" + c.text);
+    tested.insert(c.condition);
+    const std::string rule = c.condition.substr(0, c.condition.find('/'));
+    const Model model = ParseIr(c.text, c.opset);
+    std::vector<TensorRef> inputs = testing::RandomInputs(model, 9);
+    for (TensorRef& input : inputs) {  // every code
+      if (BitWidth(input.dtype) != 8 || input.dtype == DType::kBool) continue;
+      input = Codes(input.dtype, input.dims,
+                    [&](std::size_t i) { return static_cast<std::int64_t>(i % 256) + IntegerMin(input.dtype); });
+    }
+    if (c.condition.ends_with("/saturation")) {
+      inputs[0] = Codes(DType::kU8, inputs[0].dims, [](std::size_t) { return 255; });
+    }
+    const std::vector<TensorRef> before = RunQdq(model, inputs);
+    Model kept = Clone(model);
+    const QuantizedRewriteResult refused = RewriteQuantized(kept, Cpu(), Only({rule}));
+    EXPECT_EQ(refused.rules.rules[0].applied, 0);
+    ASSERT_FALSE(refused.rules.trace.empty()) << "refused without a sentence";
+    EXPECT_GT(refused.rules.trace[0].reason.size(), 10u);
+    EXPECT_TRUE(testing::SameBits(before, RunQLinear(kept, inputs)));
+
+    DropCondition(c.condition);
+    std::string wrong;
+    std::int64_t applied = 0;
+    try {
+      Model taken = Clone(model);
+      applied = RewriteQuantized(taken, Cpu(), Only({rule})).rules.rules[0].applied;
+      LowerToQLinear(taken);
+      const std::vector<std::string> problems = Verify(taken);
+      wrong = problems.empty() ? Violation(Compare(before, testing::RunModel(taken, inputs)), ClassOf(rule), c.few)
+                               : problems[0];
+    } catch (const Error& error) {
+      wrong = error.what();  // the runtime refuses the model
+    }
+    DropCondition({});
+    EXPECT_GT(applied, 0) << "something else refuses it: " << wrong;
+    if (!c.saturates || MachineSaturates()) {
+      EXPECT_NE(wrong, "") << "nothing goes wrong without the condition";
+    }
+  }
+  EXPECT_EQ(declared, tested);
+}
+
+// --- Catalogue, driver -------------------------------------------------------------------------------------------
+
+TEST(Catalogue, EveryRuleSaysWhatItDoesAndWhyItMay) {
+  std::set<std::string> names;
+  for (const auto& rule : QuantizedRules(Cpu(), 21)) {
+    EXPECT_TRUE(names.emplace(rule->name()).second);
+    const RuleDoc doc = rule->doc();
+    for (const std::string_view text : {doc.summary, doc.before, doc.after, doc.proof})
+      EXPECT_GT(text.size(), 10u) << rule->name();
+  }
+  EXPECT_THAT(RuleCatalogue(Cpu()), HasSubstr("qlinear-conv (onelsb)"));
+}
+
+TEST(Catalogue, UnknownNamesAreUsageErrors) {
+  Model model = ParseIr("graph @g(%x: f32[2]) -> (%y) {\n%y: f32[2] = Relu(%x)\n}");
+  try {
+    RewriteQuantized(model, Cpu(), Only({"qlinear-cnov"}));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr("qlinear-conv"));
+  }
+  EXPECT_THROW(ParseRuleClass("exactly"), Error);
+  EXPECT_EQ(ParseRuleClass("lossy"), RuleClass::kLossy);
+}
+
+TEST(Rewrite, ClassLimitsTheRules) {
+  const std::string text = LayerCase("Conv", "%w: f32[4,4,1] # u8(scale=0.01, zero=100) = constant u8[4,4,1] splat(3)",
+                                     "u8(scale=0.05, zero=100)");
+  for (const auto& [rule_class, applied] : {std::pair(RuleClass::kExact, 0), std::pair(RuleClass::kOneLsb, 1)}) {
+    Model model = ParseIr(text);
+    QuantizedRewriteOptions options;
+    options.permitted = rule_class;
+    EXPECT_EQ(RewriteQuantized(model, Cpu(), options).integer_layers, applied);
+  }
+}
+
+TEST(Rewrite, LimitStopsAfterThatManyApplications) {
+  const std::string text =
+      "graph @g(%a: u8[4]) -> (%o) {\n%x: f32[4] # u8(scale=0.5, zero=3) = StorageCast(%a)\n%b: f32[4] # u8(scale=0.5, "
+      "zero=3) = Identity(%x)\n"
+      "%c: f32[4] # u8(scale=0.5, zero=3) = Identity(%b)\n%o: u8[4] = StorageCast(%c)\n}";
+  for (std::uint64_t limit : {0u, 1u, 2u, 3u}) {
+    Model model = ParseIr(text);
+    QuantizedRewriteOptions options;
+    options.limit = limit;
+    std::int64_t applied = 0;
+    for (const RuleCount& rule : RewriteQuantized(model, Cpu(), options).rules.rules) applied += rule.applied;
+    EXPECT_EQ(applied, static_cast<std::int64_t>(std::min<std::uint64_t>(limit, 2)));
+  }
+}
+
+// QDQ -> QLinear -> file form -> QuantTypes -> QLinear again gives the same bits; and QDQ again gives the QDQ form's.
+TEST(FoldQLinear, BothDirections) {
+  const std::string text =
+      "graph @g(%a: u8[1,4,6,6], %c: bool[1]) -> (%o, %p) {\n%x: f32[1,4,6,6] # u8(scale=0.02, zero=100) = "
+      "StorageCast(%a)\n"
+      "%w: f32[4,4,1,1] # u8(axis=0, scale=f32[4] [0.01,0.02,0.03,0.04], zero=u8[4] [128,128,128,128]) = constant "
+      "u8[4,4,1,1] [1,250,3,44,105,6,77,8,9,200,11,12,0,255,90,17]\n"
+      "%b: f32[4] # s32(axis=0, scale=f32[4] [0.0002,0.0004,0.0006,0.0008]) = constant s32[4] [100,-200,300,-400]\n"
+      "%y: f32[1,4,6,6] # u8(scale=0.04, zero=90) = Conv(%x, %w, %b)\n%s: f32[1,4,6,6] # u8(scale=0.05, zero=90) = "
+      "Add(%x, %y)\n"
+      "%m: f32[1,4,6,6] # u8(scale=0.05, zero=90) = Relu(%s)\n%t: f32[1,4,6,6] # u8(scale=0.0039, zero=0) = "
+      "Sigmoid(%m)\n"
+      "%k: f32[1,8,6,6] # u8(scale=0.05, zero=90) = Concat(%m, %t) {axis=1}\n%g: f32[1,8,1,1] # u8(scale=0.03, "
+      "zero=90) = GlobalAveragePool(%k)\n"
+      "%g2: f32[1,8,1,1] # u8(scale=0.02, zero=80) = "
+      "Mul(%g, %g)\n%h: f32[1,8,1,1] # u8(scale=0.04, zero=80) = Where(%c, %g, %g2)\n"
+      "%f: f32[1,8] # u8(scale=0.04, zero=80) = Flatten(%h)\n%v: f32[8,3] # u8(scale=0.01, zero=128) = constant "
+      "u8[8,3] splat(131)\n"
+      "%o: f32[1,3] = MatMul(%f, %v)\n%q: f32[1,3] # u8(scale=0.01, zero=80) = Gemm(%f, %v)\n%p: u8[1,3] = "
+      "StorageCast(%q)\n}";
+  Model model = ParseIr(text);
+  model.graph->SortTopologically();
+  std::vector<TensorRef> inputs = testing::RandomInputs(model, 4);
+  const std::vector<TensorRef> qdq = RunQdq(model, inputs);
+  EXPECT_EQ(RewriteQuantized(model, Cpu()).rules.trace.size(), 11u) << Print(model);
+  const std::vector<TensorRef> first = RunQLinear(model, inputs);
+  EXPECT_EQ(FoldQdq(model), 0);
+  EXPECT_EQ(FoldQLinear(model), 9) << Print(model);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  Model again = Clone(model);
+  EXPECT_TRUE(testing::SameBits(first, RunQLinear(again, inputs))) << Print(again);
+  EXPECT_TRUE(testing::SameBits(qdq, RunQdq(model, inputs)));
+}
+
+}  // namespace
+}  // namespace octavo
