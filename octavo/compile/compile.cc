@@ -219,7 +219,13 @@ std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileC
   for (const auto& [name, value] : context.options) {
     const auto known = std::find_if(device.options.begin(), device.options.end(),
                                     [&, key = std::string_view(name)](const EpOption& o) { return o.name == key; });
-    if (known != device.options.end() && !known->choices.empty()) {
+    // The provider reads what is no number as 0, without a word.
+    if (known != device.options.end() && known->choices == "#" &&
+        (value.empty() || value.size() > 9 || value.find_first_not_of("0123456789") != std::string::npos)) {
+      ThrowUsage("'" + value + "' is no number, as '" + name + "' must be (" + std::string(known->meaning) + ")",
+                 "--epoption " + name);
+    }
+    if (known != device.options.end() && !known->choices.empty() && known->choices != "#") {
       const std::string choices = "|" + std::string(known->choices) + "|";
       if (value.empty() || value.find('|') != std::string::npos ||
           choices.find("|" + value + "|") == std::string::npos) {

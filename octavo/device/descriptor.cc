@@ -155,12 +155,12 @@ constexpr PluginLibrary kQnnLibrary = {
 };
 constexpr EpOption kQnnOptions[] = {
     {"htp_arch", "73", "0|68|69|73|75|79|81", "generation of the HTP that the context is made for"},
-    {"soc_model", "60", "", "number of the SoC in the QNN SDK (60: Snapdragon X Elite)"},
+    {"soc_model", "60", "#", "number of the SoC in the QNN SDK (60: Snapdragon X Elite)"},
     {"offload_graph_io_quantization", "0", "0|1", "1: the CPU quantizes inputs and dequantizes outputs"},
     {"htp_graph_finalization_optimization_mode", "", "0|1|2|3", "3: the longest compile, the fastest graph"},
     {"htp_performance_mode", "", "", "how the device clocks itself"},
     {"enable_htp_fp16_precision", "", "0|1", "1: float graphs run in fp16"},
-    {"vtcm_mb", "", "", "on-chip memory for the graph"},
+    {"vtcm_mb", "", "#", "on-chip memory for the graph"},
 };
 
 constexpr PluginLibrary kOpenVinoLibrary = {
@@ -174,7 +174,7 @@ constexpr PluginLibrary kOpenVinoLibrary = {
 };
 constexpr EpOption kOpenVinoOptions[] = {
     {"device_type", "", "", "CPU, GPU or NPU; where it is not set, what the provider finds"},
-    {"num_of_threads", "", "", "of inference on the CPU"},
+    {"num_of_threads", "", "#", "of inference on the CPU"},
 };
 
 constexpr DeviceDescriptor kDevices[] = {

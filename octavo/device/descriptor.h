@@ -31,7 +31,7 @@ struct OpSupport {
 struct EpOption {
   std::string_view name;
   std::string_view value;    // the default; empty: not set unless the user does
-  std::string_view choices;  // separated by '|'; empty: anything
+  std::string_view choices;  // separated by '|'; "#": a number; empty: anything
   std::string_view meaning;
 };
 

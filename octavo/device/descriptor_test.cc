@@ -31,7 +31,7 @@ TEST(Device, DefaultsOfOptionsAreAmongTheirChoices) {
   for (const DeviceDescriptor& device : Devices()) {
     for (const EpOption& option : device.options) {
       EXPECT_FALSE(option.meaning.empty()) << option.name;
-      if (option.value.empty() || option.choices.empty()) continue;
+      if (option.value.empty() || option.choices.empty() || option.choices == "#") continue;
       const std::string choices = "|" + std::string(option.choices) + "|";
       EXPECT_NE(choices.find("|" + std::string(option.value) + "|"), std::string::npos) << option.name;
     }
