@@ -476,3 +476,23 @@ def test_build_notices_other_weights(octavo, mlp, tmp_path):
     # A map without weights says nothing.
     assert "--weights" in octavo("build", "--onnx", model, "--weight-map", tmp_path / "m.json", "-o", tmp_path / "z",
                                  code=2).error
+
+
+def test_half_and_shared_square_weights_come_back_the_same_way(octavo, tmp_path):
+    """A square f16 weight, and a square one that Gather and MatMul read along different dimensions."""
+    from onnx import TensorProto, helper
+    half = (rng.normal(size=(64, 64)) / 8).astype(np.float16)
+    shared = (rng.normal(size=(64, 64)) / 8).astype(np.float32)
+    nodes = [helper.make_node("Cast", ["x"], ["xh"], to=TensorProto.FLOAT16),
+             helper.make_node("MatMul", ["xh", "half"], ["mh"]),
+             helper.make_node("Cast", ["mh"], ["m"], to=TensorProto.FLOAT),
+             helper.make_node("MatMul", ["m", "shared"], ["s"]), helper.make_node("Gather", ["shared", "rows"], ["g"]),
+             helper.make_node("Add", ["s", "g"], ["y"])]
+    model = matmul_model(tmp_path / "m.onnx", [3, 64],
+                         {"half": half, "shared": shared, "rows": np.array([5, 0, 9], np.int64)}, nodes)
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "w.gguf")
+    _, got = read(tmp_path / "w.gguf")
+    assert np.array_equal(got["half"].data, half.T) and np.array_equal(got["shared"].data, shared)
+    octavo("quantize", model, "--weights", tmp_path / "w.gguf", "--precision", "fp32", "-o", tmp_path / "q.onnx")
+    x = rng.normal(size=(3, 64)).astype(np.float32)
+    assert np.array_equal(run(tmp_path / "q.onnx", x), run(model, x))

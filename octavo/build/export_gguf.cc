@@ -14,10 +14,10 @@
 #include "octavo/base/thread_pool.h"
 #include "octavo/build/export.h"
 #include "octavo/build/gguf_quantize.h"
+#include "octavo/build/weights.h"
 #include "octavo/emit/gguf.h"
 #include "octavo/import/onnx.h"
 #include "octavo/numerics/ggml.h"
-#include "octavo/quantize/weight_only.h"
 #include "octavo/rewrite/passes.h"
 
 namespace octavo {
@@ -42,23 +42,11 @@ const GgufType* PlainType(DType dtype) {
 // One initializer on its way out.
 struct Weight {
   const Value* value = nullptr;
+  RowsOfWeight rows;
   bool transposed = false;  // [K, N] becomes N rows of K
   GgufTensorSpec spec;
   GgufTypeChoice choice;
 };
-
-// The dimension of each weight that its users sum over (or copy whole), and whether they disagree.
-std::map<const Value*, std::pair<std::int64_t, bool>> RowAxes(Graph& graph) {
-  std::map<const Value*, std::pair<std::int64_t, bool>> out;
-  for (Node* node : graph.nodes()) {
-    const auto found = FindWeightSite(*node, 1);
-    const auto* site = std::get_if<WeightSite>(&found);
-    if (site == nullptr) continue;
-    const auto [at, fresh] = out.emplace(site->weight, std::pair(site->axis, false));
-    if (!fresh && at->second.first != site->axis) at->second.second = true;
-  }
-  return out;
-}
 
 std::vector<float> Rows(const Weight& weight) {
   std::vector<float> storage;
@@ -92,12 +80,11 @@ ExportReport ExportGguf(const ExportRequest& request) {
   }
   Graph& graph = *model.graph;
   const QuantizationConfig& config = EffectiveQuantization(request.config);
-  const auto axes = RowAxes(graph);
   std::vector<Weight> weights;
   std::vector<std::string> names;
   ExportReport report;
   std::size_t left_out = 0;
-  for (const Value* value : graph.constants()) {
+  for (Value* value : graph.constants()) {
     if (!value->data) continue;
     const Dims& dims = value->data->dims;
     const GgufType* type = PlainType(value->data->dtype);
@@ -110,8 +97,8 @@ ExportReport ExportGguf(const ExportRequest& request) {
     weight.value = value;
     weight.spec.name = value->name();
     weight.spec.type = type;
-    const auto axis = axes.find(value);
-    weight.transposed = dims.size() == 2 && axis != axes.end() && !axis->second.second && axis->second.first == 0;
+    weight.rows = WeightRows(*value);
+    weight.transposed = dims.size() == 2 && weight.rows.axis == std::optional<std::int64_t>(0);
     for (auto it = dims.rbegin(); it != dims.rend(); ++it) {
       weight.spec.ne.push_back(static_cast<std::uint64_t>(*it));
     }
@@ -129,13 +116,12 @@ ExportReport ExportGguf(const ExportRequest& request) {
     const GgufTypeChooser chooser(config, names);
     bool quantized = false;
     for (Weight& weight : weights) {
-      const auto axis = axes.find(weight.value);
       std::string keep;
-      if (axis == axes.end()) {
-        keep = "no operator multiplies with it or gathers its rows";
-      } else if (axis->second.second) {
+      if (weight.rows.conflict) {
         keep = "its users sum over different dimensions";
-      } else if (!weight.transposed && axis->second.first + 1 != static_cast<std::int64_t>(weight.spec.ne.size())) {
+      } else if (!weight.rows.axis) {
+        keep = "no operator multiplies with it or gathers its rows";
+      } else if (!weight.transposed && *weight.rows.axis + 1 != static_cast<std::int64_t>(weight.spec.ne.size())) {
         keep = "its rows do not run along the dimension that is summed over";
       }
       weight.choice = chooser.Choose(weight.spec.name, *weight.spec.type, weight.spec.ne, keep);

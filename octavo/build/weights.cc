@@ -119,29 +119,6 @@ std::string Text(const Dims& dims) {
   return out + "]";
 }
 
-// The dimension of a constant that its first weighted user sums over, or copies whole; nullopt when no user is one.
-std::optional<std::int64_t> RowAxis(Value& value) {
-  const DType dtype = value.data->dtype;
-  value.data->dtype = DType::kF32;  // sites are found by structure; other float types have the same ones
-  std::optional<std::int64_t> axis;
-  const auto look = [&](const auto& self, const Value& v, int depth) -> void {
-    for (const Use& use : std::vector<Use>(v.uses().begin(), v.uses().end())) {
-      if (axis) return;
-      if (use.node->Is("Transpose") && depth < 8) {
-        if (use.node->output() != nullptr) self(self, *use.node->output(), depth + 1);
-        continue;
-      }
-      const auto found = FindWeightSite(*use.node, 1);
-      if (const auto* site = std::get_if<WeightSite>(&found); site != nullptr && site->weight == &value) {
-        axis = site->axis;
-      }
-    }
-  };
-  look(look, value, 0);
-  value.data->dtype = dtype;
-  return axis;
-}
-
 // [rows, columns] -> [columns, rows], elements of `size` bytes.
 TensorRef Transposed(const TensorRef& data, const Dims& dims) {
   const auto rows = static_cast<std::size_t>(dims[0]), columns = static_cast<std::size_t>(dims[1]);
@@ -203,7 +180,7 @@ WeightReplacement WeightReplacement::Take(Model& model, const fs::path& weights,
       ThrowUnsupported("the initializer is quantized already", where, "give a float model");
     }
     const Dims& dims = v->data->dims;
-    const std::optional<std::int64_t> axis = RowAxis(*v);
+    const std::optional<std::int64_t> axis = WeightRows(*v).axis;
     const bool as_is = WithoutLeadingOnes(source.dims) == WithoutLeadingOnes(dims);
     const bool matrix = dims.size() == 2 && source.dims.size() == 2;
     const bool reversed = matrix && source.dims[0] == dims[1] && source.dims[1] == dims[0];
@@ -296,6 +273,30 @@ void WeightReplacement::Put(Model& model) const {
     graph.EraseInput(input);
     graph.Rename(constant, item.name);
   }
+}
+
+RowsOfWeight WeightRows(Value& constant) {
+  RowsOfWeight out;
+  const DType dtype = constant.data ? constant.data->dtype : DType::kUndefined;
+  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) return out;
+  constant.data->dtype = DType::kF32;  // sites are found by structure, in f32; other float types have the same ones
+  const auto look = [&](const auto& self, const Value& v, int depth) -> void {
+    for (const Use& use : v.uses()) {
+      if (use.node->Is("Transpose") && depth < 8) {
+        if (use.node->output() != nullptr) self(self, *use.node->output(), depth + 1);
+        continue;
+      }
+      const auto found = FindWeightSite(*use.node, 1);
+      const auto* site = std::get_if<WeightSite>(&found);
+      if (site == nullptr || site->weight != &constant) continue;
+      out.conflict = out.conflict || (out.axis && *out.axis != site->axis);
+      out.axis = site->axis;
+    }
+  };
+  look(look, constant, 0);
+  constant.data->dtype = dtype;
+  if (out.conflict) out.axis.reset();
+  return out;
 }
 
 std::vector<fs::path> WeightFiles(const fs::path& weights) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +45,14 @@ class WeightReplacement {
   std::size_t replaced_ = 0;
   std::size_t unused_ = 0;
 };
+
+// Which way the rows of a constant f32, f16 or bf16 weight run: along the dimension that its users sum over, or copy
+// whole (Gather). No axis when no user does either, or when they disagree.
+struct RowsOfWeight {
+  std::optional<std::int64_t> axis;
+  bool conflict = false;
+};
+RowsOfWeight WeightRows(Value& constant);
 
 // The file, or all parts of a split GGUF.
 std::vector<std::filesystem::path> WeightFiles(const std::filesystem::path& weights);
