@@ -5,6 +5,7 @@
 
 #include "cli/options.h"
 #include "octavo/base/error.h"
+#include "octavo/build/pipeline.h"
 
 namespace octavo::cli {
 namespace {
@@ -39,6 +40,16 @@ int Run(const Flags& flags) {
   }
   request.threads = ThreadCount(flags.common);
   request.require_data = flags.data.require_data;
+  CheckExport(request);
+  if (flags.common.dry_run) {
+    if (!request.quantize) {
+      QuantizationConfig none = EffectiveQuantization(request.config);
+      none.precision = "fp32";
+      request.config.quantization = none;
+    }
+    Print("format       " + request.to + "\n" + DescribePlan(request.config, request.out, flags.data.require_data));
+    return 0;
+  }
   CheckOutputFile(flags.out, flags.common);
   const ExportReport report = Export(request);
   WriteJson(flags.common, ToJson(report));
@@ -53,7 +64,10 @@ Command ExportCommand() {
   Command c;
   c.name = "export";
   c.summary = "write another format";
-  c.examples = "  octavo export m.onnx --to onnx -o q.onnx --precision int8 --data samples/\n";
+  c.examples =
+      "  octavo export m.onnx --to stablehlo -o m.mlir --dim batch=1\n"
+      "  octavo export m.onnx --to stablehlo -o m.mlir --precision q4_k\n"
+      "  octavo export m.onnx --to onnx -o q.onnx --precision int8 --data samples/\n";
   std::string targets;
   for (const ExportTarget& target : ExportTargets()) {
     targets += (targets.empty() ? "" : "; ") + std::string(target.name) + ": " + std::string(target.summary);
@@ -69,7 +83,7 @@ Command ExportCommand() {
   }
   AddDataOptions(c.options, f->data);
   AddQuantizationOptions(c.options, f->quantization);
-  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce);
+  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce | kDryRun);
   c.run = [f] { return Run(*f); };
   return c;
 }

@@ -78,8 +78,8 @@ std::string ListOperators(const std::string& to) {
   return target.operators();
 }
 
-ExportReport Export(const ExportRequest& request) {
-  const ExportTarget& target = FindTarget(request.to);
+void CheckExport(const ExportRequest& request) {
+  FindTarget(request.to);
   for (const auto& [name, value] : request.options) {
     for (const ExportOption& option : kOptions) {
       if (option.name == name && !Takes(option, request.to)) {
@@ -88,6 +88,11 @@ ExportReport Export(const ExportRequest& request) {
       }
     }
   }
+}
+
+ExportReport Export(const ExportRequest& request) {
+  CheckExport(request);
+  const ExportTarget& target = FindTarget(request.to);
   const auto start = std::chrono::steady_clock::now();
   ExportReport report = target.run(request);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -51,6 +51,9 @@ struct ExportOption {
 };
 std::span<const ExportOption> ExportOptions();
 
+// Errors: kUsage for a target that is none or an option that is not the target's.
+void CheckExport(const ExportRequest& request);
+
 // Runs the target. Errors: kUsage for a target that is none (nearest names) or an option that is not the target's;
 // what the target throws.
 ExportReport Export(const ExportRequest& request);
