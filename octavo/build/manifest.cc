@@ -38,6 +38,11 @@ void WriteQuantize(JsonWriter& json, const QuantizeResult& q) {
   json.EndArray();
   json.Field("calibration_time_seconds", q.calibration_seconds);
   json.Field("qdq_insertion_time_seconds", q.insertion_seconds);
+  if (!q.nodes_16bit.empty()) {
+    json.Key("nodes_16bit").BeginArray();
+    for (const std::string& node : q.nodes_16bit) json.String(node);
+    json.EndArray();
+  }
   if (q.fp16_overflows > 0) json.Field("fp16_overflows", q.fp16_overflows);
   json.EndObject();
 }

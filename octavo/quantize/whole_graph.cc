@@ -28,6 +28,11 @@ namespace {
 
 // How far below the lowest score a masked position is kept: exp(-12) = 6e-6 of the weight of that lowest one.
 constexpr float kMaskDepth = 12.0f;
+// A mask of -FLT_MAX is as good as one of this size, and a device's rescaling takes no step of 1e36.
+constexpr float kMaskBound = 1000.0f;
+
+// A tensor that 8 bits hold worse than this is one of outliers: a bell in 8 bits has 40 dB.
+constexpr double kLeastLocalDb = 20.0;
 
 bool IsF32(const Value* value) { return value != nullptr && value->type.dtype == DType::kF32 && !value->type.quant; }
 
@@ -109,6 +114,8 @@ class Plan {
   std::vector<Tensor> tensors;
   std::unordered_map<const Value*, std::size_t> tensor_of;   // of every computed value or input that has parameters
   std::unordered_map<const Value*, const Value*> mask_sums;  // score + mask -> the score
+
+  std::unordered_set<const Value*> mask_values;  // what a mask is made of, constants included
 
   bool Moves(const Node& node) const {
     if (device_.Support(node.op(), node.domain()) != QuantSupport::kPassThrough) return false;
@@ -298,9 +305,17 @@ class Plan {
       const Node* add = v->producer();
       if (add == nullptr || (!add->Is("Add") && !add->Is("Sub")) || is_taken.count(add) == 0) continue;
       for (std::size_t i = 0; i < 2; ++i) {
-        if (FromMask(add->input(i), 0)) mask_sums[add->output()] = add->input(1 - i);
+        if (!FromMask(add->input(i), 0)) continue;
+        mask_sums[add->output()] = add->input(1 - i);
+        CollectMask(add->input(i), 0);
       }
     }
+  }
+
+  void CollectMask(const Value* value, int depth) {
+    if (value == nullptr || depth > 16 || value->type.dtype != DType::kF32 || !mask_values.insert(value).second) return;
+    if (value->producer() == nullptr) return;
+    for (const Value* input : value->producer()->inputs()) CollectMask(input, depth + 1);
   }
 
   static bool FromMask(const Value* value, int depth) {
@@ -393,6 +408,7 @@ class WholeGraph {
       }
       type_of_node_[node] = type;
     }
+    if (config_.keep_float_auto && BitWidth(precision_.activation) == 8) Widen();
     // What only moves is as wide as what it moves; what nobody here made, as its widest user.
     for (const Node* node : plan_.taken) {
       if (plan_.Moves(*node)) continue;
@@ -416,6 +432,50 @@ class WholeGraph {
         Type_(it->second) = BitWidth(precision_.weight) == 16 ? Wide(precision_.activation) : DType::kU8;
       }
     }
+  }
+
+  // Tensors whose rounding to 8 bits alone leaves less than kLeastLocalDb (outliers set the step, all else is lost in
+  // it) get 16 bits, and with them the operators that make and read them.
+  void Widen() {
+    std::vector<bool> wide(plan_.tensors.size());
+    for (std::size_t t = 0; t < wide.size(); ++t) {
+      const Value* observed = plan_.tensors[t].observed;
+      if (observed == nullptr) continue;
+      const Node* maker = observed->producer();
+      if (maker != nullptr && FindOp(*maker).flow != ParamFlow::kOwn &&
+          FindOp(*maker).flow != ParamFlow::kSameAsInput) {
+        continue;
+      }
+      const TensorStatistics& stats = StatsOf(*observed);
+      if (!stats.channels || !stats.channels->finite || stats.channels->squares.empty()) continue;
+      double square = 0;
+      for (std::size_t c = 0; c < stats.channels->squares.size(); ++c) square += stats.ChannelMeanSquare(c);
+      square /= static_cast<double>(stats.channels->squares.size());
+      const double step = ParamsOf(t, precision_.activation).params.scale;
+      wide[t] = square > 0 && step * step / 12 > square * std::pow(10.0, -kLeastLocalDb / 10);
+    }
+    std::size_t count = 0;
+    for (const Node* node : plan_.taken) {
+      if (plan_.Moves(*node) || plan_.absorbed.count(node) > 0) continue;
+      bool any = false;
+      const auto see = [&](const Value* v) {
+        const auto it = plan_.tensor_of.find(v);
+        any = any || (it != plan_.tensor_of.end() && wide[it->second]);
+      };
+      for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+        if (RoleOf(*node, i) == Role::kData) see(node->input(i));
+      }
+      see(node->output());
+      if (!any) continue;
+      DType& type = type_of_node_[node];
+      if (type != precision_.activation) continue;  // the user's word stands
+      type = Wide(type);
+      ++count;
+      result_.nodes_16bit.push_back(NodeName(*node));
+    }
+    if (count == 0) return;
+    result_.effective_activations += ", " + std::string(Name(Wide(precision_.activation))) + " at " +
+                                     std::to_string(count) + " operators whose tensors have outliers";
   }
 
   DType& Type_(std::size_t tensor) {
@@ -464,6 +524,10 @@ class WholeGraph {
           used = CutDeadZone(*t.observed, used);
         }
       }
+      if (plan_.mask_values.count(t.observed) > 0) {
+        used.min = std::max(used.min, -kMaskBound);
+        used.max = std::min(used.max, kMaskBound);
+      }
       out.params = ChooseParams(used.min, used.max, storage, symmetric);
     }
     params_[key] = out;
@@ -494,7 +558,7 @@ class WholeGraph {
   struct WeightJob {
     Node* node;
     std::size_t weight_index = 0, bias_index = 0;  // bias_index is read where the operator has one
-    bool has_bias = false;                 // the operator can have a bias
+    bool has_bias = false;                         // the operator can have a bias
     QuantizedWeight weight;
     std::vector<double> bias;
     std::string failure;
@@ -585,7 +649,11 @@ class WholeGraph {
   Value* QuantizedConstant(Value* source, DType storage) {
     const auto key = std::make_pair(static_cast<const Value*>(source), storage);
     if (const auto it = constants_.find(key); it != constants_.end()) return it->second;
-    const auto [low, high] = RangeOfConstant(*source);
+    auto [low, high] = RangeOfConstant(*source);
+    if (plan_.mask_values.count(source) > 0) {
+      low = std::max(low, -kMaskBound);
+      high = std::min(high, kMaskBound);
+    }
     PlannedTensor t;
     t.storage = storage;
     t.params = ChooseParams(low, high, storage, precision_.activation_symmetric);
@@ -799,6 +867,12 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
     if (!fresh && it->second != axis) conflicts.insert(x->name());
   }
   for (const std::string& name : conflicts) specs[name].channel_axis.reset();
+  // The power of every tensor, to find those of outliers.
+  for (const Tensor& t : plan.tensors) {
+    if (t.observed == nullptr || !t.observed->type.shape || t.observed->type.shape->empty()) continue;
+    ObserveSpec& spec = add(*t.observed);
+    if (!spec.channel_axis && conflicts.count(t.observed->name()) == 0) spec.channel_axis = -1;
+  }
   std::vector<ObserveSpec> list;
   for (auto& [name, spec] : specs) list.push_back(std::move(spec));
   return list;
