@@ -30,13 +30,14 @@ Command InspectCommand() {
   auto f = std::make_shared<Flags>();
   Command c;
   c.name = "inspect";
-  c.summary = "what is in a model or statistics file, what is quantized how";
+  c.summary = "what is in a model, weight or statistics file, what is quantized how";
   c.examples =
       "  octavo inspect out/model.onnx\n"
       "  octavo inspect out/ --nodes\n"
       "  octavo inspect q.onnx --ir\n"
       "  octavo inspect s.json\n";
-  c.options.push_back({"file", &f->file, "an ONNX model, a build's output directory, or statistics", "Inspect"});
+  c.options.push_back(
+      {"file", &f->file, "ONNX, GGUF, safetensors, Circle, statistics, or a build's output directory", "Inspect"});
   c.options.push_back({"--ir", &f->options.ir, "print the textual IR", "Inspect"});
   c.options.push_back({"--nodes", &f->options.nodes, "also a line for every node", "Inspect"});
   AddCommonOptions(c.options, f->common, 0);

@@ -15,6 +15,10 @@ namespace octavo::cli {
 namespace {
 
 DType ParseTypeFlag(const std::string& text, const char* option) {
+  if (text.starts_with("mx")) {
+    ThrowUnsupported("activations cannot be quantized to '" + text + "' by an option", option,
+                     "leave it out: the mx precisions store weights only; or put MXFakeQuantize nodes into the model");
+  }
   const std::optional<DType> type = ParseDType(text);
   const std::vector<std::string> known = {"u8", "s8", "u16", "s16"};
   if (!type) {
@@ -160,16 +164,19 @@ void AddDataOptions(std::vector<Option>& o, DataFlags& f) {
 
 void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f) {
   const std::string g = "Quantization";
-  o.push_back({"-p,--precision", &f.precision, "uint8|int8|w8a16|int16|fp16|bf16|fp32 (uint8)", g});
+  o.push_back({"-p,--precision", &f.precision,
+               "uint8|int8|w8a16|int16|fp16|bf16|fp32, or weights only: int4, mxint8, mxfp4, mxfp6_e2m3, mxfp6_e3m2, "
+               "mxfp8_e4m3, mxfp8_e5m2, or a GGML format such as q8_0, q4_0, q4_k, q6_k, iq4_nl (uint8)",
+               g});
   o.push_back({"--calibration", &f.calibration, "minmax|percentile|entropy|mse (minmax)", g});
   o.push_back({"--percentile", &f.percentile, "for --calibration percentile (99.99)", g});
   o.push_back({"--per-channel", &f.per_channel, "one weight scale an output channel", g});
   o.push_back({"--per-tensor", &f.per_tensor, "one weight scale a tensor", g});
   o.push_back({"--symmetric", &f.symmetric, "activations with the zero point in the middle", g});
   o.push_back({"--asymmetric", &f.asymmetric, "activations with a zero point of their own", g});
-  o.push_back({"--weight-type", &f.weight_type, "u8|s8|s16", g});
+  o.push_back({"--weight-type", &f.weight_type, "u8|s8|u16|s16", g});
   o.push_back({"--activation-type", &f.activation_type, "u8|s8|u16|s16", g});
-  o.push_back({"--block", &f.block, "block size of weight-only formats (32)", g});
+  o.push_back({"--block", &f.block, "block size of int4 and the mx formats (32)", g});
   o.push_back({"--op-types", &f.op_types, "A,B: quantize only these operators", g});
   o.push_back({"--exclude", &f.exclude, "NODE or glob that stays float (repeatable)", g});
   o.push_back({"--override", &f.overrides, "TENSOR=TYPE: u8|s8|u16|s16|f32 (repeatable)", g});
@@ -183,7 +190,7 @@ void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f) {
 void AddCommonOptions(std::vector<Option>& o, CommonFlags& f, unsigned which) {
   const std::string g = "Common";
   if (which & kConfig) o.push_back({"--config", &f.config, "F.json: a build's config.json; flags override it", g});
-  if (which & kDevice) o.push_back({"--device", &f.device, "cpu (qnn, openvino, dml are not built yet)", g});
+  if (which & kDevice) o.push_back({"--device", &f.device, "cpu|qnn|openvino|dml (cpu)", g});
   if (which & kWeights) {
     o.push_back({"--weights", &f.weights, "W: a GGUF or safetensors file whose tensors replace initializers", g});
     o.push_back({"--weight-map", &f.weight_map, "F.json: initializer -> tensor, where the names differ", g});

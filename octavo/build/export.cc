@@ -52,10 +52,6 @@ const ExportTarget& FindTarget(const std::string& to) {
     known += (known.empty() ? "" : ", ") + std::string(t.name);
   }
   if (target == nullptr) {
-    // Targets of the interface that this version does not have.
-    for (const std::string_view unbuilt : {"stablehlo", "circle", "onnx", "gguf"}) {
-      if (to == unbuilt) ThrowUnsupported("not built yet", "octavo export --to " + to);
-    }
     const std::string how = DidYouMean(to, names);
     ThrowUsage("unknown format '" + to + "'", "--to", how.empty() ? "formats are " + known : how);
   }

@@ -1,4 +1,4 @@
-// What is in a file: a model (values, operators, what is quantized how) or calibration statistics.
+// What is in a file: a model (values, operators, what is quantized how), weights or calibration statistics.
 #pragma once
 
 #include <filesystem>
@@ -16,8 +16,7 @@ struct InspectResult {
   std::string json;
 };
 
-// Tells the kind of file from its content. Errors: kBadInput for a file that is none of them or is corrupt;
-// kUnsupported for kinds that are not built yet (Circle).
+// Tells the kind of file from its content. Errors: kBadInput for a file that is none of them or is corrupt.
 InspectResult Inspect(const std::filesystem::path& path, const InspectOptions& options);
 
 }  // namespace octavo

@@ -709,7 +709,7 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
                "quantize it with --requantize --save-statistics S.json");
   }
   if (IsQuantized(model)) {
-    ThrowUnsupported("calibrating a model that is quantized already is not built yet", stage.model.string(),
+    ThrowUnsupported("the model is quantized already: its float values cannot be calibrated", stage.model.string(),
                      "quantize it with --requantize --save-statistics S.json");
   }
   const DataPlan data = OpenSamples(model, stage, require_data, 0);

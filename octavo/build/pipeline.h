@@ -40,7 +40,7 @@ struct BuildResult {
 // or infinity where the float model has none).
 BuildResult Build(const BuildOptions& options);
 
-// The device of that name. Errors: kUnsupported for a known device that is not built yet, kUsage for any other name.
+// The device of that name. Errors: kUsage for any other name (nearest names).
 const DeviceDescriptor& RequireDevice(const std::string& name);
 
 // Reads a model and gets it ready for quantization: dimensions fixed, Q/DQ folded into types. Errors: kUnsupported for

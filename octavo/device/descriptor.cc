@@ -170,7 +170,7 @@ constexpr PluginLibrary kOpenVinoLibrary = {
     "",
     "",
     23,
-    "run tools/openvino, or set OCTAVO_OPENVINO_LIBRARY to the library of onnxruntime-ep-openvino",
+    "run tools/qnn openvino, or set OCTAVO_OPENVINO_LIBRARY to the library of onnxruntime-ep-openvino",
 };
 constexpr EpOption kOpenVinoOptions[] = {
     {"device_type", "", "", "CPU, GPU or NPU; where it is not set, what the provider finds"},

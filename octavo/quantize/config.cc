@@ -21,7 +21,7 @@ constexpr std::pair<CalibrationMethod, const char*> kMethods[] = {{CalibrationMe
 const std::vector<std::string> kOverrideTypes = {"u8", "s8", "u16", "s16", "f32"};
 const std::vector<std::string> kDistributions = {"uniform", "normal"};
 
-// Formats whose blocks have a size to choose; those of GGML have one of their own.
+// Weight-only formats whose blocks have a size to choose; those of GGML have one of their own.
 bool HasBlocks(const std::string& precision) {
   return precision == "int4" || (precision.starts_with("mx") && precision != "mxfp4_gg");
 }
@@ -36,27 +36,28 @@ void ForEachIdleField(const QuantizationConfig& c, F f) {
     f("percentile", &C::percentile, "without calibration 'percentile'", "add --calibration percentile, or " + leave);
   }
   const std::string with = "with precision '" + c.precision + "'";
-  const GgmlFormat* ggml = FindGgmlFormat(c.precision);
-  if (ggml == nullptr || ggml->name != c.precision || !ggml->takes_importance) {
-    f("imatrix", &C::imatrix, with, leave + ", or use a GGML format that takes an importance matrix");
-    if (ggml != nullptr && ggml->is_block() && ggml->name == c.precision) {
-      f("load_path", &C::load_path, with, leave);
-      f("save_path", &C::save_path, with, leave);
-    }
-  }
-  if (!HasBlocks(c.precision)) f("block", &C::block, with, leave + ", or use int4 or an mx format");
+  const GgmlFormat* found = FindGgmlFormat(c.precision);
+  const GgmlFormat* ggml = found != nullptr && found->is_block() && found->name == c.precision ? found : nullptr;
+  const bool importance = ggml != nullptr && ggml->takes_importance;
+  if (!importance) f("imatrix", &C::imatrix, with, leave + ", or use a GGML format that takes an importance matrix");
+  const bool blocks = HasBlocks(c.precision);
+  if (!blocks) f("block", &C::block, with, leave + ", or use int4 or an mx format");
   const bool half = c.precision == "fp16" || c.precision == "bf16";
-  if (!half && c.precision != "fp32") return;
+  const bool weight_only = blocks || ggml != nullptr;
+  if (!half && !weight_only && c.precision != "fp32") return;
   f("weight_type", &C::weight_type, with, leave);
   f("activation_type", &C::activation_type, with, leave);
   f("per_channel", &C::per_channel, with, leave);
   f("symmetric", &C::symmetric, with, leave);
   f("calibration", &C::calibration, with, leave);
   f("percentile", &C::percentile, with, leave);
-  f("overrides", &C::overrides, with, leave);
-  f("load_path", &C::load_path, with, leave);
-  f("save_path", &C::save_path, with, leave);
   f("keep_float", &C::keep_float_auto, with, leave);
+  if (!importance) {
+    f("load_path", &C::load_path, with, leave);
+    f("save_path", &C::save_path, with, leave);
+  }
+  if (weight_only) return;
+  f("overrides", &C::overrides, with, leave);
   if (half) return;
   f("op_types", &C::op_types, with, leave);
   f("exclude", &C::exclude, with, leave);

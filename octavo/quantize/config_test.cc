@@ -73,6 +73,22 @@ TEST(Config, RefusesWhatWouldHaveNoEffect) {
       EXPECT_THAT(fail(text), HasSubstr("no effect with precision '" + std::string(precision) + "'")) << text;
     }
   }
+  for (const char* precision : {"int4", "mxfp4", "q8_0", "q4_k"}) {
+    for (const char* field : {R"("per_channel": true)", R"("symmetric": true)", R"("calibration": "mse")",
+                              R"("keep_float": "none")", R"("weight_type": "u8")", R"("activation_type": "u8")"}) {
+      const std::string text = std::string("{") + field + R"(, "precision": ")" + precision + "\"}";
+      EXPECT_THAT(fail(text), HasSubstr("no effect with precision '" + std::string(precision) + "'")) << text;
+    }
+  }
+  for (const char* precision : {"int4", "mxfp4", "q8_0"}) {  // no importance matrix can be made for these
+    for (const char* field : {R"("load_path": "s")", R"("save_path": "s")", R"("imatrix": "m")"}) {
+      const std::string text = std::string("{") + field + R"(, "precision": ")" + precision + "\"}";
+      EXPECT_THAT(fail(text), HasSubstr("no effect with precision '" + std::string(precision) + "'")) << text;
+    }
+  }
+  EXPECT_EQ(QuantizationConfigFromJson(R"({"load_path": "s", "precision": "q4_k"})", "f").load_path, "s");
+  EXPECT_EQ(QuantizationConfigFromJson(R"({"overrides": [["x", "s8"]], "precision": "int4"})", "f").overrides.size(),
+            1u);
   EXPECT_THAT(fail(R"({"exclude": ["x"], "precision": "fp32"})"), HasSubstr("exclude has no effect"));
   EXPECT_EQ(QuantizationConfigFromJson(R"({"exclude": ["x"], "precision": "fp16"})", "f").exclude.size(), 1u);
 }

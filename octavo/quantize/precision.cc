@@ -38,7 +38,8 @@ void CheckType(DType type, const char* option) {
     case DType::kS16:
       return;
     default:
-      ThrowUnsupported("type '" + std::string(Name(type)) + "' is not built yet", option, "use u8, s8, u16 or s16");
+      ThrowUnsupported("nothing computes on codes of type '" + std::string(Name(type)) + "'", option,
+                       "use u8, s8, u16 or s16");
   }
 }
 
@@ -88,8 +89,7 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     p.weight_bits = format->bits_per_weight;
     p.activation_text = "f32";
   } else {
-    ThrowUnsupported("precision '" + name + "' is not built yet", "--precision",
-                     "built are uint8, int8, w8a16, int16, int4, fp16, bf16 and fp32");
+    ThrowInternal("precision '" + name + "' has no row");
   }
   if (p.kind != ResolvedPrecision::Kind::kStatic) {
     if (config.weight_type || config.activation_type) {

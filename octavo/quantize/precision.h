@@ -27,13 +27,13 @@ struct ResolvedPrecision {
   std::string weight_text, activation_text;  // for people and the manifest: "u8 per tensor", "u8"
 };
 
-// Every precision name of the interface, built or not.
+// Every precision name.
 std::span<const std::string_view> PrecisionNames();
 
 // Applies the device and the config's own weight_type, activation_type, per_channel and symmetric. A type that the
 // device cannot run exactly becomes one that it can by an exact rule that weight_text names (s8 -> u8 with zero point
-// 128). Errors: kUsage for a name that is no precision (nearest names); kUnsupported for one that is not built yet, or
-// for types that the device has no arithmetic for.
+// 128). Errors: kUsage for a name that is no precision (nearest names); kUnsupported for types that nothing can
+// compute on.
 ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const DeviceDescriptor& device);
 
 }  // namespace octavo

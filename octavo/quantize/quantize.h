@@ -57,8 +57,7 @@ std::string MethodName(CalibrationMethod method);  // "minmax", as Statistics::m
 // Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be
 // null for precisions that need none (fp16, bf16, fp32, weight only). `cache`: see above; never changes the result.
 // Samples [0, config.samples) calibrate. Deterministic: equal inputs give equal models whatever the number of threads.
-// Errors: kUnsupported for a precision that is not built yet or a model the device cannot take; kUsage for a selector
-// that matches nothing (nearest names).
+// Errors: kUnsupported for a model the device cannot take; kUsage for a selector that matches nothing (nearest names).
 QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
                         const DataSource* data, int threads, StatisticsCache* cache = nullptr);
 

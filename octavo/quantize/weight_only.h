@@ -44,7 +44,7 @@ struct WeightOnlyFormat {
 };
 
 // The format that a precision name means, with the config's block size; nullopt when the name is no weight-only
-// precision (or none that is built). New formats are one line in the table of weight_only.cc.
+// precision. New formats are one line in the table of weight_only.cc.
 std::optional<WeightOnlyFormat> FindWeightOnlyFormat(const QuantizationConfig& config);
 
 // Symmetric blocks of a signed integer type along an axis: ONNX's blocked DequantizeLinear. The scale of a block is the
