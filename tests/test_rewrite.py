@@ -484,3 +484,81 @@ def test_rewriting_is_linear(octavo, tmp_path):
     report = rewrite(octavo, tmp_path / "long.onnx", tmp_path / "short.onnx")
     assert applied(report)["qlinear-binary"] == 5000 and applied(report)["integer-clip"] == 5000
     assert report["seconds"] < 4  # 2 on a quiet machine
+
+
+# --- integer products: ConvInteger, MatMulInteger, and what DynamicQuantizeLinear feeds them ---------------------------
+
+def kinds(path):
+    return [n.op_type for n in onnx.load(str(path)).graph.node]
+
+
+def worst_relative(a, b):
+    return max(np.abs(x - y).max() / np.abs(x).max() for p, q in zip(a, b) for x, y in zip(p, q))
+
+
+@pytest.mark.parametrize("op, per_channel, static", [("MatMulInteger", False, True), ("MatMulInteger", True, True),
+                                                     ("ConvInteger", False, True), ("ConvInteger", True, True),
+                                                     ("MatMulInteger", True, False), ("ConvInteger", False, False)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_integer_products_both_ways(octavo, tmp_path, op, per_channel, static, dtype):
+    rng = np.random.default_rng(5)
+    conv = op == "ConvInteger"
+    x_shape, w_shape = ([2, 4, 7, 6], (5, 4, 3, 3)) if conv else ([3, 24], (24, 10))
+    n = w_shape[0 if conv else 1]
+    w = rng.integers(-60, 60, w_shape).astype(np.int8) if dtype == np.int8 else rng.integers(0, 255, w_shape).astype(np.uint8)
+    scales = rng.uniform(0.005, 0.02, n if per_channel else ()).astype(np.float32)
+    shape = (n, 1, 1) if conv and per_channel else scales.shape
+    init = [numpy_helper.from_array(a, k) for k, a in
+            [("w", w), ("wz", np.asarray(0 if dtype == np.int8 else 131, dtype)), ("ws", scales.reshape(shape)),
+             ("s", np.float32(0.03)), ("z", np.uint8(120)), ("m", (np.float32(0.03) * scales).reshape(shape))]]
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]) if static else
+             helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "ds", "dz"])]
+    if not static:
+        nodes.append(helper.make_node("Mul", ["ds", "ws"], ["dm"]))
+    attributes = {"strides": [2, 1], "pads": [1, 1, 1, 1]} if conv else {}
+    nodes += [helper.make_node(op, ["q", "w", "z" if static else "dz", "wz"], ["i"], **attributes),
+              helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+              helper.make_node("Mul", ["f", "m" if static else "dm"], ["y"])]
+    source, q, r = (tmp_path / f for f in ("m.onnx", "q.onnx", "r.onnx"))
+    onnx.save(make(nodes, init, [("x", x_shape)], [("y", None)]), str(source))
+    samples = [{"x": rng.normal(size=x_shape).astype(np.float32)} for _ in range(3)]
+    right = outputs(source, samples, optimize=False)
+    octavo("export", source, "--to", "onnx", "-o", q)
+    assert not {"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"} & set(kinds(q))
+    assert ("Conv" if conv else "MatMul") in kinds(q) and "DequantizeLinear" in kinds(q)
+    assert worst_relative(right, outputs(q, samples, optimize=False)) < 1e-5
+    report = rewrite(octavo, source, r)
+    assert ("ConvInteger" if conv else "MatMulIntegerToFloat") in kinds(r)
+    if dtype == np.int8 and (static or not conv):
+        weight = next(v for v in map(numpy_helper.to_array, onnx.load(str(r)).graph.initializer) if v.shape == w.shape)
+        assert weight.dtype == np.uint8  # saturates nowhere
+    if not static and not conv:
+        assert applied(report)["dynamic-matmul"] == 1
+    for optimize in (False, True):
+        assert worst_relative(right, outputs(r, samples, optimize=optimize)) < 1e-5
+    back = tmp_path / "b.onnx"
+    octavo("export", r, "--to", "onnx", "-o", back)
+    assert not {"MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"} & set(kinds(back))
+    assert worst_relative(right, outputs(back, samples, optimize=False)) < 1e-5
+
+
+@pytest.mark.parametrize("name, kind", [("minilm", "QInt8"), pytest.param("minilm", "QUInt8", marks=pytest.mark.slow),
+                                        pytest.param("vit", "QInt8", marks=pytest.mark.slow)])
+def test_dynamically_quantized_models(octavo, models, data, tmp_path, name, kind):
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    q, r, back = tmp_path / "q.onnx", tmp_path / "r.onnx", tmp_path / "b.onnx"
+    model = onnx.load(str(models[name]))
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    quantize_dynamic(str(tmp_path / "m.onnx"), str(q), weight_type=getattr(QuantType, kind), op_types_to_quantize=["MatMul"])
+    before = kinds(q).count("MatMulInteger")
+    assert before > 10
+    report = rewrite(octavo, q, r)
+    assert applied(report)["dynamic-matmul"] + kinds(r).count("MatMulInteger") == before
+    assert applied(report)["dynamic-matmul"] > 0.7 * before
+    samples = load_samples(data[name])[32:36]
+    reference = outputs(models[name], samples, optimize=False)
+    assert sqnr(reference, outputs(r, samples)) > sqnr(reference, outputs(q, samples, optimize=False)) - 0.3
+    octavo("export", q, "--to", "onnx", "-o", back)
+    assert "MatMulInteger" not in kinds(back)
+    assert sqnr(reference, outputs(back, samples, optimize=False)) > sqnr(reference, outputs(q, samples, optimize=False)) - 0.3

@@ -164,7 +164,58 @@ class QLinearLowering {
     Replace(*fresh);
   }
 
+  // A convolution with a float result: ConvInteger, Cast, Mul by the scale of its products, Add of its bias.
+  void ConvInteger() {
+    const Affine &x = *AffineOf(node_->input(0)), &w = *AffineOf(node_->input(1));
+    const Params from = ParamsOf(node_->input(0));
+    const std::string& name = node_->output()->name();
+    const std::int64_t zero = w.zero_point ? w.zero_point->ToInts()[0] : 0;
+    Value* weight_zero =
+        graph_->AddConstant(node_->input(1)->name() + "_zero_point", TensorRef::FromInts(w.storage, {}, {&zero, 1}));
+    std::vector<float> scales = w.scale.ToFloats();
+    for (float& s : scales) s *= x.scale.ToFloats()[0];
+    const std::size_t spatial = node_->input(1)->type.shape ? node_->input(1)->type.shape->size() - 2 : 0;
+    Dims dims;
+    if (scales.size() > 1) {
+      dims.assign(spatial + 1, 1);
+      dims[0] = std::ssize(scales);
+    }
+    Type type = node_->output()->type;
+    type.dtype = DType::kS32;
+    Node* sums =
+        graph_->AddNode("ConvInteger", "", {Codes(node_->input(0)), Codes(node_->input(1)), from.zero, weight_zero},
+                        {{name + "_sums", type}}, before_);
+    sums->name = node_->name;
+    CopyAttributes(*sums);
+    type.dtype = DType::kF32;
+    Node* cast = graph_->AddNode("Cast", "", {sums->output()}, {{name + "_sums_float", type}}, before_);
+    cast->SetAttribute("to", std::int64_t{1});
+    std::vector<Value*> product{cast->output(),
+                                graph_->AddConstant(name + "_scale", TensorRef::FromFloats(dims, scales))};
+    const Value* bias = node_->input(2);
+    if (bias == nullptr) {
+      node_->name.clear();
+      return Replace(*Emit("Mul", "", std::move(product)));
+    }
+    std::vector<float> numbers;
+    if (const Affine* b = AffineOf(bias)) {
+      const std::vector<float> steps = b->scale.ToFloats();
+      for (const std::int64_t code : bias->data->ToInts()) {
+        numbers.push_back(static_cast<float>(code) * steps[steps.size() == 1 ? 0 : numbers.size()]);
+      }
+    } else {
+      numbers = bias->data->ToFloats();
+    }
+    Dims shape(spatial + 1, 1);
+    shape[0] = std::ssize(numbers);
+    Node* mul = graph_->AddNode("Mul", "", std::move(product), {{name + "_scaled", type}}, before_);
+    node_->name.clear();
+    Replace(
+        *Emit("Add", "", {mul->output(), graph_->AddConstant(name + "_bias", TensorRef::FromFloats(shape, numbers))}));
+  }
+
   void Conv() {
+    if (!node_->output()->type.quant) return ConvInteger();
     const Params x = ParamsOf(node_->input(0)), w = ParamsOf(node_->input(1)), y = ParamsOf(node_->output());
     Node* fresh = Emit("QLinearConv", "",
                        {Codes(node_->input(0)), x.scale, x.zero, Codes(node_->input(1)), w.scale, w.zero, y.scale,

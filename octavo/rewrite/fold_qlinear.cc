@@ -55,6 +55,11 @@ class Folder {
 
   std::int64_t Run() {
     std::int64_t folded = 0;
+    for (Node* node : graph_.nodes()) {
+      // First: they take operators behind them along, which a snapshot of all nodes would still hold.
+      if (!node->domain().empty() || (node->op() != "MatMulInteger" && node->op() != "ConvInteger")) continue;
+      folded += FoldSums(*node, node->op() == "ConvInteger") ? 1 : 0;
+    }
     for (Node* node : graph_.nodes()) folded += Fold(*node) ? 1 : 0;
     for (Node* node : graph_.nodes()) Meet(*node);
     return folded;
@@ -157,6 +162,142 @@ class Folder {
       o.type->affine.scale = TensorRef::FromFloats({static_cast<std::int64_t>(scales.size())}, scales);
     }
     return o;
+  }
+
+  // Codes of a sum of integer products as a quantized value: `scales` are one or one an index of `axis`.
+  static std::optional<QuantType> SumOperand(const Value* codes, const Value* zero, std::vector<float> scales,
+                                             std::optional<std::int64_t> axis) {
+    QuantType type;
+    Affine& a = type.affine;
+    a.storage = codes->type.dtype;
+    if (a.storage != DType::kU8 && a.storage != DType::kS8) return std::nullopt;
+    std::vector<std::int64_t> zeros{0};
+    if (zero != nullptr) {
+      if (Plain(zero) == nullptr || zero->data->dtype != a.storage || zero->data->elements() == 0) return std::nullopt;
+      zeros = zero->data->ToInts();
+    }
+    if (zeros.size() > 1 && scales.size() == 1) scales.resize(zeros.size(), scales[0]);
+    if (zeros.size() == 1) zeros.resize(scales.size(), zeros[0]);
+    if (zeros.size() != scales.size()) return std::nullopt;
+    Dims dims;
+    if (scales.size() > 1) {
+      const Value* known = Plain(codes);
+      if (!axis || known == nullptr) return std::nullopt;
+      const auto rank = static_cast<std::int64_t>(known->data->dims.size());
+      a.axis = *axis < 0 ? rank + *axis : *axis;
+      if (*a.axis < 0 || *a.axis >= rank ||
+          known->data->dims[static_cast<std::size_t>(*a.axis)] != std::ssize(scales)) {
+        return std::nullopt;
+      }
+      dims = {std::ssize(scales)};
+    }
+    a.scale = TensorRef::FromFloats(dims, scales);
+    a.zero_point = TensorRef::FromInts(a.storage, dims, zeros);
+    return type;
+  }
+
+  // The positive f32 numbers of a constant factor of the sums, or of a product of two such constants: one, or one a
+  // channel; empty when it is none.
+  static std::vector<float> Factor(const Value* v, bool conv) {
+    const Node* mul = v->producer();
+    if (mul != nullptr && mul->Is("Mul")) {
+      const Value *a = Plain(mul->input(0)), *b = Plain(mul->input(1));
+      if (a == nullptr || b == nullptr) return {};
+      if (a->data->elements() != 1) std::swap(a, b);
+      if (a->data->elements() != 1 || a->data->dtype != DType::kF32) return {};
+      std::vector<float> factor = Factor(b, conv);
+      for (float& f : factor) f *= a->data->ToFloats()[0];
+      return factor;
+    }
+    if (Plain(v) == nullptr || v->data->dtype != DType::kF32 || v->data->elements() == 0) return {};
+    std::vector<float> factor = v->data->ToFloats();
+    for (const float f : factor) {
+      if (!(f > 0) || f > 1e30f) return {};
+    }
+    const Dims& dims = v->data->dims;
+    if (factor.size() > 1) {
+      // [N] or [1, .., N] behind a product, [M, 1, ..] or [1, M, 1, ..] behind a convolution.
+      const bool last = dims.back() == std::ssize(factor);
+      const bool first = dims[dims.size() > 1 && dims[0] == 1 ? 1 : 0] == std::ssize(factor) && dims.back() == 1;
+      if (conv ? !first : !last) return {};
+    }
+    return factor;
+  }
+
+  // Before:  %i = MatMulInteger %a, %b, z_a, z_b;  %f = Cast %i;  %y = Mul %f, m
+  // After:   %y = MatMul (%a : u8(s, z_a)), (%b : u8(m / s, z_b))   s: of the quantized value that %a are the codes of
+  // Only where all parameters are constant; ConvInteger likewise.
+  bool FoldSums(Node& node, bool conv) {
+    Value* sums = node.output();
+    Value *x = node.input(0), *w = node.input(1);
+    if (sums == nullptr || x == nullptr || w == nullptr || sums->is_graph_output() || sums->uses().size() != 1) {
+      return false;
+    }
+    Node* cast = sums->uses()[0].node;
+    if (!cast->Is("Cast") || cast->IntAttribute("to", 0) != 1 || cast->graph() != &graph_) return false;
+    Node* end = cast;
+    std::vector<float> factor;
+    if (Value* f = cast->output(); !f->is_graph_output() && f->uses().size() == 1) {
+      Node* mul = f->uses()[0].node;
+      if (mul->Is("Mul") && mul->graph() == &graph_ && mul->input(0) != mul->input(1)) {
+        factor = Factor(mul->input(mul->input(0) == f ? 1 : 0), conv);
+        if (!factor.empty() && conv && factor.size() > 1) {
+          // A convolution's factors must run along its channels: the rank of its result decides what [M, 1, ..] means.
+          const Value* by = mul->input(mul->input(0) == f ? 1 : 0);
+          const Value* known = by->producer() != nullptr ? nullptr : Plain(by);
+          const Value* weight = Plain(w);
+          if (known == nullptr || weight == nullptr ||
+              known->data->dims.size() + (known->data->dims[0] == 1 ? 0 : 1) != weight->data->dims.size()) {
+            factor.clear();
+          }
+        }
+        if (!factor.empty()) end = mul;
+      }
+    }
+    if (factor.empty()) factor = {1.0f};
+    const Operand plain_x{x, SumOperand(x, node.input(2), {1.0f}, std::nullopt)};
+    if (!plain_x.type) return false;
+    Operand a = plain_x;
+    const Node* from = x->producer();
+    if (end != cast && from != nullptr && from->Is(kStorageCast, kIrDomain)) {
+      const std::optional<QuantType>& q = from->input(0)->type.quant;
+      if (q && q->kind == QuantType::Kind::kAffine && q->affine.per_tensor() && q->affine.storage == x->type.dtype &&
+          q->affine.scale.dtype == DType::kF32) {
+        const std::int64_t zero = q->affine.zero_point ? q->affine.zero_point->ToInts()[0] : 0;
+        const float s = q->affine.scale.ToFloats()[0];
+        std::vector<float> rest = factor;
+        bool normal = zero == plain_x.type->affine.zero_point->ToInts()[0];
+        for (float& f : rest) {
+          f /= s;
+          normal = normal && f > 1e-30f && f < 1e30f;
+        }
+        if (normal) {
+          a.type = *q;
+          factor = std::move(rest);
+        }
+      }
+    }
+    const Operand b{w, SumOperand(w, node.input(3), factor, conv ? 0 : -1)};
+    if (!b.type || (conv && node.input(3) != nullptr && node.input(3)->data->elements() != 1)) return false;
+    std::vector<Value*> inputs{Typed(a, &node), Typed(b, &node)};
+    Value* y = end->output();
+    Type type = y->type;
+    type.dtype = DType::kF32;
+    const std::string name = y->name();
+    Node* fresh = graph_.AddNode(conv ? "Conv" : "MatMul", "", std::move(inputs), {{name + "_value", type}}, &node);
+    fresh->name = node.name;
+    fresh->extras = node.extras;
+    fresh->form = QuantForm::kQLinear;
+    for (Attribute& at : node.attributes()) fresh->SetAttribute(at.name, std::move(at.value));
+    Value* made = fresh->output();
+    made->extras = y->extras;
+    graph_.ReplaceAllUses(y, made);
+    Node* cast_node = cast;
+    if (end != cast) graph_.Erase(end);
+    graph_.Erase(cast_node);
+    graph_.Erase(&node);
+    graph_.Rename(made, name);
+    return true;
   }
 
   bool Fold(Node& node) {

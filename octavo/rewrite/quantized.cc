@@ -47,6 +47,7 @@ void UseQdqForm(Model& model) {
   VisitNodes(*model.graph, [](Node& node) {
     if (node.form == QuantForm::kQLinear) node.form = QuantForm::kQdq;
   });
+  IntegerProductsToQdq(model);
 }
 
 void FoldQuantized(Model& model) {

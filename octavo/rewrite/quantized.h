@@ -28,6 +28,10 @@ struct QuantizedRewriteResult {
 QuantizedRewriteResult RewriteQuantized(Model& model, const DeviceDescriptor& device,
                                         const QuantizedRewriteOptions& options = {});
 
+// MatMulInteger, ConvInteger and MatMulIntegerToFloat whose parameters are computed (DynamicQuantizeLinear) become the
+// float operator behind DequantizeLinear nodes. Sums that are used as integers stay. Returns how many changed.
+std::int64_t IntegerProductsToQdq(Model& model);
+
 // Takes back every choice of an integer operator: LowerToQdq then writes the portable form.
 void UseQdqForm(Model& model);
 

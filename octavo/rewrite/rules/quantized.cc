@@ -197,6 +197,7 @@ RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset) {
   rules.push_back(QLinearConvRule(device));
   rules.push_back(QLinearMatMulRule(device));
   rules.push_back(MatMulIntegerToFloatRule(device));
+  rules.push_back(DynamicMatMul(device));
   rules.push_back(QGemmRule(device));
   rules.push_back(QGemmFloatRule(device));
   rules.push_back(QLinearBinary(device));

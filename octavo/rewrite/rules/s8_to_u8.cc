@@ -78,7 +78,7 @@ class S8WeightToU8Rule final : public PatternRule<Value*> {
   }
 
   MatchOr<Value*> Match(Node& node) const override {
-    if (!SaturatesU8S8(device_) || !node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
+    if (!SaturatesU8S8(device_) || !node.domain().empty()) return Refusal{};
     const std::optional<ScalarParams> x = Scalar8(node.input(0));
     Value* weight = node.input(1);
     const Affine* w = AffineOf(weight);
@@ -88,7 +88,11 @@ class S8WeightToU8Rule final : public PatternRule<Value*> {
       return Refusal{"the codes of '" + weight->name() + "' are read as integers"};
     }
     for (const Use& use : weight->uses()) {
-      if (use.node->form == QuantForm::kQLinear) {
+      // An integer layer that reads u8 takes either type; anything else was chosen for s8.
+      const Node& user = *use.node;
+      const bool layer = user.Is("Conv") || user.Is("MatMul") || user.Is("Gemm");
+      const std::optional<ScalarParams> beside = Scalar8(user.input(0));
+      if (user.form == QuantForm::kQLinear && !(layer && use.index == 1 && beside && beside->storage == DType::kU8)) {
         return Refusal{"'" + weight->name() + "' belongs to an operator that is in its integer form already"};
       }
     }
