@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import numpy as np
 import onnx
 import pytest
 
@@ -67,6 +68,56 @@ def test_compile_takes_a_quantized_model(octavo, small_cnn, small_data, tmp_path
     octavo("compile", tmp_path / "q" / "quantized.onnx", "--device", "qnn", "--data", small_data, "-o", tmp_path / "c",
            "--validate-samples", "2", env=qnn_env())
     assert manifest(tmp_path / "c")["compile"]["ep_context_nodes"] == 1
+
+
+def token_model(path):
+    """Integer inputs, one handed through to an output; the Shape of another output, declared with symbols of its own,
+    decides how the mask is expanded."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng = np.random.default_rng(3)
+    i64 = lambda name, *v: numpy_helper.from_array(np.array(v, np.int64), name)
+    init = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n)
+            for n, s in (("table", (50, 16)), ("g", (16,)), ("b", (16,)), ("w", (16, 16)))]
+    init += [i64("one", 1), i64("last", -1)]
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["e"]),
+             helper.make_node("MatMul", ["e", "w"], ["m"]),
+             helper.make_node("LayerNormalization", ["m", "g", "b"], ["tokens"], axis=-1),
+             helper.make_node("Shape", ["tokens"], ["shape"]),
+             helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+             helper.make_node("Expand", ["column", "shape"], ["wide"]),
+             helper.make_node("Cast", ["wide"], ["wide_f"], to=TensorProto.FLOAT),
+             helper.make_node("Mul", ["tokens", "wide_f"], ["kept"]),
+             helper.make_node("ReduceSum", ["kept", "one"], ["pooled"], keepdims=0),
+             helper.make_node("Identity", ["mask"], ["mask_out"])]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["n", "s"]) for n in ("ids", "mask")]
+    outputs_ = [helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["a", "b_", "c"]),
+                helper.make_tensor_value_info("pooled", TensorProto.FLOAT, ["d", "e_"]),
+                helper.make_tensor_value_info("mask_out", TensorProto.INT64, ["n", "s"])]
+    graph = helper.make_graph(nodes, "tokens", inputs, outputs_, init)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+@needs_qnn
+@pytest.mark.parametrize("precision", ["uint8", "w8a16"])
+def test_integer_inputs_and_the_shape_of_an_output(octavo, tmp_path, precision):
+    model, data, out = tmp_path / "t.onnx", tmp_path / "data", tmp_path / "out"
+    token_model(model)
+    data.mkdir()
+    rng = np.random.default_rng(5)
+    for i in range(12):
+        np.savez(data / f"{i}.npz", ids=rng.integers(0, 50, (1, 8)), mask=(np.arange(8) < 3 + i % 6)[None].astype(np.int64))
+    octavo("build", "--onnx", model, "--device", "qnn", "--precision", precision, "--data", data, "-o", out, "--dim", "n=1",
+           "--dim", "s=8", "--samples", "8", "--validate-samples", "4", env=qnn_env())
+    m = manifest(out)
+    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
+    assert [n.op_type for n in onnx.load(str(out / "model.onnx"), load_external_data=False).graph.node] == ["EPContext"]
+    emulated = {o["name"]: o["sqnr_db"] for o in m["validate"]["outputs"]}
+    samples = load_samples(data)[8:12]
+    reference, quantized = outputs(model, samples), outputs(out / "quantized.onnx", samples, optimize=False)
+    assert emulated["mask_out"] == 300
+    for i, name in enumerate(("tokens", "pooled")):
+        cpu = sqnr([[r[i]] for r in reference], [[q[i]] for q in quantized])
+        assert cpu > 20 and emulated[name] > min(cpu, 40) - 1.5
 
 
 @needs_qnn

@@ -10,7 +10,6 @@
 #include "octavo/base/names.h"
 #include "octavo/base/sha256.h"
 #include "octavo/compile/plugin_library.h"
-#include "octavo/emit/onnx.h"
 #include "octavo/import/data.h"
 #include "octavo/import/onnx.h"
 #include "octavo/runtime/device_worker.h"
@@ -51,9 +50,6 @@ class Reasons {
   Reasons(const DeviceDescriptor& device, const std::vector<std::string>& log) : device_(device), log_(log) {}
 
   std::string Of(const Node& node) const {
-    if (node.Is("Identity") && node.input(0)->kind() == ValueKind::kInput && node.output()->is_graph_output()) {
-      return "it hands an input of the model through: there is nothing to compute";
-    }
     if (std::string said = Said(NameOf(node)); !said.empty()) return "the provider says: " + said;
     if (node.Is("QuantizeLinear") || node.Is("DequantizeLinear")) return "it stands beside a node that runs on the CPU";
     const OpSupport* row = device_.Row(node.op(), node.domain());
@@ -105,67 +101,6 @@ void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std
     }
   }
 }
-
-// Outputs that only hand an input through. A provider takes such an Identity and its compiled graph then has an output
-// that nothing makes (onnxruntime-qnn 2.7.0 aborts on it): they are taken off before and put back behind.
-//
-// Before:  %mask : s64[1,128] = input; %out = Identity %mask, a graph output
-class HandedThrough {
- public:
-  explicit HandedThrough(Model& model) {
-    Graph& graph = *model.graph;
-    std::vector<Value*> kept;
-    for (Value* output : graph.outputs()) {
-      names_.push_back(output->name());
-      const Node* node = output->producer();
-      if (node != nullptr && node->Is("Identity") && node->input(0)->kind() == ValueKind::kInput) {
-        rows_.push_back({NameOf(*node), node->input(0)->name(), node->input(0)->type, output->name(), output->type});
-      } else {
-        kept.push_back(output);
-      }
-    }
-    if (rows_.empty() || kept.empty()) {
-      rows_.clear();
-      return;
-    }
-    for (std::size_t i = 0; i < kept.size(); ++i) graph.SetOutput(i, kept[i]);
-    while (graph.outputs().size() > kept.size()) graph.PopOutput();
-    graph.EraseDead();
-  }
-
-  bool any() const { return !rows_.empty(); }
-
-  void PutBack(Model& compiled) const {
-    Graph& graph = *compiled.graph;
-    for (const Row& row : rows_) {
-      Value* input = graph.FindValue(row.input);
-      if (input == nullptr) input = graph.AddInput(row.input, row.input_type);
-      Node* node = graph.AddNode("Identity", "", {input}, {{row.output, row.output_type}});
-      node->name = row.node;
-    }
-    for (std::size_t i = 0; i < names_.size(); ++i) {
-      Value* value = graph.FindValue(names_[i]);
-      if (value == nullptr)
-        ThrowUnsupported("the compiled model has no output '" + names_[i] + "'", "output " + names_[i]);
-      if (i < graph.outputs().size()) {
-        graph.SetOutput(i, value);
-      } else {
-        graph.AddOutput(value);
-      }
-    }
-    if (compiled.OpsetVersion() == 0) compiled.SetOpsetVersion("", 13);
-  }
-
- private:
-  struct Row {
-    std::string node, input;
-    Type input_type;
-    std::string output;
-    Type output_type;
-  };
-  std::vector<Row> rows_;
-  std::vector<std::string> names_;
-};
 
 // The plugin's provider with the options in force, and the backend beside its library.
 EpSpec ProviderOf(const CompileContext& context) {
@@ -351,22 +286,8 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   report.ep_version = devices.front().version;
   std::set<fs::path> before;
   for (const auto& entry : fs::directory_iterator(fs::absolute(out).parent_path())) before.insert(entry.path());
-  Model source = ReadOnnx(model);
-  const HandedThrough through(source);
-  fs::path compiler_input = model;
-  if (through.any()) compiler_input = WriteOnnx(source, fs::absolute(out).parent_path() / "compile_input.onnx").model;
-  source = Model{};
-  const EpCompileResult compiled = worker.Compile(compiler_input, out, ep, context.embed);
+  const EpCompileResult compiled = worker.Compile(model, out, ep, context.embed);
   report.seconds = compiled.seconds;
-  if (through.any()) {
-    for (const char* name : {"compile_input.onnx", "compile_input.onnx.data"}) {
-      std::error_code ignored;
-      fs::remove(fs::absolute(out).parent_path() / name, ignored);
-    }
-    Model artifact = ReadOnnx(out);
-    through.PutBack(artifact);
-    WriteOnnx(artifact, out);
-  }
   report.files = {out};
   for (const auto& entry : fs::directory_iterator(fs::absolute(out).parent_path())) {
     if (before.count(entry.path()) == 0 && entry.path().filename() != out.filename()) {

@@ -165,6 +165,14 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
   for (const PassCount& pass : SimplifyFloat(model)) {
     if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
   }
+  if (device.static_shapes) {
+    if (const std::int64_t shapes = FoldOutputShapes(model); shapes > 0) {
+      if (applied != nullptr) applied->emplace_back("fold-output-shapes", shapes);
+      for (const PassCount& pass : SimplifyFloat(model)) {
+        if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
+      }
+    }
+  }
   if (device.whole_graph && precision.kind == ResolvedPrecision::Kind::kStatic) {
     for (const PassCount& pass : FusePatterns(model)) {
       if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);

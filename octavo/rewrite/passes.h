@@ -30,6 +30,10 @@ bool IsQuantized(const Model& model);
 // and bias, dead code. Results differ from the input model by float rounding only. Returns what was applied.
 std::vector<PassCount> SimplifyFloat(Model& model);
 
+// For a device of static shapes, after SimplifyFloat, which leaves them alone: the Shape of a graph output becomes a
+// constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.
+std::int64_t FoldOutputShapes(Model& model);
+
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
 // Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters. Raises
 // the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.

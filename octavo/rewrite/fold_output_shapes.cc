@@ -1,0 +1,45 @@
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "octavo/rewrite/passes.h"
+
+namespace octavo {
+
+// Before:  %y : f32[N,S,384] = LayerNormalization ..., a graph output; %s = Shape %y
+// After:   %s = constant [1, 128, 384], where that is what inference finds
+std::int64_t FoldOutputShapes(Model& model) {
+  Graph& graph = *model.graph;
+  std::vector<Node*> shapes;
+  std::vector<std::pair<Value*, Type>> declared;
+  for (Node* node : graph.nodes()) {
+    Value* x = node->input(0);
+    if (!node->Is("Shape") || x == nullptr || !x->is_graph_output() || x->kind() != ValueKind::kResult ||
+        node->output()->is_graph_output() || !node->attributes().empty() || x->type.quant || !x->type.opaque.empty()) {
+      continue;
+    }
+    shapes.push_back(node);
+  }
+  if (shapes.empty()) return 0;
+  // What is declared of an output is not to be believed; without it, the runtime says what it infers.
+  for (Value* output : graph.outputs()) {
+    if (output->kind() != ValueKind::kResult || output->type.quant || !output->type.opaque.empty()) continue;
+    declared.emplace_back(output, output->type);
+    output->type.shape.reset();
+  }
+  InferTypes(model);
+  std::int64_t folded = 0;
+  for (Node* node : shapes) {
+    const std::optional<Dims> dims = StaticShape(node->input(0)->type);
+    if (!dims) continue;
+    Value* constant = graph.AddConstant(
+        node->output()->name(), TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(dims->size())}, *dims));
+    graph.ReplaceAllUses(node->output(), constant);
+    graph.Erase(node);
+    ++folded;
+  }
+  for (auto& [output, type] : declared) output->type = std::move(type);
+  return folded;
+}
+
+}  // namespace octavo
