@@ -35,7 +35,7 @@ int Run(const Flags& flags) {
     if (config.model.empty()) RequireArgument("", "the model", "octavo calibrate M.onnx --data D -o S.json");
     CheckOutputFile(flags.out, flags.common);
     if (flags.common.dry_run) {
-      Print(DescribePlan(config, flags.out, flags.data.require_data, true));
+      Print(DescribePlan(config, flags.out, flags.data.require_data, PlanFor::kStatistics));
       return 0;
     }
     result = CalibrateFile(config, flags.out, ThreadCount(flags.common), flags.data.require_data);

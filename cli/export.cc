@@ -47,7 +47,8 @@ int Run(const Flags& flags) {
       none.precision = "fp32";
       request.config.quantization = none;
     }
-    Print("format       " + request.to + "\n" + DescribePlan(request.config, request.out, flags.data.require_data));
+    Print("format       " + request.to + "\n" +
+          DescribePlan(request.config, request.out, flags.data.require_data, PlanFor::kFile));
     return 0;
   }
   CheckOutputFile(flags.out, flags.common);

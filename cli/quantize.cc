@@ -30,7 +30,7 @@ int Run(const Flags& flags) {
   if (config.model.empty()) RequireArgument("", "the model", "octavo quantize M.onnx -o Q.onnx");
   RequireArgument(flags.out, "-o", "give -o Q.onnx");
   if (flags.common.dry_run) {
-    Print(DescribePlan(config, flags.out, flags.data.require_data));
+    Print(DescribePlan(config, flags.out, flags.data.require_data, PlanFor::kFile));
     return 0;
   }
   CheckOutputFile(flags.out, flags.common);

@@ -259,6 +259,29 @@ def test_dry_run_writes_nothing(octavo, small_cnn, small_data, tmp_path):
     assert r.out and not (tmp_path / "o").exists() and list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_wants_no_more_than_the_run(octavo, small_cnn, tmp_path):
+    model = onnx.load(str(small_cnn))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    for args in (("quantize", tmp_path / "m.onnx", "-p", "int4", "-o", tmp_path / "q.onnx"),
+                 ("export", tmp_path / "m.onnx", "--to", "gguf", "-p", "q8_0", "-o", tmp_path / "w.gguf"),
+                 ("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "e.onnx")):
+        plan = octavo(*args, "--dry-run").out  # no samples: the batch needs no size
+        assert "samples      none" in plan and not args[-1].exists(), plan
+        octavo(*args)
+        assert args[-1].exists()
+    assert "--dim" in octavo("quantize", tmp_path / "m.onnx", "-o", tmp_path / "s.onnx", "--dry-run", code=2).error
+
+
+def test_a_precision_that_changes_nothing_says_so(octavo, small_cnn, small_data, tmp_path):
+    # The model's matrices are smaller than a block, and its convolutions have windows.
+    r = octavo("quantize", small_cnn, "-p", "q4_k", "-o", tmp_path / "q.onnx")
+    assert "warning: precision 'q4_k' changed nothing" in r.err and "conv0" in r.err
+    build_small(octavo, small_cnn, small_data, tmp_path / "o", "--precision", "q4_k")
+    assert any("changed nothing" in w for w in manifest(tmp_path / "o")["warnings"])
+    assert "changed nothing" not in octavo("quantize", small_cnn, "-p", "fp16", "-o", tmp_path / "p.onnx").err
+
+
 def test_commands_around_the_build(octavo, small_cnn, small_data, tmp_path):
     out = tmp_path / "o"
     build_small(octavo, small_cnn, small_data, out, "--precision", "uint8")

@@ -397,6 +397,12 @@ QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const D
     data = nullptr;
   }
   QuantizeResult result = Quantize(model, quantization, device, data, Threads(threads), cache);
+  if (!result.skipped && quantization.precision != "fp32" && result.nodes_quantized == 0) {
+    LogWarning("precision '" + quantization.precision + "' changed nothing: no node was quantized" +
+               (result.nodes_skipped.empty() ? std::string()
+                                             : "; '" + result.nodes_skipped.front().node +
+                                                   "', for example: " + result.nodes_skipped.front().reason));
+  }
   const Stopwatch lowering;
   RaiseOpsetForQuantization(model);
   LowerToQdq(model);
@@ -768,13 +774,15 @@ std::string Summary(const QuantizeFileResult& r) {
   return text + line;
 }
 
-std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool require_data, bool statistics) {
+std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool require_data, PlanFor what) {
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
   const ResolvedPrecision precision = ResolvePrecision(StageQuantization(config), device);
   const Model model = ImportModel(config);
   const bool quantized = IsQuantized(model) && !EffectiveQuantization(config).requantize;
-  const DataPlan data = OpenSamples(model, config, require_data, kSyntheticChecks);
+  const bool samples = what != PlanFor::kFile || config.data || NeedsSamples(model, config, device);
+  DataPlan data;
+  if (samples) data = OpenSamples(model, config, require_data, kSyntheticChecks);
 
   // Weights of at least two dimensions take the precision's width; everything else stays as it is.
   double wide = 0;
@@ -801,8 +809,12 @@ std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool re
     if (!input.any_rank) type.shape = input.dims;
     text += "  input      " + input.name + ": " + ToString(type) + "\n";
   }
-  text += "samples      " + data.source->Describe() +
-          (data.synthetic ? " (synthetic: accuracy would NOT be validated)" : "") + "\n";
+  if (samples) {
+    text += "samples      " + data.source->Describe() +
+            (data.synthetic ? " (synthetic: accuracy would NOT be validated)" : "") + "\n";
+  } else {
+    text += "samples      none: nothing depends on them\n";
+  }
   text += "would make   " +
           (quantized ? std::string("a model that keeps its quantization")
                      : EffectiveQuantization(config).precision + " for " + config.device) +
@@ -811,7 +823,7 @@ std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool re
     if (!precision.weight_text.empty()) text += "  weights    " + precision.weight_text + "\n";
     if (!precision.activation_text.empty()) text += "  activations " + precision.activation_text + "\n";
   }
-  if (statistics) return text + "would write  " + out.string() + " (calibration statistics)\n";
+  if (what == PlanFor::kStatistics) return text + "would write  " + out.string() + " (calibration statistics)\n";
   text += "would write  " + out.string() + " (model about " + MegaBytes(after) + ")\n";
   return text;
 }

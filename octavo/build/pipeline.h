@@ -92,9 +92,10 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const std::filesyst
 CalibrateFileResult MergeStatistics(const std::vector<std::string>& shards, const std::filesystem::path& out);
 
 // What --dry-run prints: effective types, inputs, samples, files that would be written and about how big.
-// `statistics`: of octavo calibrate, which writes no model.
+// kFile: a model file, for which samples are opened only where they decide something; kStatistics: no model at all.
+enum class PlanFor { kBuild, kFile, kStatistics };
 std::string DescribePlan(const BuildConfig& config, const std::filesystem::path& out, bool require_data,
-                         bool statistics = false);
+                         PlanFor what = PlanFor::kBuild);
 
 // A short table of a finished build for people: before and after.
 std::string Summary(const BuildResult& result, const std::filesystem::path& out);
