@@ -12,6 +12,7 @@
 #include "octavo/base/log.h"
 #include "octavo/base/sha256.h"
 #include "octavo/build/inspect.h"
+#include "octavo/build/rewrite.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/ir/text.h"
@@ -331,7 +332,12 @@ TEST_F(PipelineTest, StagedCommandsGiveTheSameBytes) {
   const BuildOptions o = Options("out");
   Build(o);
   QuantizeFile(o.config, folder_ / "q.onnx", 1, false);
-  EXPECT_EQ(Slurp(folder_ / "q.onnx"), Slurp(folder_ / "out" / "model.onnx"));
+  EXPECT_EQ(Slurp(folder_ / "q.onnx"), Slurp(folder_ / "out" / "quantized.onnx"));
+  RewriteFileOptions rewrite;
+  rewrite.model = folder_ / "q.onnx";
+  rewrite.device = &RequireDevice("cpu");
+  RewriteFile(rewrite, folder_ / "rewritten.onnx");
+  EXPECT_EQ(Slurp(folder_ / "rewritten.onnx"), Slurp(folder_ / "out" / "model.onnx"));
   const CalibrateFileResult c = CalibrateFile(o.config, folder_ / "s.json", 1, false);
   EXPECT_EQ(c.samples, 12u);
   EXPECT_GT(c.tensors, 0u);

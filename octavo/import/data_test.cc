@@ -234,7 +234,7 @@ TEST_F(Data, WrongDirectories) {
   EXPECT_EQ(CodeOf([&] { Open(one_); }, &message), ExitCode::kBadInput);
   EXPECT_THAT(message, AllOf(HasSubstr("mixed"), HasSubstr("a.npz"), HasSubstr("b.npy")));
   Put("c.txt", "x");
-  EXPECT_EQ(CodeOf([&] { Open(one_, "c.txt"); }), ExitCode::kUnsupported);
+  EXPECT_EQ(CodeOf([&] { Open(one_, "c.txt"); }), ExitCode::kBadInput);
   Put("tif/a.tiff", "x");
   EXPECT_EQ(CodeOf([&] { Open(one_, "tif"); }), ExitCode::kUnsupported);
   Put("cls/cat/1.png", "x");
