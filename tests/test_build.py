@@ -34,7 +34,7 @@ def test_real_models_build_and_run(builds, models, data, model, precision):
     assert m["quantize"]["nodes_quantized"] > 0
     assert m["calibration"]["samples"] == 32 and m["calibration"]["source"] == "data"
     assert m["validate"]["validated_on"] == "held_out"
-    kinds = {n.op_type for n in onnx.load(str(out / "model.onnx"), load_external_data=False).graph.node}
+    kinds = {n.op_type for n in onnx.load(str(out / "quantized.onnx"), load_external_data=False).graph.node}
     assert "QuantizeLinear" in kinds and "DequantizeLinear" in kinds
     # What the manifest says was measured is what ONNX Runtime's own Python package measures here.
     count = 8 if model == "vit" else 16
