@@ -21,6 +21,19 @@ def as_tflite(path):
     return bytes(b)
 
 
+def litert_tensors(path, sample):
+    """Every tensor of a run: {name: (codes, scale, zero point)} of the 8-bit ones."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    it = Interpreter(model_content=as_tflite(path), experimental_preserve_all_tensors=True,
+                     experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    it.allocate_tensors()
+    for d in it.get_input_details():
+        it.set_tensor(d["index"], sample[d["name"]])
+    it.invoke()
+    return {d["name"]: (it.get_tensor(d["index"]).copy(), *d["quantization"]) for d in it.get_tensor_details()
+            if d["dtype"] in (np.uint8, np.int8) and d["quantization"][0] and np.prod(d["shape"])}
+
+
 def litert(path, samples):
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
     it = Interpreter(model_content=as_tflite(path),

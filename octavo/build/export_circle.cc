@@ -85,7 +85,8 @@ DeviceDescriptor Descriptor(bool int8) {
 constexpr std::string_view kProfiles[] = {"float", "u8-layer", "u8-channel", "i8-channel", "i16", "mxint8", "mxfp4"};
 
 QuantizationConfig ProfileConfig(const std::string& profile, QuantizationConfig config) {
-  config.keep_float_auto = false;  // operators of 16 bits beside those of 8: no consumer has such a graph
+  // What 8 bits do not hold gets 16, and is float in the end (WideToFloat).
+  config.keep_float_auto = profile == "u8-layer" || profile == "u8-channel" || profile == "i8-channel";
   if (profile == "u8-layer" || profile == "u8-channel") {
     config.precision = "uint8";
     config.per_channel = profile == "u8-channel";
@@ -149,6 +150,76 @@ void FoldStaticShapes(Model& model) {
   if (folded) SimplifyFloat(model);
 }
 
+bool IsWide(const Value* v) {
+  return v != nullptr && v->type.quant && v->type.quant->kind == QuantType::Kind::kAffine &&
+         BitWidth(v->type.quant->affine.storage) == 16;
+}
+
+TensorRef NumbersOf(const Value& constant) {
+  const Affine& affine = constant.type.quant->affine;
+  const std::vector<std::int64_t> codes = constant.data->ToInts();
+  const std::vector<float> scales = affine.scale.ToFloats();
+  std::vector<std::int64_t> zeros(scales.size(), 0);
+  if (affine.zero_point) zeros = affine.zero_point->ToInts();
+  std::size_t inner = 1;
+  if (affine.axis) {
+    for (std::size_t i = static_cast<std::size_t>(*affine.axis) + 1; i < constant.data->dims.size(); ++i)
+      inner *= static_cast<std::size_t>(constant.data->dims[i]);
+  }
+  std::vector<float> numbers(codes.size());
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const std::size_t c = scales.size() == 1 ? 0 : i / inner % scales.size();
+    numbers[i] = static_cast<float>(codes[i] - zeros[c]) * scales[c];
+  }
+  return TensorRef::FromFloats(constant.data->dims, numbers);
+}
+
+// No consumer has a graph of 8 and 16 bits. Values that 8 bits do not hold, which the quantizer gave 16, become float
+// instead, and the operators around them; `clips`: activations may have gone into the ranges of codes, and the float
+// values keep those bounds. Returns how many values became float.
+std::size_t WideToFloat(Model& model, bool clips) {
+  Graph& graph = *model.graph;
+  std::vector<std::pair<Value*, Affine>> values;
+  for (Node* node : graph.nodes()) {
+    for (Value* v : node->outputs()) {
+      if (IsWide(v)) values.emplace_back(v, v->type.quant->affine);
+    }
+  }
+  std::vector<Value*> constants;
+  for (Value* v : graph.constants()) {
+    if (IsWide(v)) constants.push_back(v);
+  }
+  for (Value* v : constants) graph.ReplaceAllUses(v, graph.AddConstant(v->name(), NumbersOf(*v)));
+  for (auto& [v, affine] : values) v->type.quant.reset();
+  for (Node* node : graph.nodes()) {
+    if (!node->Is(kQuantize, kIrDomain) && !node->Is(kRequantize, kIrDomain)) continue;
+    if (node->output()->type.quant) {
+      node->SetOp(std::string(node->input(0)->type.quant ? kRequantize : kQuantize), std::string(kIrDomain));
+    } else if (node->input(0)->type.quant) {
+      node->SetOp(std::string(kDequantize), std::string(kIrDomain));
+    } else {
+      node->SetOp("Identity");
+    }
+  }
+  for (const auto& [v, affine] : values) {
+    const Node& maker = *v->producer();
+    if (!clips || maker.Is(kDequantize, kIrDomain) || maker.Is("Identity") || maker.Is("Relu") || maker.Is("Clip") ||
+        !affine.per_tensor()) {
+      continue;
+    }
+    const float scale = affine.scale.ToFloats()[0];
+    const std::int64_t zero = affine.zero_point ? affine.zero_point->ToInts()[0] : 0;
+    const std::int64_t low = affine.storage == DType::kU16 ? 0 : -32768;
+    Value* least = graph.AddConstant(v->name() + "_least", TensorRef::Scalar(static_cast<float>(low - zero) * scale));
+    Value* most =
+        graph.AddConstant(v->name() + "_most", TensorRef::Scalar(static_cast<float>(low + 65535 - zero) * scale));
+    Node* clip = graph.AddNode("Clip", "", {v, least, most}, {{v->name() + "_bounded", v->type}}, maker.next());
+    if (v->is_graph_output()) graph.SwapNames(v, clip->output());
+    graph.ReplaceAllUses(v, clip->output(), clip);
+  }
+  return values.size();
+}
+
 }  // namespace
 
 ExportReport ExportCircle(const ExportRequest& request) {
@@ -164,6 +235,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
   }
   Model model = PrepareExport(request);
   std::string effective = profile;
+  std::size_t wide = 0;
   if (!IsQuantized(model)) FoldStaticShapes(model);
   if (IsQuantized(model)) {
     const std::string found = ProfileOf(model);
@@ -187,7 +259,11 @@ ExportReport ExportCircle(const ExportRequest& request) {
             "calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
       }
     }
+    bool clips = false;
+    VisitNodes(static_cast<const Graph&>(*model.graph),
+               [&](const Node& node) { clips = clips || node.Is("Relu") || node.Is("Clip"); });
     Quantize(model, config, device, data.source.get(), request.threads);
+    if (config.keep_float_auto) wide = WideToFloat(model, clips);
   } else {
     effective = "float";
   }
@@ -211,6 +287,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
   report.facts.emplace_back("quantize", count("QUANTIZE"));
   report.facts.emplace_back("dequantize", count("DEQUANTIZE"));
   report.facts.emplace_back("kept in float", std::to_string(lowered.kept_float.size()));
+  if (wide > 0) report.facts.emplace_back("values that 8 bits do not hold", std::to_string(wide));
   if (!without.empty()) report.facts.emplace_back("values without parameters", std::to_string(without.size()));
   for (const std::string& name : without) report.details.emplace_back("without_parameters", name);
   for (const auto& [op, n] : lowered.operators) report.details.emplace_back("operator", op + " " + std::to_string(n));

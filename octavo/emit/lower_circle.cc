@@ -343,6 +343,10 @@ Value* CircleLowering::Reshape(Value* x, const Dims& dims, const std::string& na
 }
 
 Value* CircleLowering::Quantize(Value* x, const QuantType& quant, const std::string& name) {
+  if (StorageOf(x->type) == Storage::kU8 && quant.kind == QuantType::Kind::kAffine) {
+    // onert has no QUANTIZE between two integer types. (int8 is for LiteRT, which has.)
+    x = Emit("DEQUANTIZE", {x}, name + "_numbers", MakeType(DType::kF32, ShapeOf(x)));
+  }
   return Emit("QUANTIZE", {x}, name, MakeType(DType::kF32, ShapeOf(x), quant));
 }
 
