@@ -19,7 +19,6 @@ CompileContext ContextOf(const BuildConfig& config, const DeviceDescriptor& devi
   context.device = &device;
   context.options = config.compile.options;
   context.embed = config.compile.embed_context;
-  context.quantization = config.compile.quantization ? &*config.compile.quantization : nullptr;
   return context;
 }
 

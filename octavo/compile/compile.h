@@ -9,17 +9,15 @@
 
 #include "octavo/device/descriptor.h"
 #include "octavo/ir/graph.h"
-#include "octavo/quantize/config.h"
 #include "octavo/runtime/plugin.h"
 
 namespace octavo {
 
-// How a model is compiled. An optional quantization travels with it: set, the compile step quantizes first.
+// How a model is compiled.
 struct CompileContext {
   const DeviceDescriptor* device = nullptr;
   std::vector<std::pair<std::string, std::string>> options;  // of the provider, over the device's defaults
   bool embed = false;                                        // the binary inside the model
-  const QuantizationConfig* quantization = nullptr;          // whether to quantize is whether it is set
 };
 
 // A node that the device left to the CPU.

@@ -32,7 +32,9 @@ constexpr float kMaskDepth = 12.0f;
 constexpr float kMaskBound = 1000.0f;
 
 // A tensor that 8 bits hold worse than this is one of outliers: a bell in 8 bits has 40 dB.
-constexpr double kLeastLocalDb = 20.0;
+constexpr double kLeastLocalDb = 28.0;
+// So is a weight; of these there are more, and 16 bits double its size.
+constexpr double kLeastWeightDb = 20.0;
 
 bool IsF32(const Value* value) { return value != nullptr && value->type.dtype == DType::kF32 && !value->type.quant; }
 
@@ -408,6 +410,7 @@ class WholeGraph {
       }
       type_of_node_[node] = type;
     }
+    if (config_.keep_float_auto) FindWideWeights();
     if (config_.keep_float_auto && BitWidth(precision_.activation) == 8) Widen();
     // What only moves is as wide as what it moves; what nobody here made, as its widest user.
     for (const Node* node : plan_.taken) {
@@ -434,6 +437,31 @@ class WholeGraph {
     }
   }
 
+  // Matrices of one scale whose outliers leave the other weights less than kLeastWeightDb.
+  void FindWideWeights() {
+    if (BitWidth(precision_.weight) != 8) return;
+    for (const Node* node : plan_.taken) {
+      if (!node->Is("MatMul") && !node->Is("Gemm")) continue;
+      const Value* weight = node->input(1);
+      if (!IsConstantData(weight) || OverrideOf(config_, weight->name()) != DType::kUndefined) continue;
+      if (precision_.per_channel && device_.Row(node->op(), node->domain())->per_channel) continue;
+      const DType type = type_of_node_.at(node);
+      if (BitWidth(type) == 8 && type != precision_.activation) continue;  // the user's word stands
+      double square = 0;
+      std::vector<float> storage;
+      const std::span<const float> values = FloatView(*weight->data, storage);
+      for (const float f : values) square += static_cast<double>(f) * f;
+      const auto [low, high] = RangeOfConstant(*weight);
+      const double step = (static_cast<double>(high) - low) / 255;
+      if (step * step / 12 * static_cast<double>(values.size()) > square * std::pow(10.0, -kLeastWeightDb / 10)) {
+        wide_weights_.insert(node);
+        if (BitWidth(type) == 16) result_.nodes_16bit.push_back(NodeName(*node));
+      }
+    }
+    if (wide_weights_.empty()) return;
+    result_.effective_weights += ", s16 at " + std::to_string(wide_weights_.size()) + " matrices with outliers";
+  }
+
   // Tensors whose rounding to 8 bits alone leaves less than kLeastLocalDb (outliers set the step, all else is lost in
   // it) get 16 bits, and with them the operators that make and read them.
   void Widen() {
@@ -457,7 +485,7 @@ class WholeGraph {
     std::size_t count = 0;
     for (const Node* node : plan_.taken) {
       if (plan_.Moves(*node) || plan_.absorbed.count(node) > 0) continue;
-      bool any = false;
+      bool any = wide_weights_.count(node) > 0;
       const auto see = [&](const Value* v) {
         const auto it = plan_.tensor_of.find(v);
         any = any || (it != plan_.tensor_of.end() && wide[it->second]);
@@ -608,6 +636,10 @@ class WholeGraph {
     options.storage = row.unsigned_weight ? DType::kU8 : precision_.weight;
     options.symmetric = !row.unsigned_weight && precision_.weight_symmetric;
     options.per_channel = precision_.per_channel && row.per_channel;
+    if (wide_weights_.count(&node) > 0) {
+      options.storage = DType::kS16;  // 16-bit products are of s16 weights
+      options.symmetric = true;
+    }
     const DType override_type = OverrideOf(config_, weight.name());
     if (override_type != DType::kUndefined) {
       options.storage = override_type;
@@ -828,7 +860,8 @@ class WholeGraph {
   QuantizeResult& result_;
   Plan plan_;
   std::unordered_map<const Node*, DType> type_of_node_;
-  std::vector<DType> types_;  // of plan_.tensors
+  std::unordered_set<const Node*> wide_weights_;  // their weight gets 16 bits
+  std::vector<DType> types_;                      // of plan_.tensors
   std::map<std::pair<std::size_t, DType>, PlannedTensor> params_;
   std::unordered_map<const Node*, PlannedTensor> x_params_;
   std::vector<WeightJob> jobs_;

@@ -29,8 +29,9 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
 //  - a Relu or Clip that the range of its producer's codes does is gone;
 //  - where attention masks are added to scores, the range holds the scores and a few e-folds below them, and masked
 //    positions saturate there.
-// With precision uint8 and keep_float_auto, operators whose rounding to 8 bits shows most at the outputs (measured on
-// the statistics' own samples) get 16 bits; the result names them.
+// With keep_float_auto and 8-bit activations, operators around tensors that 8 bits hold badly (outliers set the step)
+// get 16 bits; matrices of one scale that 8 bits hold badly are s16, and their operators 16 bits wide. The result names
+// them.
 // An operator that the device does not take stays in float, with its reason, in result.nodes_skipped.
 void WholeGraphQuantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
                         const ResolvedPrecision& precision, const Statistics& statistics, int threads,
