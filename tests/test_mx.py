@@ -260,3 +260,30 @@ def test_refused_attributes_say_why(octavo, tmp_path):
     onnx.save(conv_model("mxfp5", "mxfp4"), str(tmp_path / "m.onnx"))
     r = octavo("compare", tmp_path / "m.onnx", tmp_path / "m.onnx", "--data", tmp_path / "d", code=3)
     assert "mxfp5" in r.error
+
+
+@pytest.mark.parametrize("name,kind", [("mxfp4", TensorProto.FLOAT4E2M1), ("mxfp8_e4m3", TensorProto.FLOAT8E4M3FN), ("mxfp8_e5m2", TensorProto.FLOAT8E5M2)])
+def test_the_standard_form_equals_the_twin(octavo, tmp_path, name, kind):
+    """--form mx: codes of the ONNX type with float8e8m0 scales; onnx's own evaluator is the oracle."""
+    from onnx.reference import ReferenceEvaluator
+    onnx.save(conv_model(name, name), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx")
+    octavo("export", tmp_path / "m.onnx", "--to", "onnx", "--form", "mx", "-o", tmp_path / "s.onnx")
+    twin, _ = twin_values(tmp_path / "t.onnx")
+    model = onnx.load(str(tmp_path / "s.onnx"))
+    node = next(n for n in model.graph.node if n.op_type == "DequantizeLinear")
+    init = {i.name: i for i in model.graph.initializer}
+    codes, scale = init[node.input[0]], init[node.input[1]]
+    assert codes.data_type == kind and scale.data_type == TensorProto.FLOAT8E8M0
+    assert next(o.version for o in model.opset_import if o.domain == "") >= 24
+    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info(node.output[0], F32, list(codes.dims))], [codes, scale])
+    alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])
+    onnx.checker.check_model(alone)
+    got, = ReferenceEvaluator(alone).run(None, {})
+    np.testing.assert_array_equal(np.asarray(got, np.float32), twin)
+
+
+def test_the_standard_form_is_refused_without_its_types(octavo, tmp_path):
+    onnx.save(conv_model("mxint8", "mxint8"), str(tmp_path / "m.onnx"))
+    r = octavo("export", tmp_path / "m.onnx", "--to", "onnx", "--form", "mx", "-o", tmp_path / "s.onnx", code=4)
+    assert "mxfp4" in r.error

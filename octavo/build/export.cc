@@ -29,7 +29,8 @@ constexpr ExportOption kOptions[] = {
     {"parameters", "stablehlo", "M.gguf: with --constants parameters, weights are read out of this file at run time"},
     {"profile", "circle",
      "float|u8-layer|u8-channel|i8-channel|i16|mxint8|mxfp4: how a float model is quantized (float)"},
-    {"form", "onnx", "qdq|qlinear: how quantized operators are written (qdq)"},
+    {"form", "onnx",
+     "qdq|qlinear|mx: how quantized operators are written; mx: weights with the MX types of operator set 24 (qdq)"},
 };
 
 bool Takes(const ExportOption& option, std::string_view target) {

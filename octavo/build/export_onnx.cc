@@ -2,6 +2,7 @@
 #include "octavo/base/error.h"
 #include "octavo/build/export.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/emit/lower_mx.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/rewrite/quantized.h"
 
@@ -9,7 +10,9 @@ namespace octavo {
 
 ExportReport ExportOnnx(const ExportRequest& request) {
   const std::string form = request.Option("form", "qdq");
-  if (form != "qdq" && form != "qlinear") ThrowUsage("unknown form '" + form + "'", "--form", "use qdq or qlinear");
+  if (form != "qdq" && form != "qlinear" && form != "mx") {
+    ThrowUsage("unknown form '" + form + "'", "--form", "use qdq, qlinear or mx");
+  }
   Model model = PrepareExport(request);
   FoldQLinear(model);
   if (form == "qlinear") {
@@ -18,6 +21,10 @@ ExportReport ExportOnnx(const ExportRequest& request) {
     LowerToQLinear(model);
   } else {
     UseQdqForm(model);
+    if (form == "mx" && LowerMxToStandard(model) == 0) {
+      ThrowUnsupported("no weight has an MX type of the ONNX standard", request.config.model.string(),
+                       "mxfp4, mxfp8_e4m3 and mxfp8_e5m2 have one; leave --form out for the other formats");
+    }
     RaiseOpsetForQuantization(model);
     LowerToQdq(model);
   }

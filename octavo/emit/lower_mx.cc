@@ -22,6 +22,17 @@ TwinForm FormOf(const MxFormat& format) {
   return format.exponent_bits == 2 ? TwinForm{DType::kS8, 3} : TwinForm{DType::kS16, 4};
 }
 
+MxShape ShapeOf(const TensorRef& numbers, const Mx& mx) {
+  MxShape shape;
+  shape.block = static_cast<std::size_t>(mx.block);
+  shape.n = static_cast<std::size_t>(numbers.dims[static_cast<std::size_t>(mx.axis)]);
+  for (std::size_t i = 0; i < numbers.dims.size(); ++i) {
+    if (static_cast<std::int64_t>(i) < mx.axis) shape.outer *= static_cast<std::size_t>(numbers.dims[i]);
+    if (static_cast<std::int64_t>(i) > mx.axis) shape.inner *= static_cast<std::size_t>(numbers.dims[i]);
+  }
+  return shape;
+}
+
 void LowerConstant(Value& value) {
   MxTwin twin = MakeMxTwin(*value.data, value.type.quant->mx);
   value.data = std::move(twin.codes);
@@ -45,13 +56,7 @@ MxTwin MakeMxTwin(const TensorRef& numbers, const Mx& mx) {
   const MxFormat* format = FindMxFormat(mx.format);
   if (format == nullptr) ThrowUnsupported("no MX format has this name", mx.format);
   const TwinForm form = FormOf(*format);
-  MxShape shape;
-  shape.block = static_cast<std::size_t>(mx.block);
-  shape.n = static_cast<std::size_t>(numbers.dims[static_cast<std::size_t>(mx.axis)]);
-  for (std::size_t i = 0; i < numbers.dims.size(); ++i) {
-    if (static_cast<std::int64_t>(i) < mx.axis) shape.outer *= static_cast<std::size_t>(numbers.dims[i]);
-    if (static_cast<std::int64_t>(i) > mx.axis) shape.inner *= static_cast<std::size_t>(numbers.dims[i]);
-  }
+  const MxShape shape = ShapeOf(numbers, mx);
   std::vector<float> storage;
   const std::span<const float> x = FloatView(numbers, storage);
   std::vector<std::uint8_t> codes(shape.elements()), scales(shape.scales());
@@ -78,6 +83,52 @@ MxTwin MakeMxTwin(const TensorRef& numbers, const Mx& mx) {
   }
   twin.codes = TensorRef::FromInts(form.storage, numbers.dims, integers);
   return twin;
+}
+
+std::int64_t LowerMxToStandard(Model& model) {
+  std::vector<Graph*> graphs{model.graph.get()};
+  VisitNodes(*model.graph, [&](Node& node) {
+    for (Graph* sub : node.subgraphs()) graphs.push_back(sub);
+  });
+  std::int64_t changed = 0;
+  for (Graph* graph : graphs) {
+    for (Value* value : graph->constants()) {
+      if (!IsMx(value)) continue;
+      const Mx mx = value->type.quant->mx;
+      const MxFormat* format = FindMxFormat(mx.format);
+      if (format == nullptr || format->integer || format->bits == 6) continue;
+      const TensorRef numbers = *value->data;
+      const MxShape shape = ShapeOf(numbers, mx);
+      std::vector<float> storage;
+      const std::span<const float> x = FloatView(numbers, storage);
+      std::vector<std::uint8_t> codes(shape.elements()), scales(shape.scales());
+      MxEncode(x.data(), shape, *format, MxRounding::kEven, codes.data(), scales.data());
+      DType type = format->exponent_bits == 4 ? DType::kF8E4M3FN : DType::kF8E5M2;
+      std::vector<std::byte> bytes(codes.size());
+      if (format->bits == 4) {
+        type = DType::kF4E2M1;
+        bytes.assign((codes.size() + 1) / 2, std::byte{0});
+        for (std::size_t i = 0; i < codes.size(); ++i) {
+          bytes[i / 2] |= static_cast<std::byte>((codes[i] & 0xF) << (i % 2 == 0 ? 0 : 4));
+        }
+      } else {
+        for (std::size_t i = 0; i < codes.size(); ++i) bytes[i] = static_cast<std::byte>(codes[i]);
+      }
+      std::vector<std::byte> exponents(scales.size());
+      for (std::size_t i = 0; i < scales.size(); ++i) exponents[i] = static_cast<std::byte>(scales[i]);
+      Dims blocks = numbers.dims;
+      blocks[static_cast<std::size_t>(mx.axis)] = static_cast<std::int64_t>(shape.blocks());
+      QuantType quant;
+      quant.affine.storage = type;
+      quant.affine.axis = mx.axis;
+      quant.affine.block = mx.block;
+      quant.affine.scale = TensorRef::FromBytes(DType::kF8E8M0, blocks, std::move(exponents));
+      value->data = TensorRef::FromBytes(type, numbers.dims, std::move(bytes));
+      value->type.quant = std::move(quant);
+      ++changed;
+    }
+  }
+  return changed;
 }
 
 void LowerMx(Model& model) {

@@ -18,6 +18,11 @@ struct MxTwin {
 };
 MxTwin MakeMxTwin(const TensorRef& numbers, const Mx& mx);
 
+// Every MX constant of a format that ONNX has types for (mxfp4, mxfp8_e4m3, mxfp8_e5m2) becomes codes of that type with
+// one float8e8m0 scale a block: DequantizeLinear of operator set 24. The other formats are left to LowerMx. Returns how
+// many constants changed.
+std::int64_t LowerMxToStandard(Model& model);
+
 // Every MX constant becomes a blocked affine one (its twin); every computed MX value an octavo.MXFakeQuantize behind
 // its producer. What LowerToQdq starts with.
 void LowerMx(Model& model);

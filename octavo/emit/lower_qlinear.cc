@@ -360,7 +360,7 @@ class QLinearLowering {
     if (op == "Relu" || op == "Clip") return Clip();
     if (op == "Pad") return Pad();
     const Affine* x = AffineOf(node.input(0));
-    if (x == nullptr || !x->per_tensor()) ThrowInternal("no integer operator for " + op, node.name);
+    if (x == nullptr || AffineOf(node.output()) == nullptr) ThrowInternal("no integer operator for " + op, node.name);
     OnCodes();
   }
 

@@ -501,6 +501,7 @@ std::int64_t RequiredOpset(const Type& type) {
   need(IsFloat(affine.storage) || affine.scale.dtype != DType::kF32, 19);
   need(affine.block > 0, 21);
   need(BitWidth(affine.storage) == 16 || BitWidth(affine.storage) == 4, 21);
+  need(affine.scale.dtype == DType::kF8E8M0, 24);
   need(affine.storage == DType::kF4E2M1 || type.dtype != affine.scale.dtype, 23);
   need(BitWidth(affine.storage) == 2, 25);
   return version;

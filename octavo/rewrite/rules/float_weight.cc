@@ -15,8 +15,9 @@ class FloatWeightRule final : public PatternRule<Node*> {
     return {
         "A weight with scales along another axis than the output channels becomes float, where the runtime would "
         "fuse its DequantizeLinear without looking at the axis and compute nonsense.",
-        "%y = Conv %x, (%w : u8(axis=1))",
-        "%y = Conv %x, (%w : f32)   (the numbers that DequantizeLinear gives)",
+        "%y = Conv (%x : u8), (%w : u8(axis=1))",
+        "%m = Max (%x : u8);  %y = Conv %m, (%w : f32)   (the numbers that DequantizeLinear gives; Max of one operand "
+        "changes nothing, and keeps the runtime from quantizing the float weight by itself)",
         "all codes of the weight: DequantizeOne is the operator's arithmetic (FloatWeight.SameBitsAsTheRuntime)",
         {}};
   }
@@ -53,6 +54,13 @@ class FloatWeightRule final : public PatternRule<Node*> {
       values[i] = DequantizeOne(static_cast<std::int32_t>(codes[i]), scales[c], static_cast<std::int32_t>(zeros[c]));
     }
     rewriter.ReplaceConstant(*node, 1, TensorRef::FromFloats(data.dims, values));
+    // Between Q and DQ the runtime would round the float weight to one scale for all.
+    Value* x = node->input(0);
+    if (!IsQuantized(x)) return;
+    Type type = x->type;
+    type.quant.reset();
+    node->SetInput(0, node->graph()->AddNode("Max", "", {x}, {{x->name() + "_read", type}}, node)->output());
+    rewriter.Touch(x);
   }
 
  private:

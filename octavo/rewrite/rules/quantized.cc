@@ -180,6 +180,7 @@ RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset) {
   rules.push_back(SkipFinerRequantize());
   rules.push_back(SkipFinerQuantize());
   rules.push_back(AbsorbRequantize());
+  rules.push_back(MoveParameters(device, opset));
   rules.push_back(S8ToU8(device));
   rules.push_back(S8WeightToU8(device));
   rules.push_back(FloatWeight(device));

@@ -81,6 +81,7 @@ std::unique_ptr<Rule> DropClip();
 std::unique_ptr<Rule> IntegerClip(const DeviceDescriptor& device, std::int64_t opset);
 std::unique_ptr<Rule> QuantizeBeforeMove();
 std::unique_ptr<Rule> MoveCodes(const DeviceDescriptor& device, std::int64_t opset);
+std::unique_ptr<Rule> MoveParameters(const DeviceDescriptor& device, std::int64_t opset);
 std::unique_ptr<Rule> JoinCodes(const DeviceDescriptor& device);
 std::unique_ptr<Rule> IntegerPad(const DeviceDescriptor& device);
 std::unique_ptr<Rule> QLinearConvRule(const DeviceDescriptor& device);

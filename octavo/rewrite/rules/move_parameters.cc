@@ -1,0 +1,272 @@
+// Data movement of values with one scale an index: the scales move with the codes.
+#include <algorithm>
+#include <numeric>
+
+#include "octavo/rewrite/rules/quantized.h"
+
+namespace octavo {
+namespace {
+
+template <class T>
+std::vector<T> Permute(const std::vector<T>& from, const Dims& dims, const std::vector<std::int64_t>& perm) {
+  const std::size_t rank = dims.size();
+  std::vector<std::size_t> stride(rank, 1), at(rank, 0);
+  for (std::size_t i = rank; i-- > 1;) stride[i - 1] = stride[i] * static_cast<std::size_t>(dims[i]);
+  std::vector<T> to(from.size());
+  for (T& value : to) {
+    std::size_t source = 0;
+    for (std::size_t i = 0; i < rank; ++i) source += at[i] * stride[static_cast<std::size_t>(perm[i])];
+    value = from[source];
+    for (std::size_t i = rank; i-- > 0;) {
+      if (++at[i] < static_cast<std::size_t>(dims[static_cast<std::size_t>(perm[i])])) break;
+      at[i] = 0;
+    }
+  }
+  return to;
+}
+
+Dims Permuted(const Dims& dims, const std::vector<std::int64_t>& perm) {
+  Dims to;
+  for (const std::int64_t p : perm) to.push_back(dims[static_cast<std::size_t>(p)]);
+  return to;
+}
+
+std::string Text(const Dims& dims) {
+  std::string text = "[";
+  for (const std::int64_t d : dims) text += (text.size() > 1 ? "," : "") + std::to_string(d);
+  return text + "]";
+}
+
+std::optional<std::vector<std::int64_t>> Numbers(const Value* v) {
+  if (v == nullptr || !v->is_constant() || !v->data || v->type.quant || !IsInteger(v->data->dtype)) return std::nullopt;
+  return v->data->ToInts();
+}
+
+// The permutation of a Transpose; empty when it is none of this rank.
+std::vector<std::int64_t> PermOf(const Node& node, std::size_t rank) {
+  std::vector<std::int64_t> perm(rank);
+  std::iota(perm.rbegin(), perm.rend(), 0);
+  if (const std::vector<std::int64_t>* given = node.IntsAttribute("perm")) {
+    if (!std::is_permutation(given->begin(), given->end(), perm.begin(), perm.end())) return {};
+    perm = *given;
+  }
+  return perm;
+}
+
+// Scales and zero points at `at` along the axis.
+Affine Picked(const Affine& in, const std::vector<std::int64_t>& at) {
+  Affine out = in;
+  const std::vector<float> scales = Scales(in);
+  const std::vector<std::int64_t> zeros = Zeros(in);
+  std::vector<float> s;
+  std::vector<std::int64_t> z;
+  for (const std::int64_t i : at) {
+    s.push_back(scales[static_cast<std::size_t>(i)]);
+    z.push_back(zeros[static_cast<std::size_t>(i)]);
+  }
+  out.scale = TensorRef::FromFloats({std::ssize(at)}, s);
+  out.zero_point = TensorRef::FromInts(in.storage, {std::ssize(at)}, z);
+  return out;
+}
+
+MatchOr<Affine> AfterTranspose(const Node& node, const Affine& in, const Dims& from) {
+  const std::vector<std::int64_t> perm = PermOf(node, from.size());
+  if (perm.size() != from.size())
+    return Refusal{"its perm does not permute the " + std::to_string(from.size()) + " dimensions"};
+  Affine out = in;
+  out.axis = std::find(perm.begin(), perm.end(), *in.axis) - perm.begin();
+  if (in.block > 0) {
+    if (in.scale.dims.size() != from.size())
+      return Refusal{"the scales of its blocks have another rank than the tensor"};
+    out.scale = TensorRef::FromFloats(Permuted(in.scale.dims, perm), Permute(in.scale.ToFloats(), in.scale.dims, perm));
+    if (in.zero_point) {
+      out.zero_point = TensorRef::FromInts(in.storage, Permuted(in.scale.dims, perm),
+                                           Permute(in.zero_point->ToInts(), in.scale.dims, perm));
+    }
+  }
+  return out;
+}
+
+MatchOr<Affine> AfterReshape(const Affine& in, const Dims& from, const std::optional<Dims>& to) {
+  if (!to) return Refusal{"the shape of its result is not known, so the axis of the scales is not either"};
+  if (in.block > 0) return Refusal{"its input is quantized in blocks of " + std::to_string(in.block)};
+  const auto axis = static_cast<std::size_t>(*in.axis);
+  const std::int64_t outer =
+      std::accumulate(from.begin(), from.begin() + *in.axis, std::int64_t{1}, std::multiplies<>());
+  std::int64_t before = 1;
+  for (std::size_t i = 0; i < to->size(); ++i) {
+    if (before == outer && (*to)[i] == from[axis]) {
+      Affine out = in;
+      out.axis = static_cast<std::int64_t>(i);
+      return out;
+    }
+    before *= (*to)[i];
+  }
+  return Refusal{"the " + std::to_string(from[axis]) + " scales run along axis " + std::to_string(*in.axis) + " of " +
+                 Text(from) + ", behind " + std::to_string(outer) + " rows; no dimension of " + Text(*to) +
+                 " is that one"};
+}
+
+MatchOr<Affine> AfterSlice(const Node& node, const Affine& in, const Dims& from) {
+  const auto starts = Numbers(node.input(1)), ends = Numbers(node.input(2));
+  if (!starts || !ends || starts->size() != ends->size()) return Refusal{"its bounds are computed"};
+  std::vector<std::int64_t> axes(starts->size()), steps(starts->size(), 1);
+  std::iota(axes.begin(), axes.end(), 0);
+  if (node.input(3) != nullptr) {
+    const auto given = Numbers(node.input(3));
+    if (!given || given->size() != axes.size()) return Refusal{"its axes are computed"};
+    axes = *given;
+  }
+  if (node.input(4) != nullptr) {
+    const auto given = Numbers(node.input(4));
+    if (!given || given->size() != steps.size()) return Refusal{"its steps are computed"};
+    steps = *given;
+  }
+  const auto rank = std::ssize(from);
+  const std::int64_t n = from[static_cast<std::size_t>(*in.axis)];
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    const bool along = (axes[i] < 0 ? axes[i] + rank : axes[i]) == *in.axis;
+    if (!along) {
+      if (in.block > 0) return Refusal{"it cuts axis " + std::to_string(axes[i]) + " of a tensor in blocks"};
+      continue;
+    }
+    if (steps[i] < 1) return Refusal{"it steps by " + std::to_string(steps[i]) + " along the axis of the scales"};
+    const auto bound = [&](std::int64_t v) { return std::clamp<std::int64_t>(v < 0 && v >= -n ? v + n : v, 0, n); };
+    const std::int64_t start = bound((*starts)[i]), end = bound((*ends)[i]);
+    if (in.block > 0) {
+      return Refusal{"it cuts " + std::to_string(start) + ".." + std::to_string(end) + " out of blocks of " +
+                     std::to_string(in.block) + ", whose scales would have to be cut too"};
+    }
+    std::vector<std::int64_t> at;
+    for (std::int64_t k = start; k < end; k += std::min(steps[i], n)) at.push_back(k);
+    if (at.empty()) return Refusal{"it leaves none of the " + std::to_string(n) + " scales"};
+    return Picked(in, at);
+  }
+  return in;
+}
+
+MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from) {
+  const auto rank = std::ssize(from);
+  std::int64_t axis = node.IntAttribute("axis", 0);
+  if (axis < 0) axis += rank;
+  const Value* indices = node.input(1);
+  if (indices == nullptr || !indices->type.shape) return Refusal{"the rank of its indices is not known"};
+  if (axis != *in.axis) {
+    Affine out = in;
+    if (axis < *in.axis) out.axis = *in.axis + std::ssize(*indices->type.shape) - 1;
+    return out;
+  }
+  std::optional<std::vector<std::int64_t>> at = Numbers(indices);
+  if (!at)
+    return Refusal{"it picks along the axis of the " + std::to_string(Scales(in).size()) +
+                   " scales, by computed indices"};
+  if (indices->data->dims.size() != 1 || at->empty())
+    return Refusal{"its indices have shape " + Text(indices->data->dims)};
+  const std::int64_t n = from[static_cast<std::size_t>(axis)];
+  for (std::int64_t& i : *at) {
+    if (i < -n || i >= n)
+      return Refusal{"index " + std::to_string(i) + " is outside of " + std::to_string(n) + " scales"};
+    if (i < 0) i += n;
+  }
+  return Picked(in, *at);
+}
+
+struct Moved {
+  Node* node = nullptr;
+  Affine affine;
+};
+
+class MoveParametersRule final : public PatternRule<Moved> {
+ public:
+  MoveParametersRule(const DeviceDescriptor& device, std::int64_t opset) : device_(device), opset_(opset) {}
+  std::string_view name() const override { return "move-parameters"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override {
+    return {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather"};
+  }
+  RuleDoc doc() const override {
+    return {
+        "Scales that run along an axis move with the codes: Transpose and Reshape take the axis along, Slice and "
+        "Gather cut the scales; a constant is moved at once.",
+        "%y : f32 = Transpose (%w : u8(axis=0)) {perm=[1, 0]}",
+        "%y : u8(axis=1) = Transpose %w_codes",
+        "each code keeps its scale and zero point: compared number by number with the float operator for every "
+        "operator and axis (test_parameters_move_with_the_codes)",
+        {}};
+  }
+  MatchOr<Moved> Match(Node& node) const override {
+    if (!node.domain().empty() || node.form == QuantForm::kQLinear || node.outputs().size() != 1) return Refusal{};
+    Value *x = node.input(0), *y = node.output();
+    const Affine* in = AffineOf(x);
+    if (in == nullptr || y == nullptr) return Refusal{};
+    const bool constant = x->is_constant() && x->data;
+    if (in->per_tensor() && (!constant || node.op() == "Slice" || node.op() == "Gather" || IsQuantized(y)))
+      return Refusal{};
+    if (in->block > 0 && node.op() == "Gather") return Refusal{};  // block-weights
+    if (y->type.dtype != DType::kF32 || y->is_graph_output()) return Refusal{};
+    const std::optional<Dims> from = constant ? std::optional(x->data->dims) : StaticShape(x->type);
+    if (!from) return Refusal{"the shape of its input is not known, so the axis of the scales is not either"};
+    const IntegerKernel* kernel = FindIntegerKernel(device_, node.op(), KernelKind::kOnCodes);
+    if (kernel == nullptr || !TakesCodes(*kernel, in->storage) || opset_ < kernel->opset) {
+      return Refusal{"the device has no " + node.op() + " for " + std::string(Name(in->storage))};
+    }
+    MatchOr<Affine> out = *in;
+    if (!in->per_tensor()) {
+      if (node.op() == "Transpose") out = AfterTranspose(node, *in, *from);
+      if (node.op() == "Slice") out = AfterSlice(node, *in, *from);
+      if (node.op() == "Gather") out = AfterGather(node, *in, *from);
+      if (node.op() == "Reshape" || node.op() == "Flatten" || node.op() == "Squeeze" || node.op() == "Unsqueeze") {
+        out = AfterReshape(*in, *from, StaticShape(y->type));
+      }
+      if (auto* refusal = std::get_if<Refusal>(&out)) return *refusal;
+    } else if (node.op() == "Transpose" && PermOf(node, from->size()).size() != from->size()) {
+      return Refusal{"its perm does not permute the " + std::to_string(from->size()) + " dimensions"};
+    }
+    if (IsQuantized(y)) {
+      const Affine* have = AffineOf(y);
+      if (have == nullptr || !SameParams(*have, std::get<Affine>(out))) {
+        return Refusal{"its result is quantized with other parameters than those that moving its input's gives"};
+      }
+    }
+    return Moved{&node, std::get<Affine>(std::move(out))};
+  }
+  void Apply(const Moved& m, Rewriter& rewriter) const override {
+    Node& node = *m.node;
+    Value *x = node.input(0), *y = node.output();
+    const std::optional<Dims> to = StaticShape(y->type);
+    QuantType quant;
+    quant.affine = m.affine;
+    const bool transpose = node.op() == "Transpose", cut = node.op() == "Slice" || node.op() == "Gather";
+    if (x->is_constant() && x->data && !cut && (transpose || to) && Rewriter::CanBypass(node, *x)) {
+      const TensorRef& data = *x->data;
+      TensorRef moved;
+      if (transpose) {
+        const std::vector<std::int64_t> perm = PermOf(node, data.dims.size());
+        moved = TensorRef::FromInts(data.dtype, Permuted(data.dims, perm), Permute(data.ToInts(), data.dims, perm));
+      } else {
+        moved = data;
+        moved.dims = *to;
+      }
+      Type type = TypeOf(moved);
+      type.dtype = DType::kF32;
+      type.quant = std::move(quant);
+      rewriter.Bypass(node, node.graph()->AddConstant(y->name() + "_moved", std::move(moved), std::move(type)));
+      return;
+    }
+    y->type.quant = std::move(quant);
+    node.form = QuantForm::kQLinear;
+    rewriter.Touch(y);
+  }
+
+ private:
+  const DeviceDescriptor& device_;
+  const std::int64_t opset_;
+};
+
+}  // namespace
+
+std::unique_ptr<Rule> MoveParameters(const DeviceDescriptor& device, std::int64_t opset) {
+  return std::make_unique<MoveParametersRule>(device, opset);
+}
+
+}  // namespace octavo
