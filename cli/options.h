@@ -52,7 +52,8 @@ struct DataFlags {
   bool require_data = false;
 };
 struct QuantizationFlags {
-  std::optional<std::string> precision, calibration, weight_type, activation_type, keep_float, load_path, save_path, imatrix;
+  std::optional<std::string> precision, calibration, weight_type, activation_type, keep_float, load_path, save_path,
+      imatrix;
   std::optional<double> percentile;
   std::optional<std::int64_t> block;
   bool per_channel = false, per_tensor = false, symmetric = false, asymmetric = false, requantize = false;

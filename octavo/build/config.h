@@ -25,7 +25,7 @@ struct BuildConfig {
   std::filesystem::path model;
   std::optional<DataOptions> data;  // none: synthetic samples
   std::optional<DataOptions>
-      validate_data;  // held-out samples of their own; none: what follows the calibration samples
+      validate_data;                 // held-out samples of their own; none: what follows the calibration samples
   std::filesystem::path weights;     // a GGUF or safetensors file whose tensors replace initializers; empty: none
   std::filesystem::path weight_map;  // JSON, initializer -> tensor, where the names differ; empty: they do not
   std::string device = "cpu";

@@ -409,7 +409,8 @@ Statistics StatisticsFromJson(std::string_view text, const std::string& where) {
     statistics.tensors.emplace(name, reader.Tensor(tensor, "tensors." + name));
   }
   const Json& kept = reader.Get(json, "kept", "");
-  if (!kept.is_object() || kept.size() > kKeptSamples + kKeptLargeSamples) reader.Fail("kept", "expected an object of few samples");
+  if (!kept.is_object() || kept.size() > kKeptSamples + kKeptLargeSamples)
+    reader.Fail("kept", "expected an object of few samples");
   for (const auto& [digest, sample] : kept.items()) {
     const std::string path = "kept." + digest;
     const std::vector<TensorRef> inputs = reader.Sample(sample, path);

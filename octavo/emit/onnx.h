@@ -30,9 +30,9 @@ void RaiseOpset(Model& model, std::int64_t target, const std::string& goal);
 // `<value>_quantized`, dequantized uses `<value>_dequantized[_k]`; graph inputs and outputs keep name and type.
 void LowerToQdq(Model& model);
 
-// Nodes whose form is QLinear become the integer operator that computes them on codes (QLinearConv, QGemm, Clip of codes,
-// MatMulNBits, ...); all else is lowered as LowerToQdq does. What rewrite/ decided is written, nothing is decided here:
-// kInternal for a node that has no integer operator.
+// Nodes whose form is QLinear become the integer operator that computes them on codes (QLinearConv, QGemm, Clip of
+// codes, MatMulNBits, ...); all else is lowered as LowerToQdq does. What rewrite/ decided is written, nothing is
+// decided here: kInternal for a node that has no integer operator.
 void LowerToQLinear(Model& model);
 
 struct OnnxFiles {

@@ -490,7 +490,7 @@ constexpr Change kChanges[] = {
 
 std::int64_t RequiredOpset(const Type& type) {
   if (type.quant && type.quant->kind == QuantType::Kind::kGgml) return 21;  // see lower_ggml.h
-  if (type.quant && type.quant->kind == QuantType::Kind::kMx) return 21;  // see lower_mx.h
+  if (type.quant && type.quant->kind == QuantType::Kind::kMx) return 21;    // see lower_mx.h
   if (!type.quant || type.quant->kind != QuantType::Kind::kAffine) return 0;
   const Affine& affine = type.quant->affine;
   std::int64_t version = 10;

@@ -23,7 +23,7 @@ struct ResolvedPrecision {
   bool per_channel = false;              // weights: one scale an output channel
   bool weight_symmetric = false;         // zero point at the middle code (u8: 128, s8: 0)
   bool activation_symmetric = false;
-  double weight_bits = 32;               // bits that a quantized weight's number takes, scales included
+  double weight_bits = 32;                   // bits that a quantized weight's number takes, scales included
   std::string weight_text, activation_text;  // for people and the manifest: "u8 per tensor", "u8"
 };
 
