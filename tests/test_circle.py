@@ -419,7 +419,7 @@ def test_profiles_of_a_transformer(octavo, models, data, tmp_path, name, profile
     """LiteRT loses no more than 1 dB to ONNX Runtime on the same quantization, which the file read back is."""
     out, back = tmp_path / "m.circle", tmp_path / "b.onnx"
     report = export(octavo, models[name], out, *DIMS[name], "--profile", profile, "--data", data[name], "--samples", "8")
-    assert int(report["facts"]["integer"]) > 80
+    assert int(report["facts"]["integer"]) > 60
     assert len(report["details"]["kept_float"]) == int(report["facts"]["kept in float"]) > 0
     octavo("export", out, "--to", "onnx", "-o", back)
     samples = load_samples(data[name], 44 if name == "vit" else 36)[32:]

@@ -189,7 +189,10 @@ std::size_t WideToFloat(Model& model, bool clips) {
   for (Value* v : graph.constants()) {
     if (IsWide(v)) constants.push_back(v);
   }
-  for (Value* v : constants) graph.ReplaceAllUses(v, graph.AddConstant(v->name(), NumbersOf(*v)));
+  for (Value* v : constants) {
+    graph.ReplaceAllUses(v, graph.AddConstant(v->name(), NumbersOf(*v)));
+    graph.Erase(v);
+  }
   for (auto& [v, affine] : values) v->type.quant.reset();
   for (Node* node : graph.nodes()) {
     if (!node->Is(kQuantize, kIrDomain) && !node->Is(kRequantize, kIrDomain)) continue;
