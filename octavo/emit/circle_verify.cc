@@ -37,7 +37,7 @@ class Checker {
     if (Size(model_->buffers()) == 0) Add("it has no buffer 0");
     graph_ = model_->subgraphs()->Get(0);
     for (flatbuffers::uoffset_t i = 0; i < Size(graph_->tensors()); ++i) CheckTensor(i);
-    CheckOrder();
+    if (violations_.empty()) CheckOrder();  // which reads shapes and parameters that must be sound
     return std::move(violations_);
   }
 
@@ -116,10 +116,15 @@ class Checker {
       if (!(s > 0) || !std::isfinite(s)) return Add(name + " has a scale that is not positive and finite");
       const std::int64_t z = q.zero_point()->Get(i);
       const int bits = internal::BitsOf(tensor.type());
+      if (bits == 0) return Add(name + " has quantization parameters, which its type does not take");
       const bool is_unsigned = tensor.type() == TensorType::UINT8 || tensor.type() == TensorType::UINT4;
+      if (bits > 16) {
+        if (z != 0) return Add(name + " has a zero point outside of its type");
+        continue;
+      }
       const std::int64_t low = is_unsigned ? 0 : -(std::int64_t{1} << (bits - 1));
       const std::int64_t high = is_unsigned ? (std::int64_t{1} << bits) - 1 : (std::int64_t{1} << (bits - 1)) - 1;
-      if (bits <= 16 ? z < low || z > high : z != 0) return Add(name + " has a zero point outside of its type");
+      if (z < low || z > high) return Add(name + " has a zero point outside of its type");
       if (tensor.type() == TensorType::INT16 && z != 0) return Add(name + " is int16 with a zero point");
     }
     if (scales > 1) {
