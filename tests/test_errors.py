@@ -258,7 +258,9 @@ def test_a_killed_build_leaves_nothing_behind(octavo, environment, models, data,
     subprocess.run(args, env=environment, check=True, capture_output=True)
     assert [p.name for p in tmp_path.iterdir()] == ["o"], "litter of killed builds"
     for part in (3, 6, 12, 24):  # a build that outran the signal is tried again, sooner
-        p = subprocess.Popen([*args[:-1], str(tmp_path / "p")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # A shell's background job ignores SIGINT, and its children with it: not this one.
+        p = subprocess.Popen([*args[:-1], str(tmp_path / "p")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         time.sleep(whole / part)
         p.send_signal(signal.SIGINT)
         if p.wait(timeout=30) != 0:
