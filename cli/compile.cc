@@ -32,31 +32,12 @@ int Run(const Flags& flags) {
   }
   config.compile.enabled = true;
   if (flags.embed_context) config.compile.embed_context = true;
-  for (const std::string& text : flags.epoptions) {
-    const std::size_t eq = text.find('=');
-    if (eq == std::string::npos || eq == 0) ThrowUsage("'" + text + "' is not K=V", "--epoption");
-    config.compile.options.emplace_back(text.substr(0, eq), text.substr(eq + 1));
-  }
+  AddProviderOptions(flags.epoptions, config.compile);
   if (flags.validate_samples) config.validate_samples = *flags.validate_samples;
   options.out = flags.out;
-  options.threads = ThreadCount(flags.common);
-  options.force = flags.common.force;
   options.require_data = flags.data.require_data;
   options.cache = !flags.no_cache;
-  Validate(config);
-  if (flags.common.dry_run) {
-    Print(DescribePlan(config, options.out, options.require_data));
-    return 0;
-  }
-  const BuildResult result = Build(options);
-  if (result.up_to_date) {
-    Print(options.out.string() + " is up to date\n");
-    if (flags.common.json) WriteJson(flags.common, ReadManifest(options.out));
-    return 0;
-  }
-  Print(Summary(result, options.out));
-  WriteJson(flags.common, result.manifest_json);
-  return 0;
+  return RunBuild(options, flags.common);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "octavo/base/log.h"
 #include "octavo/base/names.h"
 #include "octavo/base/output.h"
+#include "octavo/build/pipeline.h"
 
 namespace octavo::cli {
 namespace {
@@ -304,6 +305,33 @@ void CheckOutputFile(const std::string& file, const CommonFlags& common) {
 
 void RequireArgument(const std::string& value, const std::string& name, const std::string& how) {
   if (value.empty()) ThrowUsage("missing " + name, "command line", how);
+}
+
+void AddProviderOptions(const std::vector<std::string>& texts, CompileConfig& config) {
+  for (const std::string& text : texts) {
+    const std::size_t eq = text.find('=');
+    if (eq == std::string::npos || eq == 0) ThrowUsage("'" + text + "' is not K=V", "--epoption");
+    config.options.emplace_back(text.substr(0, eq), text.substr(eq + 1));
+  }
+}
+
+int RunBuild(BuildOptions& options, const CommonFlags& common) {
+  options.threads = ThreadCount(common);
+  options.force = common.force;
+  Validate(options.config);
+  if (common.dry_run) {
+    Print(DescribePlan(options.config, options.out, options.require_data));
+    return 0;
+  }
+  const BuildResult result = Build(options);
+  if (result.up_to_date) {
+    Print(options.out.string() + " is up to date\n");
+    if (common.json) WriteJson(common, ReadManifest(options.out));
+    return 0;
+  }
+  WriteJson(common, result.manifest_json);
+  Print(Summary(result, options.out));
+  return 0;
 }
 
 }  // namespace octavo::cli

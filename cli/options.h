@@ -13,6 +13,10 @@
 
 #include "octavo/build/config.h"
 
+namespace octavo {
+struct BuildOptions;
+}
+
 namespace octavo::cli {
 
 using Target = std::variant<bool*, std::string*, std::optional<std::string>*, std::optional<std::int64_t>*,
@@ -89,6 +93,11 @@ void WriteJson(const CommonFlags& common, const std::string& text);  // to --jso
 void Print(const std::string& text);  // to stdout; Error(kBadInput) when it cannot be written
 // An output FILE that exists is left alone unless --force was given.
 void CheckOutputFile(const std::string& file, const CommonFlags& common);
+// --epoption K=V, over those of the configuration file. Errors: kUsage.
+void AddProviderOptions(const std::vector<std::string>& texts, CompileConfig& config);
+// The end of `build` and `compile`: the plan for --dry-run, else the build, its manifest as JSON and its summary.
+// Threads and force come from `common`.
+int RunBuild(BuildOptions& options, const CommonFlags& common);
 void RequireArgument(const std::string& value, const std::string& name, const std::string& how);
 
 }  // namespace octavo::cli

@@ -139,13 +139,7 @@ void FoldStaticShapes(Model& model) {
     if (!node->Is("Shape") || node->input(0) == nullptr || node->output()->is_graph_output() ||
         !node->attributes().empty())
       continue;
-    const std::optional<Dims> dims = StaticShape(node->input(0)->type);
-    if (!dims) continue;
-    Value* constant = graph.AddConstant(
-        node->output()->name(), TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(dims->size())}, *dims));
-    graph.ReplaceAllUses(node->output(), constant);
-    graph.Erase(node);
-    folded = true;
+    if (FoldKnownShape(*node)) folded = true;
   }
   if (folded) SimplifyFloat(model);
 }

@@ -12,9 +12,7 @@
 #include "octavo/ops/op_table.h"
 
 namespace octavo {
-namespace {
-
-QuantType TensorType(const PlannedTensor& t) {
+QuantType TypeOf(const PlannedTensor& t) {
   QuantType q;
   q.affine.storage = t.storage;
   q.affine.scale = TensorRef::Scalar(t.params.scale);
@@ -23,7 +21,7 @@ QuantType TensorType(const PlannedTensor& t) {
   return q;
 }
 
-QuantType WeightType(const QuantizedWeight& w) {
+QuantType TypeOf(const QuantizedWeight& w) {
   QuantType q;
   q.affine.storage = w.storage;
   q.affine.axis = w.axis;
@@ -38,6 +36,19 @@ QuantType WeightType(const QuantizedWeight& w) {
   q.affine.zero_point = TensorRef::FromInts(w.storage, dims, zeros);
   return q;
 }
+
+Type TypeOfCodes(const Value& source, QuantType quant) {
+  Type type = source.type;
+  type.dtype = DType::kF32;
+  type.quant = std::move(quant);
+  if (!type.shape) {
+    type.shape.emplace();
+    for (const std::int64_t d : source.data->dims) type.shape->push_back({d, {}});
+  }
+  return type;
+}
+
+namespace {
 
 class Applier {
  public:
@@ -67,20 +78,13 @@ class Applier {
   // The quantized constant that takes the place of `old`. A weight that several nodes share is stored once for each set
   // of parameters.
   Value* Codes(Value* old, QuantizedWeight& weight) {
-    const QuantType quant = WeightType(weight);
+    const QuantType quant = TypeOf(weight);
     for (Value* known : weights_[old]) {
       if (SameParams(*known->type.quant, quant)) return known;
     }
-    Type type = old->type;
-    type.dtype = DType::kF32;
-    type.quant = quant;
-    const Dims dims = old->data->dims;
-    if (!type.shape) {
-      type.shape.emplace();
-      for (const std::int64_t d : dims) type.shape->push_back({d, {}});
-    }
-    Value* fresh = graph_.AddConstant(
-        old->name(), TensorRef::FromBuffer(weight.storage, dims, std::exchange(weight.codes, SpillBuffer())), type);
+    TensorRef codes =
+        TensorRef::FromBuffer(weight.storage, old->data->dims, std::exchange(weight.codes, SpillBuffer()));
+    Value* fresh = graph_.AddConstant(old->name(), std::move(codes), TypeOfCodes(*old, quant));
     weights_[old].push_back(fresh);
     return fresh;
   }
@@ -184,13 +188,13 @@ class Applier {
       outputs_[y] = y;
     }
     y->type.dtype = DType::kF32;
-    y->type.quant = TensorType(p.y);
+    y->type.quant = TypeOf(p.y);
   }
 
   void Input(PlannedNode& p) {
     const PlacedNode& placed = *p.placed;
     if (p.root_is_integer) {
-      const QuantType type = TensorType(p.x);
+      const QuantType type = TypeOf(p.x);
       for (Node* carrier : placed.carriers) {
         carrier->output()->type.dtype = DType::kF32;
         carrier->output()->type.quant = type;
@@ -199,7 +203,7 @@ class Applier {
     }
     Value* x = placed.node->input(0);
     Value*& quantized = quantized_[x];
-    const QuantType type = TensorType(p.x);
+    const QuantType type = TypeOf(p.x);
     if (quantized == nullptr || !SameParams(*quantized->type.quant, type)) {
       Type t = x->type;
       t.dtype = DType::kF32;

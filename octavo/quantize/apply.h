@@ -17,6 +17,12 @@ struct PlannedTensor {
   AffineParams params;
 };
 
+// The type of codes with these parameters: of a tensor, of a weight.
+QuantType TypeOf(const PlannedTensor& tensor);
+QuantType TypeOf(const QuantizedWeight& weight);
+// The type of the constant that holds the codes of `source`, an f32 constant.
+Type TypeOfCodes(const Value& source, QuantType quant);
+
 // A node that will run in integers, with everything that was chosen for it.
 struct PlannedNode {
   const PlacedNode* placed = nullptr;

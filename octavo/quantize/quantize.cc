@@ -38,20 +38,6 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
-RangeMethod MethodOf(CalibrationMethod method) {
-  switch (method) {
-    case CalibrationMethod::kMinMax:
-      return RangeMethod::kMinMax;
-    case CalibrationMethod::kPercentile:
-      return RangeMethod::kPercentile;
-    case CalibrationMethod::kEntropy:
-      return RangeMethod::kEntropy;
-    case CalibrationMethod::kMse:
-      return RangeMethod::kMse;
-  }
-  return RangeMethod::kMinMax;
-}
-
 // --requantize: what was quantized becomes float again, constants dequantized. Q/DQ that are no types stay an error.
 void DropQuantization(Model& model) {
   FoldQdq(model);
@@ -113,6 +99,20 @@ void DropQuantization(Model& model) {
 }
 
 }  // namespace
+
+RangeMethod RangeMethodOf(CalibrationMethod method) {
+  switch (method) {
+    case CalibrationMethod::kMinMax:
+      return RangeMethod::kMinMax;
+    case CalibrationMethod::kPercentile:
+      return RangeMethod::kPercentile;
+    case CalibrationMethod::kEntropy:
+      return RangeMethod::kEntropy;
+    case CalibrationMethod::kMse:
+      return RangeMethod::kMse;
+  }
+  return RangeMethod::kMinMax;
+}
 
 std::string MethodName(CalibrationMethod method) {
   switch (method) {
@@ -192,7 +192,7 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
   if (device.whole_graph) return WholeGraphSpecs(prepared, config, precision, device);
   const Placement placement = PlaceNodes(prepared, config, precision, device);
   std::map<std::string, ObserveSpec> specs;  // by name: the order is the same for every build of the library
-  const bool histogram = NeedsHistogram(MethodOf(config.calibration));
+  const bool histogram = NeedsHistogram(RangeMethodOf(config.calibration));
   // A value that nodes read along different axes has no moments: those of one axis would be wrong for the other.
   std::map<std::string, int> axes;
   std::set<std::string> conflicts;

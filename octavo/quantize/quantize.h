@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "octavo/calibrate/calibrate.h"
+#include "octavo/calibrate/ranges.h"
 #include "octavo/calibrate/statistics.h"
 #include "octavo/device/descriptor.h"
 #include "octavo/import/data.h"
@@ -53,6 +54,7 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
 std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const QuantizationConfig& config,
                                           const DeviceDescriptor& device);
 std::string MethodName(CalibrationMethod method);  // "minmax", as Statistics::method has it
+RangeMethod RangeMethodOf(CalibrationMethod method);
 
 // Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be
 // null for precisions that need none (fp16, bf16, fp32, weight only). `cache`: see above; never changes the result.

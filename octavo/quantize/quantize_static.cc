@@ -31,20 +31,6 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
-RangeMethod MethodOf(CalibrationMethod method) {
-  switch (method) {
-    case CalibrationMethod::kMinMax:
-      return RangeMethod::kMinMax;
-    case CalibrationMethod::kPercentile:
-      return RangeMethod::kPercentile;
-    case CalibrationMethod::kEntropy:
-      return RangeMethod::kEntropy;
-    case CalibrationMethod::kMse:
-      return RangeMethod::kMse;
-  }
-  return RangeMethod::kMinMax;
-}
-
 class Quantizer {
  public:
   Quantizer(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
@@ -189,8 +175,8 @@ class Quantizer {
     const DType override_type = OverrideOf(config_, value->name());
     const bool overridden = override_type != DType::kUndefined && override_type != DType::kF32;
     site.tensor.storage = overridden ? override_type : precision_.activation;
-    const QuantRange range = ChooseRange(stats, MethodOf(config_.calibration), config_.percentile, site.tensor.storage,
-                                         precision_.activation_symmetric);
+    const QuantRange range = ChooseRange(stats, RangeMethodOf(config_.calibration), config_.percentile,
+                                         site.tensor.storage, precision_.activation_symmetric);
     // The cut is exact to half a step of 8 bits; finer codes would show it.
     ValueRange used{range.min, range.max};
     if (!precision_.activation_symmetric && BitWidth(site.tensor.storage) == 8) used = CutDeadZone(*value, used);

@@ -40,20 +40,6 @@ bool IsF32(const Value* value) { return value != nullptr && value->type.dtype ==
 
 bool IsConstantData(const Value* value) { return value != nullptr && value->is_constant() && value->data.has_value(); }
 
-RangeMethod MethodOf(CalibrationMethod method) {
-  switch (method) {
-    case CalibrationMethod::kMinMax:
-      return RangeMethod::kMinMax;
-    case CalibrationMethod::kPercentile:
-      return RangeMethod::kPercentile;
-    case CalibrationMethod::kEntropy:
-      return RangeMethod::kEntropy;
-    case CalibrationMethod::kMse:
-      return RangeMethod::kMse;
-  }
-  return RangeMethod::kMinMax;
-}
-
 // What an input of an operator is to placement.
 enum class Role { kNone, kData, kWeight, kBias };
 
@@ -353,15 +339,6 @@ class Plan {
   const DeviceDescriptor& device_;
 };
 
-QuantType TypeOfTensor(const PlannedTensor& t) {
-  QuantType q;
-  q.affine.storage = t.storage;
-  q.affine.scale = TensorRef::Scalar(t.params.scale);
-  const std::int64_t zero = t.params.zero_point;
-  q.affine.zero_point = TensorRef::FromInts(t.storage, {}, {&zero, 1});
-  return q;
-}
-
 DType Wide(DType narrow) { return IsSignedInteger(narrow) ? DType::kS16 : DType::kU16; }
 
 class WholeGraph {
@@ -540,11 +517,11 @@ class WholeGraph {
       } else if (flow == ParamFlow::kSymmetricUnitRange) {
         used = {-1, 1};
       } else {
-        const QuantRange range =
-            ChooseRange(StatsOf(*t.observed), MethodOf(config_.calibration), config_.percentile, storage, symmetric);
+        const QuantRange range = ChooseRange(StatsOf(*t.observed), RangeMethodOf(config_.calibration),
+                                             config_.percentile, storage, symmetric);
         used = {range.min, range.max};
         if (const auto mask = plan_.mask_sums.find(t.observed); mask != plan_.mask_sums.end()) {
-          const QuantRange scores = ChooseRange(StatsOf(*mask->second), MethodOf(config_.calibration),
+          const QuantRange scores = ChooseRange(StatsOf(*mask->second), RangeMethodOf(config_.calibration),
                                                 config_.percentile, storage, symmetric);
           used.min = std::max(used.min, scores.min - kMaskDepth);
           used.max = std::min(used.max, std::max(scores.max, 0.0f));
@@ -699,31 +676,9 @@ class WholeGraph {
     const std::span<const float> values = FloatView(*source->data, storage);
     SpillBuffer codes(values.size() * CodeBytes(t.storage));
     QuantizeRun(values, t.params, t.storage, reinterpret_cast<std::byte*>(codes.data()));
-    Type type = source->type;
-    type.dtype = DType::kF32;
-    type.quant = TypeOfTensor(t);
-    if (!type.shape) {
-      type.shape.emplace();
-      for (const std::int64_t d : source->data->dims) type.shape->push_back({d, {}});
-    }
     return graph_.AddConstant(source->name() + "_codes",
-                              TensorRef::FromBuffer(t.storage, source->data->dims, std::move(codes)), std::move(type));
-  }
-
-  static QuantType TypeOfWeight(const QuantizedWeight& w) {
-    QuantType q;
-    q.affine.storage = w.storage;
-    q.affine.axis = w.axis;
-    std::vector<float> scales;
-    std::vector<std::int64_t> zeros;
-    for (const AffineParams& p : w.params) {
-      scales.push_back(p.scale);
-      zeros.push_back(p.zero_point);
-    }
-    const Dims dims = w.axis ? Dims{static_cast<std::int64_t>(scales.size())} : Dims{};
-    q.affine.scale = TensorRef::FromFloats(dims, scales);
-    q.affine.zero_point = TensorRef::FromInts(w.storage, dims, zeros);
-    return q;
+                              TensorRef::FromBuffer(t.storage, source->data->dims, std::move(codes)),
+                              TypeOfCodes(*source, TypeOf(t)));
   }
 
   void Replace(Node& node, std::size_t index, Value* fresh) {
@@ -739,16 +694,10 @@ class WholeGraph {
   void ApplyWeights(WeightJob& job) {
     Node& node = *job.node;
     Value* old = node.input(job.weight_index);
-    Type type = old->type;
-    type.dtype = DType::kF32;
-    type.quant = TypeOfWeight(job.weight);
-    const Dims dims = old->data->dims;
-    if (!type.shape) {
-      type.shape.emplace();
-      for (const std::int64_t d : dims) type.shape->push_back({d, {}});
-    }
+    Type type = TypeOfCodes(*old, TypeOf(job.weight));
     Value* fresh = graph_.AddConstant(
-        old->name(), TensorRef::FromBuffer(job.weight.storage, dims, std::move(job.weight.codes)), std::move(type));
+        old->name(), TensorRef::FromBuffer(job.weight.storage, old->data->dims, std::move(job.weight.codes)),
+        std::move(type));
     Replace(node, job.weight_index, fresh);
     if (job.bias.empty()) return;
     const auto channels = static_cast<std::int64_t>(job.bias.size());
@@ -779,7 +728,7 @@ class WholeGraph {
     if (made != nullptr) return made;
     Type t = v->type;
     t.dtype = DType::kF32;
-    t.quant = TypeOfTensor(wanted);
+    t.quant = TypeOf(wanted);
     Node* before = v->producer() != nullptr ? v->producer()->next() : graph_.first();
     Node* node = graph_.AddNode(std::string(produced ? kRequantize : kQuantize), std::string(kIrDomain), {v},
                                 {{v->name() + (produced ? "_rq" : "_q"), t}}, before);
@@ -825,7 +774,7 @@ class WholeGraph {
         if (!CarriesData(*node, i)) continue;
         const std::size_t tensor = plan_.tensor_of.at(node->output(i));
         const PlannedTensor params = ParamsOf(tensor, Type_(tensor));
-        retyped.emplace_back(node->output(i), TypeOfTensor(params));
+        retyped.emplace_back(node->output(i), TypeOf(params));
       }
     }
     for (const Edge& edge : edges) edge.node->SetInput(edge.index, edge.value);
@@ -874,7 +823,7 @@ class WholeGraph {
 std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const QuantizationConfig& config,
                                          const ResolvedPrecision& precision, const DeviceDescriptor& device) {
   const Plan plan(prepared, config, precision, device);
-  const bool histogram = NeedsHistogram(MethodOf(config.calibration));
+  const bool histogram = NeedsHistogram(RangeMethodOf(config.calibration));
   std::map<std::string, ObserveSpec> specs;
   const auto add = [&](const Value& value) -> ObserveSpec& {
     ObserveSpec& spec = specs[value.name()];

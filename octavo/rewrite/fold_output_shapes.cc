@@ -6,6 +6,17 @@
 
 namespace octavo {
 
+bool FoldKnownShape(Node& shape) {
+  Graph& graph = *shape.graph();
+  const std::optional<Dims> dims = StaticShape(shape.input(0)->type);
+  if (!dims) return false;
+  Value* constant = graph.AddConstant(
+      shape.output()->name(), TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(dims->size())}, *dims));
+  graph.ReplaceAllUses(shape.output(), constant);
+  graph.Erase(&shape);
+  return true;
+}
+
 // Before:  %y : f32[N,S,384] = LayerNormalization ..., a graph output; %s = Shape %y
 // After:   %s = constant [1, 128, 384], where that is what inference finds
 std::int64_t FoldOutputShapes(Model& model) {
@@ -30,13 +41,7 @@ std::int64_t FoldOutputShapes(Model& model) {
   InferTypes(model);
   std::int64_t folded = 0;
   for (Node* node : shapes) {
-    const std::optional<Dims> dims = StaticShape(node->input(0)->type);
-    if (!dims) continue;
-    Value* constant = graph.AddConstant(
-        node->output()->name(), TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(dims->size())}, *dims));
-    graph.ReplaceAllUses(node->output(), constant);
-    graph.Erase(node);
-    ++folded;
+    if (FoldKnownShape(*node)) ++folded;
   }
   for (auto& [output, type] : declared) output->type = std::move(type);
   return folded;

@@ -34,6 +34,9 @@ std::vector<PassCount> SimplifyFloat(Model& model);
 // constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.
 std::int64_t FoldOutputShapes(Model& model);
 
+// Replaces a Shape node by a constant where its input's dimensions are all known. The node goes.
+bool FoldKnownShape(Node& shape);
+
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
 // Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters. Raises
 // the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.

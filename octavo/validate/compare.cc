@@ -142,11 +142,7 @@ void RunSamples(const Pair& pair, const DataSource& data, std::size_t first, std
       result.reference_seconds += share.reference_seconds;
       result.candidate_seconds += share.candidate_seconds;
       for (std::size_t i = 0; i < result.outputs.size(); ++i) {
-        OutputError& total = result.outputs[i];
-        total.stats.Merge(share.errors[i].stats);
-        total.rows += share.errors[i].rows;
-        total.same_top1 += share.errors[i].same_top1;
-        total.class_scores = total.class_scores || share.errors[i].class_scores;
+        result.outputs[i].Merge(share.errors[i]);
       }
     }
   }
@@ -227,6 +223,13 @@ double OutputError::SqnrDb() const {
 std::optional<double> OutputError::Top1Agreement() const {
   if (!class_scores || rows == 0) return std::nullopt;
   return static_cast<double>(same_top1) / static_cast<double>(rows);
+}
+
+void OutputError::Merge(const OutputError& other) {
+  stats.Merge(other.stats);
+  rows += other.rows;
+  same_top1 += other.same_top1;
+  class_scores = class_scores || other.class_scores;
 }
 
 void AddError(OutputError& error, const TensorRef& reference, const TensorRef& candidate, const std::string& where) {

@@ -26,6 +26,7 @@ struct OutputError {
 
   double SqnrDb() const;  // within +-kSqnrLimitDb
   std::optional<double> Top1Agreement() const;
+  void Merge(const OutputError& other);  // adds up another sample's errors of the same output
 };
 
 struct CompareOptions {

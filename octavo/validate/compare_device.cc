@@ -103,11 +103,7 @@ CompareResult CompareOnDevice(const std::filesystem::path& reference, const std:
       result.reference_seconds += share.reference_seconds;
       result.candidate_seconds += share.candidate_seconds;
       for (std::size_t o = 0; o < result.outputs.size(); ++o) {
-        OutputError& sum = result.outputs[o];
-        sum.stats.Merge(share.errors[o].stats);
-        sum.rows += share.errors[o].rows;
-        sum.same_top1 += share.errors[o].same_top1;
-        sum.class_scores = sum.class_scores || share.errors[o].class_scores;
+        result.outputs[o].Merge(share.errors[o]);
       }
     }
   }
