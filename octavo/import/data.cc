@@ -237,12 +237,21 @@ class StackedNpz : public DataSource {
       header.data_bytes /= samples_;
       header.fortran_order = false;
       const auto bytes = static_cast<std::size_t>(header.data_bytes);
-      if (array.whole) {
+      if (array.whole && array.whole->strings) {
+        const auto first = array.whole->strings->begin() + static_cast<std::ptrdiff_t>(i * ElementCount(header.dims));
+        TensorRef strings;
+        strings.dtype = DType::kString;
+        strings.strings = std::make_shared<std::vector<std::string>>(
+            first, first + static_cast<std::ptrdiff_t>(ElementCount(header.dims)));
+        strings.dims = std::move(header.dims);
+        sample.tensors.push_back(std::move(strings));
+      } else if (array.whole) {
         const auto part = array.whole->bytes.subspan(i * bytes, bytes);
         header.big_endian = false;
-        sample.tensors.push_back(NpyTensor(header, {part.begin(), part.end()}));
+        sample.tensors.push_back(NpyTensor(header, {part.begin(), part.end()}, sample.name));
       } else {
-        sample.tensors.push_back(NpyTensor(header, archive_.ReadData(array.member, i * header.data_bytes, bytes)));
+        sample.tensors.push_back(
+            NpyTensor(header, archive_.ReadData(array.member, i * header.data_bytes, bytes), sample.name));
       }
       CheckFinite(sample.tensors.back(), inputs_[j], sample.name);
     }

@@ -30,6 +30,8 @@ std::string NumpyName(DType dtype) {
       return "float16";
     case DType::kBool:
       return "bool";
+    case DType::kString:
+      return "str_";
     case DType::kU8:
     case DType::kU16:
     case DType::kU32:

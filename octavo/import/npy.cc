@@ -1,8 +1,11 @@
 #include "octavo/import/npy.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <memory>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -119,11 +122,25 @@ class HeaderParser {
       for (const Row& row : kRows) {
         if (descr.substr(1) != row.kind) continue;
         header.dtype = row.dtype;
+        header.item_bytes = static_cast<std::size_t>(BitWidth(row.dtype)) / 8;
         header.big_endian = descr[0] == '>' && BitWidth(row.dtype) > 8;
         return;
       }
+      if (descr.size() > 1 && (descr[1] == 'U' || descr[1] == 'S')) return Strings(descr, header);
     }
     Unsupported("type '" + std::string(descr.substr(0, 40)) + "'");
+  }
+  // "<U7", "|S7": strings of at most so many characters or bytes.
+  void Strings(std::string_view descr, NpyHeader& header) {
+    constexpr std::size_t kMaxLength = std::size_t{1} << 24;
+    std::size_t length = 0;
+    const auto [end, error] = std::from_chars(descr.data() + 2, descr.data() + descr.size(), length);
+    if (error != std::errc() || end != descr.data() + descr.size()) Bad("malformed .npy header");
+    if (length == 0 || length > kMaxLength) Unsupported("type '" + std::string(descr.substr(0, 40)) + "'");
+    header.dtype = DType::kString;
+    header.utf32 = descr[1] == 'U';
+    header.big_endian = header.utf32 && descr[0] == '>';
+    header.item_bytes = header.utf32 ? 4 * length : length;
   }
   [[noreturn]] void Unsupported(const std::string& what) const {
     ThrowUnsupported("array of " + what, name_, "convert it with numpy's astype to the model's input type");
@@ -156,6 +173,64 @@ std::vector<std::byte> ToRowMajor(const std::vector<std::byte>& data, const Dims
   return out;
 }
 
+void AppendUtf8(char32_t c, std::string& out) {
+  const auto rest = [&](int shift) { out.push_back(static_cast<char>(0x80 | (c >> shift & 0x3f))); };
+  if (c < 0x80) {
+    out.push_back(static_cast<char>(c));
+  } else if (c < 0x800) {
+    out.push_back(static_cast<char>(0xc0 | c >> 6));
+    rest(0);
+  } else if (c < 0x10000) {
+    out.push_back(static_cast<char>(0xe0 | c >> 12));
+    rest(6);
+    rest(0);
+  } else {
+    out.push_back(static_cast<char>(0xf0 | c >> 18));
+    rest(12);
+    rest(6);
+    rest(0);
+  }
+}
+
+// Row-major little-endian items; zeros fill a string up.
+TensorRef StringTensor(const NpyHeader& header, std::span<const std::byte> data, const std::string& name) {
+  auto strings = std::make_shared<std::vector<std::string>>();
+  strings->reserve(data.size() / header.item_bytes);
+  for (std::size_t at = 0; at < data.size(); at += header.item_bytes) {
+    const auto item = data.subspan(at, header.item_bytes);
+    const auto bad = [&](const char* what) {
+      ThrowBadInput(what, name + ", string " + std::to_string(strings->size()), "repair this sample");
+    };
+    std::string text;
+    std::size_t zeros = 0;
+    for (std::size_t i = 0; i < item.size(); i += header.utf32 ? 4 : 1) {
+      char32_t c = std::to_integer<unsigned char>(item[i]);
+      if (header.utf32) {
+        std::uint32_t value = 0;
+        std::memcpy(&value, item.data() + i, sizeof value);
+        c = value;
+      }
+      if (c == 0) {
+        ++zeros;
+        continue;
+      }
+      if (zeros > 0) bad("a zero character within a string");
+      if (!header.utf32) {
+        text.push_back(static_cast<char>(c));
+        continue;
+      }
+      if (c > 0x10ffff || (c >= 0xd800 && c < 0xe000)) bad("what is no Unicode character in a string");
+      AppendUtf8(c, text);
+    }
+    strings->push_back(std::move(text));
+  }
+  TensorRef out;
+  out.dtype = DType::kString;
+  out.dims = header.dims;
+  out.strings = std::move(strings);
+  return out;
+}
+
 }  // namespace
 
 NpyHeader ParseNpyHeader(std::span<const std::byte> bytes, const std::string& name) {
@@ -177,24 +252,25 @@ NpyHeader ParseNpyHeader(std::span<const std::byte> bytes, const std::string& na
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + prefix, length);
   NpyHeader header = HeaderParser(text, name).Parse();
   header.header_bytes = prefix + length;
-  const std::optional<std::uint64_t> size = ByteSize(header.dtype, ElementCount(header.dims, name));
-  if (!size) ThrowBadInput("array too large", name);
-  header.data_bytes = *size;
+  if (__builtin_mul_overflow(ElementCount(header.dims, name), std::uint64_t{header.item_bytes}, &header.data_bytes)) {
+    ThrowBadInput("array too large", name);
+  }
   return header;
 }
 
-TensorRef NpyTensor(const NpyHeader& header, std::vector<std::byte> data) {
+TensorRef NpyTensor(const NpyHeader& header, std::vector<std::byte> data, const std::string& name) {
   if (data.size() != header.data_bytes) ThrowInternal("array data do not fit their header");
-  const auto item = static_cast<std::size_t>(BitWidth(header.dtype)) / 8;
+  const std::size_t item = header.item_bytes;
   if (header.big_endian) {
     const bool complex = header.dtype == DType::kC64 || header.dtype == DType::kC128;  // two numbers each
-    const std::size_t number = complex ? item / 2 : item;
+    const std::size_t number = header.utf32 ? 4 : complex ? item / 2 : item;
     for (std::size_t i = 0; i < data.size(); i += number) {
       std::reverse(data.begin() + static_cast<std::ptrdiff_t>(i),
                    data.begin() + static_cast<std::ptrdiff_t>(i + number));
     }
   }
   if (header.fortran_order && header.dims.size() > 1) data = ToRowMajor(data, header.dims, item);
+  if (header.dtype == DType::kString) return StringTensor(header, data, name);
   return TensorRef::FromBytes(header.dtype, header.dims, std::move(data));
 }
 
@@ -206,7 +282,7 @@ TensorRef ReadNpy(const ByteSource& source) {
                       std::to_string(header.data_bytes),
                   source.name, "the file is damaged; write it again");
   }
-  if (!header.plain()) return NpyTensor(header, {data.begin(), data.end()});
+  if (!header.plain()) return NpyTensor(header, {data.begin(), data.end()}, source.name);
   TensorRef out;
   out.dtype = header.dtype;
   out.dims = header.dims;

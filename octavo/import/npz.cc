@@ -271,7 +271,7 @@ TensorRef NpzArchive::Read(std::size_t index) const {
   if (crc != member.crc) {
     ThrowBadInput("wrong checksum", Where(member), "the file is damaged; write it again with numpy.savez");
   }
-  return NpyTensor(header, std::move(data));
+  return NpyTensor(header, std::move(data), Where(member));
 }
 
 void NpzArchive::VerifyChecksum(const Member& member) const {

@@ -67,7 +67,7 @@ TEST(Npy, RefusesDamage) {
 }
 
 TEST(Npy, RefusesTypesThatOnnxLacks) {
-  for (const char* descr : {"|O", "<U5", "<M8[ns]", "|V2", "<f16", "x", ""}) {
+  for (const char* descr : {"|O", "<U0", "|S99999999", "<M8[ns]", "|V2", "<f16", "x", ""}) {
     EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy(descr, "(1,)", "abcdefgh"))); }), ExitCode::kUnsupported) << descr;
   }
   EXPECT_EQ(CodeOf([&] {
@@ -75,6 +75,31 @@ TEST(Npy, RefusesTypesThatOnnxLacks) {
             }),
             ExitCode::kUnsupported);
   EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy("<f4", "()", "abcd", false, 4))); }), ExitCode::kUnsupported);
+}
+
+TEST(Npy, Strings) {
+  const auto utf32 = [](std::initializer_list<std::uint32_t> units, bool swap = false) {
+    std::string out;
+    for (const std::uint32_t u : units) {
+      const std::string little = Little(u, 4);
+      out += swap ? std::string(little.rbegin(), little.rend()) : little;
+    }
+    return out;
+  };
+  // "aé€", "😀", "" and three strings of column-major order.
+  const std::initializer_list<std::uint32_t> units = {'a', 0xe9, 0x20ac, 0x1f600, 0, 0, 0, 0, 0};
+  for (const bool big : {false, true}) {
+    const TensorRef t = ReadNpy(Source(Npy(big ? ">U3" : "<U3", "(3,)", utf32(units, big))));
+    ASSERT_EQ(t.dtype, DType::kString);
+    EXPECT_THAT(*t.strings, ElementsAre("a\xc3\xa9\xe2\x82\xac", "\xf0\x9f\x98\x80", ""));
+  }
+  EXPECT_THAT(*ReadNpy(Source(Npy("|S2", "(2, 2)", std::string("a\0bbc\0dd", 8), true))).strings,
+              ElementsAre("a", "c", "bb", "dd"));
+  EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy("|S3", "(1,)", std::string("a\0b", 3)))); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy("<U1", "(1,)", utf32({0x110000})))); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy("<U1", "(1,)", utf32({0xd800})))); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy("<U4", "(4611686018427387904,)", "abcd"))); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadNpy(Source(Npy("<Ux", "(1,)", "abcd"))); }), ExitCode::kBadInput);
 }
 
 std::vector<float> Ramp(std::size_t n) {
