@@ -4,8 +4,11 @@
 //   --runs N      pairs of timings (default 9)
 //   --formats A,B only these
 //   --mb N        size of the f32 data in MB (default 8)
+//   --seconds S   what one figure may take (default 1.5): slow formats get fewer rows, then fewer pairs (three at
+//   least)
 // Timings are of the same data, the two sides in turn; a ratio is the median of the pairs' ratios. Of one thread the
-// thread's own time counts, of two threads the wall clock (which needs an idle machine).
+// thread's own time counts, of two threads the wall clock (which needs an idle machine). The last lines say what the
+// machine's memory gives to one thread and to two: codecs faster than half of that cannot scale to two.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -18,6 +21,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "octavo/numerics/ggml.h"
@@ -230,10 +234,13 @@ double Seconds(Clock clock, const std::function<void()>& body) {
 struct Ratio {
   double ours, theirs, ratio;  // seconds, seconds, theirs / ours
 };
-Ratio Paired(Clock clock, int runs, const std::function<void()>& ours, const std::function<void()>& theirs) {
+Ratio Paired(Clock clock, int runs, double budget, const std::function<void()>& ours,
+             const std::function<void()>& theirs) {
   std::vector<double> a, b, r;
   ours();
-  for (int i = 0; i < runs; ++i) {
+  double spent = 0;
+  for (int i = 0; i < runs && (i < 3 || spent < budget); ++i) {
+    if (i > 0) spent += a.back() + b.back();
     a.push_back(Seconds(clock, ours));
     b.push_back(Seconds(clock, theirs));
     r.push_back(b.back() / a.back());
@@ -245,22 +252,55 @@ Ratio Paired(Clock clock, int runs, const std::function<void()>& ours, const std
   return {median(a), median(b), median(r)};
 }
 
+// What memory itself gives: every line of `n` floats read once, or written once, by one thread and by two.
+void ShowMemory(int runs, double budget, std::vector<float>& x) {
+  const auto halves = [&](int threads, const std::function<void(float*, std::size_t)>& body) {
+    if (threads == 1) return body(x.data(), x.size());
+    std::thread other([&] { body(x.data() + x.size() / 2, x.size() - x.size() / 2); });
+    body(x.data(), x.size() / 2);
+    other.join();
+  };
+  const double gb = static_cast<double>(x.size()) * 4e-9;
+  const auto show = [&](const char* what, const std::function<void(float*, std::size_t)>& body) {
+    const Ratio r = Paired(
+        Clock::kWall, runs, budget, [&] { halves(2, body); }, [&] { halves(1, body); });
+    std::printf("memory, %zu MB %s: one thread %.1f GB/s, two %.1f: %.2f\n", x.size() * 4 / 1000000, what,
+                gb / r.theirs, gb / r.ours, r.ratio);
+  };
+  static volatile std::uint64_t kept;
+  show("read", [](float* p, std::size_t n) {
+    std::uint64_t sums[8] = {};
+    for (std::size_t i = 0; i + 16 <= n; i += 16) {  // 64 bytes
+      for (std::size_t k = 0; k < 8; ++k) {
+        std::uint64_t v;
+        std::memcpy(&v, p + i + 2 * k, 8);
+        sums[k] += v;
+      }
+    }
+    for (const std::uint64_t s : sums) kept = kept + s;
+  });
+  show("written", [](float* p, std::size_t n) { std::memset(p, 1, n * sizeof(float)); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: bench_ggml LIBGGML-BASE.so [--check N] [--runs N] [--formats A,B] [--mb N]\n");
+    std::fprintf(stderr,
+                 "usage: bench_ggml LIBGGML-BASE.so [--check N] [--runs N] [--formats A,B] [--mb N] [--seconds S]\n");
     return 2;
   }
   const Oracle oracle(argv[1]);
   std::size_t check = 0, mb = 8;
   int runs = 9;
+  double budget = 1.5;
   std::string only;
   for (int i = 2; i + 1 < argc; i += 2) {
     const std::string option = argv[i];
     if (option == "--check") check = std::strtoull(argv[i + 1], nullptr, 10);
     if (option == "--runs") runs = std::max(1, std::atoi(argv[i + 1]));
     if (option == "--mb") mb = std::strtoull(argv[i + 1], nullptr, 10);
+    if (option == "--seconds") budget = std::max(0.0, std::atof(argv[i + 1]));
     if (option == "--formats") only = "," + std::string(argv[i + 1]) + ",";
   }
   bool same = true;
@@ -277,47 +317,66 @@ int main(int argc, char** argv) {
       continue;
     }
     constexpr std::size_t kRow = 4096;
-    const std::size_t rows = std::max<std::size_t>(1, mb * 1000000 / 4 / kRow);
-    std::vector<float> x(rows * kRow), y(x.size());
+    const std::size_t all_rows = std::max<std::size_t>(1, mb * 1000000 / 4 / kRow);
+    std::vector<float> x(all_rows * kRow), y(x.size());
     std::mt19937 gen(3);
     std::normal_distribution<float> normal(0, 0.02f);
     for (float& v : x) v = normal(gen);
     const std::vector<float> w = Importance(kRow, 1);
-    std::vector<std::byte> blocks(rows * (kRow / format.block) * format.block_bytes);
-    const double gb = static_cast<double>(x.size()) * 4e-9;
+    std::vector<std::byte> blocks(all_rows * (kRow / format.block) * format.block_bytes);
+    std::size_t rows = all_rows;
     const auto chunk = [&](const float* importance) {
       oracle.quantize(static_cast<int>(format.type_id), x.data(), blocks.data(), 0, static_cast<std::int64_t>(rows),
                       kRow, importance);
     };
     const auto encode = [&](int threads, bool weighted) {
-      octavo::EncodeGgml(format, x, kRow, weighted ? std::span<const float>(w) : std::span<const float>(), blocks,
-                         threads, "bench");
+      const std::size_t bytes = rows * (kRow / format.block) * format.block_bytes;
+      octavo::EncodeGgml(format, std::span(x).first(rows * kRow), kRow,
+                         weighted ? std::span<const float>(w) : std::span<const float>(),
+                         std::span(blocks).first(bytes), threads, "bench");
+    };
+    // Rows that the slower side encodes in a share of the budget; 1 MB at least, which no encoder is too fast for.
+    const auto fit = [&](const float* importance) {
+      constexpr std::size_t kLeast = 64;
+      rows = std::min(all_rows, kLeast);
+      const double seconds = Seconds(Clock::kWall, [&] { chunk(importance); });
+      const double most = budget / runs / 1.2 / seconds * static_cast<double>(rows);
+      rows = static_cast<std::size_t>(std::clamp(most, static_cast<double>(rows), static_cast<double>(all_rows)));
     };
     const auto show = [&](const Ratio& r) {
+      const double gb = static_cast<double>(rows * kRow) * 4e-9;
       std::printf("%7.3f / %7.3f = %6.2f      ", gb / r.ours, gb / r.theirs, r.ratio);
       std::fflush(stdout);
     };
     std::printf("%-9s ", std::string(format.ggml_name).c_str());
+    fit(nullptr);
     show(Paired(
-        Clock::kThread, runs, [&] { encode(1, false); }, [&] { chunk(nullptr); }));
+        Clock::kThread, runs, budget, [&] { encode(1, false); }, [&] { chunk(nullptr); }));
     std::printf("%5.2f  ", Paired(
-                               Clock::kWall, runs, [&] { encode(2, false); }, [&] { encode(1, false); })
+                               Clock::kWall, runs, budget, [&] { encode(2, false); }, [&] { encode(1, false); })
                                .ratio);
     if (format.takes_importance) {
+      fit(w.data());
       show(Paired(
-          Clock::kThread, runs, [&] { encode(1, true); }, [&] { chunk(w.data()); }));
+          Clock::kThread, runs, budget, [&] { encode(1, true); }, [&] { chunk(w.data()); }));
     } else {
       std::printf("%-31s", "-");
     }
-    chunk(nullptr);
+    rows = all_rows;
+    encode(1, false);
     const Dequantize dequantize = oracle.dequantize(format);
     const auto decode = [&](int threads) { octavo::DecodeGgml(format, blocks, y, threads, "bench"); };
     show(Paired(
-        Clock::kThread, runs, [&] { decode(1); },
+        Clock::kThread, runs, budget, [&] { decode(1); },
         [&] { dequantize(blocks.data(), y.data(), static_cast<std::int64_t>(y.size())); }));
     std::printf("%5.2f\n", Paired(
-                               Clock::kWall, runs, [&] { decode(2); }, [&] { decode(1); })
+                               Clock::kWall, runs, budget, [&] { decode(2); }, [&] { decode(1); })
                                .ratio);
+    std::fflush(stdout);
+  }
+  if (!check) {
+    std::vector<float> x(mb * 1000000 / 4);
+    ShowMemory(runs, budget, x);
   }
   return same ? 0 : 1;
 }

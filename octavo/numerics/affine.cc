@@ -382,10 +382,7 @@ double QuantizationSquaredError(std::span<const float> x, AffineParams params, D
     const double e = static_cast<double>(x[i]) - DequantizeOne(q, params.scale, params.zero_point);
     partial[i % kSumLanes] += e * e;
   }
-  for (std::size_t h = kSumLanes / 2; h > 0; h /= 2) {
-    for (std::size_t j = 0; j < h; ++j) partial[j] += partial[j + h];
-  }
-  return partial[0];
+  return FoldLanes(partial);
 }
 
 std::vector<std::byte> PackNibbles(std::span<const std::byte> codes) {

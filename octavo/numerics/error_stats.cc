@@ -76,15 +76,6 @@ HWY_AFTER_NAMESPACE();
 namespace octavo {
 HWY_EXPORT(AddLanes);
 
-namespace {
-double Fold(std::array<double, kSumLanes>& partial) {
-  for (std::size_t h = kSumLanes / 2; h > 0; h /= 2) {
-    for (std::size_t j = 0; j < h; ++j) partial[j] += partial[j + h];
-  }
-  return partial[0];
-}
-}  // namespace
-
 void ErrorStats::Add(std::span<const float> ref, std::span<const float> got) {
   if (ref.size() != got.size()) ThrowInternal("error statistics of two runs of different length");
   ErrorLanes lanes;
@@ -108,10 +99,10 @@ void ErrorStats::Add(std::span<const float> ref, std::span<const float> got) {
     lanes.got_energy[j] += b * b;
     lanes.max_abs[j] = std::max(lanes.max_abs[j], std::abs(a - b));
   }
-  signal += Fold(lanes.signal);
-  noise += Fold(lanes.noise);
-  dot += Fold(lanes.dot);
-  got_energy += Fold(lanes.got_energy);
+  signal += FoldLanes(lanes.signal);
+  noise += FoldLanes(lanes.noise);
+  dot += FoldLanes(lanes.dot);
+  got_energy += FoldLanes(lanes.got_energy);
   max_abs = std::max(max_abs, *std::max_element(lanes.max_abs.begin(), lanes.max_abs.end()));
   elements += ref.size();
   non_finite += lanes.non_finite;

@@ -204,8 +204,8 @@ void DecodeGgml(const GgmlFormat& format, std::span<const std::byte> blocks, std
     ThrowInternal("sizes of blocks and out disagree", where);
   // A result that no cache holds is written past them, by pieces that stay in the first one: otherwise every line of it
   // would be read before it is written.
-  constexpr std::size_t kTask = 1 << 17, kPiece = 2048, kBig = std::size_t{1} << 23;
-  const bool big = out.size() >= kBig && format.type_id != 0;
+  constexpr std::size_t kTask = 1 << 17, kPiece = 512, kBig = std::size_t{1} << 22;
+  const bool big = out.size() >= kBig && format.block > 1;
   ParallelFor((out.size() + kTask - 1) / kTask, threads, [&](std::size_t task) {
     const std::size_t first = task * kTask, count = std::min(kTask, out.size() - first);
     const auto at = [&](std::size_t i) { return blocks.data() + i / format.block * format.block_bytes; };

@@ -1,5 +1,6 @@
 // Vector decoders: the codes of a super-block are spread to bytes, then runs of one scale become floats.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -211,8 +212,11 @@ void DecodeMxfp4(const std::byte* in, size_t n, float* out) {
   });
 }
 void DecodeNvfp4(const std::byte* in, size_t n, float* out) {
-  float scales[256];
-  for (unsigned c = 0; c < 256; ++c) scales[c] = Ue4m3HalfToFloat(static_cast<uint8_t>(c));
+  static const std::array<float, 256> scales = [] {
+    std::array<float, 256> all;
+    for (unsigned c = 0; c < 256; ++c) all[c] = Ue4m3HalfToFloat(static_cast<uint8_t>(c));
+    return all;
+  }();
   Each<BlockNvfp4>(in, n, 64, [&](const BlockNvfp4& b, size_t i) HWY_ATTR {
     alignas(64) int8_t low[32], high[32];
     TableNibbles(kFp4Values, b.qs, 32, low, high);

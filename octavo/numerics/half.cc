@@ -13,17 +13,33 @@ namespace HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
+using DF = hn::ScalableTag<float>;
+using DI = hn::RebindToSigned<DF>;
+using DH = hn::Rebind<uint16_t, DF>;
+
+// Calls vector(i) for whole vectors of [0, n) and one(j) for the elements before and behind them. Vectors begin where
+// `out` is aligned, if its elements can be: a store across two cache lines costs two.
+template <typename T, typename Vector, typename One>
+HWY_INLINE void ForLanes(size_t n, const T* out, Vector&& vector, One&& one) {
+  const size_t lanes = hn::Lanes(DF()), bytes = lanes * sizeof(T);
+  const size_t over = reinterpret_cast<uintptr_t>(out) % bytes;
+  size_t i = 0;
+  if (over != 0 && over % sizeof(T) == 0 && n >= 4 * lanes) {
+    for (const size_t head = (bytes - over) / sizeof(T); i < head; ++i) one(i);
+  }
+  for (; i + lanes <= n; i += lanes) vector(i);
+  for (; i < n; ++i) one(i);
+}
+
 // The scalar functions lane by lane, all cases computed and selected. Values of the sign-free part stay below 2^31, so
 // that signed comparisons (which every target has) order them.
 uint64_t FloatToHalfRun(const float* x, size_t n, uint16_t* out) {
-  const hn::ScalableTag<float> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  const hn::Rebind<uint16_t, decltype(df)> dh;
-  const size_t lanes = hn::Lanes(df);
+  const DF df;
+  const DI di;
+  const DH dh;
   const auto magic = hn::Set(di, 0x3f000000);
-  size_t i = 0;
   uint64_t overflowed = 0;
-  for (; i + lanes <= n; i += lanes) {
+  const auto vector = [&](size_t i) HWY_ATTR {
     const auto bits = hn::BitCast(di, hn::LoadU(df, x + i));
     const auto a = hn::And(bits, hn::Set(di, 0x7fffffff));
     const auto sign = hn::ShiftRight<16>(hn::Xor(bits, a));  // arithmetic shift: the upper half is cut off below
@@ -38,22 +54,20 @@ uint64_t FloatToHalfRun(const float* x, size_t n, uint16_t* out) {
     overflowed += hn::CountTrue(di, hn::And(hn::Gt(a, hn::Set(di, 0x477fefff)), hn::Lt(a, hn::Set(di, 0x7f800000))));
     const auto result = hn::And(hn::Or(h, sign), hn::Set(di, 0xffff));
     hn::StoreU(hn::DemoteTo(dh, result), dh, out + i);
-  }
-  for (; i < n; ++i) {
+  };
+  ForLanes(n, out, vector, [&](size_t i) {
     out[i] = FloatToHalf(x[i]);
     const uint32_t a = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
     overflowed += a < 0x7f800000u && (out[i] & 0x7fff) == 0x7c00;
-  }
+  });
   return overflowed;
 }
 
 void HalfToFloatRun(const uint16_t* x, size_t n, float* out) {
-  const hn::ScalableTag<float> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  const hn::Rebind<uint16_t, decltype(df)> dh;
-  const size_t lanes = hn::Lanes(df);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
+  const DF df;
+  const DI di;
+  const DH dh;
+  const auto vector = [&](size_t i) HWY_ATTR {
     const auto h = hn::PromoteTo(di, hn::LoadU(dh, x + i));
     const auto a = hn::And(h, hn::Set(di, 0x7fff));
     const auto sign = hn::ShiftLeft<16>(hn::Xor(h, a));
@@ -66,18 +80,16 @@ void HalfToFloatRun(const uint16_t* x, size_t n, float* out) {
     auto f = hn::IfThenElse(hn::Lt(a, hn::Set(di, 0x400)), small, normal);
     f = hn::IfThenElse(hn::Gt(a, hn::Set(di, 0x7bff)), hn::Or(special, quiet), f);
     hn::StoreU(hn::BitCast(df, hn::Or(f, sign)), df, out + i);
-  }
-  for (; i < n; ++i) out[i] = HalfToFloat(x[i]);
+  };
+  ForLanes(n, out, vector, [&](size_t i) { out[i] = HalfToFloat(x[i]); });
 }
 
 uint64_t FloatToBf16Run(const float* x, size_t n, uint16_t* out) {
-  const hn::ScalableTag<float> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  const hn::Rebind<uint16_t, decltype(df)> dh;
-  const size_t lanes = hn::Lanes(df);
-  size_t i = 0;
+  const DF df;
+  const DI di;
+  const DH dh;
   uint64_t overflowed = 0;
-  for (; i + lanes <= n; i += lanes) {
+  const auto vector = [&](size_t i) HWY_ATTR {
     const auto bits = hn::BitCast(di, hn::LoadU(df, x + i));
     const auto a = hn::And(bits, hn::Set(di, 0x7fffffff));
     const auto sign = hn::ShiftRight<16>(hn::Xor(bits, a));
@@ -88,28 +100,26 @@ uint64_t FloatToBf16Run(const float* x, size_t n, uint16_t* out) {
     const auto h = hn::IfThenElse(hn::Gt(a, hn::Set(di, 0x7f800000)), nan, rounded);
     overflowed += hn::CountTrue(di, hn::And(hn::Gt(a, hn::Set(di, 0x7f7f7fff)), hn::Lt(a, hn::Set(di, 0x7f800000))));
     hn::StoreU(hn::DemoteTo(dh, hn::And(hn::Or(h, sign), hn::Set(di, 0xffff))), dh, out + i);
-  }
-  for (; i < n; ++i) {
+  };
+  ForLanes(n, out, vector, [&](size_t i) {
     out[i] = FloatToBf16(x[i]);
     const uint32_t a = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
     overflowed += a < 0x7f800000u && (out[i] & 0x7fff) == 0x7f80;
-  }
+  });
   return overflowed;
 }
 
 void Bf16ToFloatRun(const uint16_t* x, size_t n, float* out) {
-  const hn::ScalableTag<float> df;
-  const hn::RebindToSigned<decltype(df)> di;
-  const hn::Rebind<uint16_t, decltype(df)> dh;
-  const size_t lanes = hn::Lanes(df);
-  size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
+  const DF df;
+  const DI di;
+  const DH dh;
+  const auto vector = [&](size_t i) HWY_ATTR {
     const auto h = hn::PromoteTo(di, hn::LoadU(dh, x + i));
     const auto nan = hn::Gt(hn::And(h, hn::Set(di, 0x7fff)), hn::Set(di, 0x7f80));
     const auto f = hn::Or(hn::ShiftLeft<16>(h), hn::IfThenElseZero(nan, hn::Set(di, 0x400000)));
     hn::StoreU(hn::BitCast(df, f), df, out + i);
-  }
-  for (; i < n; ++i) out[i] = Bf16ToFloat(x[i]);
+  };
+  ForLanes(n, out, vector, [&](size_t i) { out[i] = Bf16ToFloat(x[i]); });
 }
 
 }  // namespace

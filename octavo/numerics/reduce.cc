@@ -182,10 +182,7 @@ double SumByLanes(std::span<const float> x, Kernel kernel, bool squares) {
     const double v = x[i];
     partial[i % kSumLanes] += squares ? v * v : v;
   }
-  for (std::size_t h = kSumLanes / 2; h > 0; h /= 2) {
-    for (std::size_t j = 0; j < h; ++j) partial[j] += partial[j + h];
-  }
-  return partial[0];
+  return FoldLanes(partial);
 }
 
 // Least e >= kMinExponent with max|x| < 2^e.

@@ -1,6 +1,7 @@
 // Reductions over activations: exact range, value histogram, sums whose order does not depend on the machine.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -67,5 +68,12 @@ int RangeHistogramBin(float x, int exponent);
 inline constexpr int kSumLanes = 16;
 double LaneSum(std::span<const float> x);
 double LaneSumSquares(std::span<const float> x);  // each square exact in f64
+// The last step of such a sum; `partial` is used up.
+inline double FoldLanes(std::span<double, kSumLanes> partial) {
+  for (std::size_t h = kSumLanes / 2; h > 0; h /= 2) {
+    for (std::size_t j = 0; j < h; ++j) partial[j] += partial[j + h];
+  }
+  return partial[0];
+}
 
 }  // namespace octavo
