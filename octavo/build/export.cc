@@ -96,6 +96,9 @@ ExportReport Export(const ExportRequest& request) {
   return report;
 }
 
+// Circle has no dynamic shapes: what is inferred of an output is its shape, and a Shape of it is a constant.
+static bool StaticShapes(const ExportRequest& request) { return request.to == "circle"; }
+
 Model PrepareExport(const ExportRequest& request) {
   const BuildConfig& config = request.config;
   if (!request.quantize) {
@@ -103,13 +106,15 @@ Model PrepareExport(const ExportRequest& request) {
     Model model = ReadSource(config, weights);
     // While Q/DQ pairs are nodes still: then the runtime can infer types, and shapes fold in quantized models too.
     SimplifyFloat(model);
+    if (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model);
     FoldQdq(model);
     if (weights) weights->Put(model);
     return model;
   }
   Model model = ImportModel(config);
   Validate(config);
-  const DeviceDescriptor& device = RequireDevice(config.device);
+  DeviceDescriptor device = RequireDevice(config.device);
+  device.static_shapes = device.static_shapes || StaticShapes(request);
   DataPlan data;
   if (NeedsSamples(model, config, device)) {
     data = OpenSamples(model, config, request.require_data, 0);

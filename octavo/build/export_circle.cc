@@ -233,7 +233,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
   Model model = PrepareExport(request);
   std::string effective = profile;
   std::size_t wide = 0;
-  if (!IsQuantized(model)) FoldStaticShapes(model);
+  FoldStaticShapes(model);
   if (IsQuantized(model)) {
     const std::string found = ProfileOf(model);
     if (!profile.empty() && profile != found) {
