@@ -123,7 +123,7 @@ def main():
             def ours():
                 more = ["--precision", precision] if blocks else []
                 subprocess.run([options.octavo, "export", source if blocks else model, "--to", "stablehlo", "-o", folder / "m.mlir", "-f",
-                                "-q", *dims, *more], check=True, capture_output=True, text=True)
+                                "-q", *([] if model != source and not blocks else dims), *more], check=True, capture_output=True, text=True)
 
             def theirs():
                 fixed = onnx.load(model)
