@@ -9,7 +9,7 @@
 namespace octavo {
 
 // Buffers of at least this many bytes spill.
-inline constexpr std::size_t kSpillBytes = std::size_t{4} << 20;
+inline constexpr std::size_t kSpillBytes = std::size_t{16} << 20;
 
 // `bytes` zeroed bytes, page-aligned when large. A large buffer lies in an unlinked temporary file of the cache
 // directory

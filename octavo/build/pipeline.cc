@@ -418,6 +418,7 @@ fs::path CacheDirectory() {
 }
 
 BuildResult Build(const BuildOptions& options) {
+  const RuntimePreload preload;
   const BuildConfig& config = options.config;
   Validate(config);
   if (config.model.empty()) ThrowUsage("no model", "--onnx", "give --onnx M.onnx");
@@ -650,6 +651,7 @@ BuildResult Build(const BuildOptions& options) {
 
 QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, int threads, bool require_data) {
   const Stopwatch time;
+  const RuntimePreload preload;
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
   ResolvePrecision(StageQuantization(config), device);  // a wrong precision is said before a big model is read
@@ -689,6 +691,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
 
 CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out, int threads, bool require_data) {
   const Stopwatch time;
+  const RuntimePreload preload;
   BuildConfig stage = config;
   QuantizationConfig quantization = EffectiveQuantization(config);
   if (!quantization.load_path.empty()) {

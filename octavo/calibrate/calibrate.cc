@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -248,6 +249,8 @@ struct Calibration::Impl {
   mutable std::optional<Session> session;
   mutable std::vector<std::string> wanted;
   mutable std::unordered_set<std::string> logits;  // outputs that are the logarithm of the model's
+  std::mutex remembered_mutex;
+  std::map<std::string, std::vector<std::vector<float>>> remembered;  // outputs of the kept samples, by digest
 
   Impl(const Model& model, std::vector<ObserveSpec> specs, const CalibrateOptions& opts)
       : float_model(model), observe(std::move(specs)), options(opts) {}
@@ -257,7 +260,22 @@ struct Calibration::Impl {
     return *session;
   }
   void Load() const;
+  std::vector<std::vector<float>> FloatOutputs(const std::vector<TensorRef>& results) const;
 };
+
+// Float outputs only: an integer output is a shape or an index.
+std::vector<std::vector<float>> Calibration::Impl::FloatOutputs(const std::vector<TensorRef>& results) const {
+  std::vector<std::vector<float>> outputs;
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (results[i].dtype != DType::kF32 && results[i].dtype != DType::kF16) continue;
+    outputs.push_back(results[i].ToFloats());
+    if (logits.count(wanted[i]) == 0) continue;
+    std::vector<float> softmax = outputs.back();
+    for (float& v : softmax) v = std::exp(v);
+    outputs.push_back(std::move(softmax));
+  }
+  return outputs;
+}
 
 void Calibration::Impl::Load() const {
   OnnxSkeleton skeleton;
@@ -297,6 +315,7 @@ void Calibration::Impl::Load() const {
   }
   SessionOptions session_options;
   session_options.intra_op_threads = 1;
+  session_options.memory_pattern = false;
   session_options.disable_prepacking = weight_bytes > kMostPrepackedBytes;
   session_options.observer = [this](std::int64_t id, DType dtype, std::span<const std::int64_t> dims, const void* value,
                                     void* context) {
@@ -346,6 +365,15 @@ Statistics Calibration::Gather(const DataSource& data, std::size_t first, std::s
     std::mutex kept;
     Progress progress("calibrating", count);
     const int threads = impl_->options.threads > 0 ? impl_->options.threads : HardwareThreads();
+    const auto remember = [&](const std::string& digest, const std::vector<TensorRef>& results) {
+      const std::lock_guard lock(kept);
+      const auto is_kept = [&](const std::string& it) {
+        return std::any_of(statistics.kept.begin(), statistics.kept.end(),
+                           [&](const KeptSample& sample) { return sample.sha256 == it; });
+      };
+      if (is_kept(digest)) impl_->remembered.emplace(digest, impl_->FloatOutputs(results));
+      std::erase_if(impl_->remembered, [&](const auto& entry) { return !is_kept(entry.first); });
+    };
     ParallelFor(count, threads, [&](std::size_t i) {
       CheckInterrupt();
       const Sample sample = data.Read(first + i);
@@ -357,7 +385,10 @@ Statistics Calibration::Gather(const DataSource& data, std::size_t first, std::s
       }
       SampleContext context{sample.name, {}, true, {}};
       try {
-        session.Run(sample.tensors, impl_->wanted, &context);
+        const std::vector<TensorRef> results = session.Run(sample.tensors, impl_->wanted, &context);
+        std::size_t bytes = 0;
+        for (const TensorRef& result : results) bytes += result.bytes.size();
+        if (bytes <= kMostRememberedBytes) remember(statistics.samples[i], results);
       } catch (const Error& e) {
         if (e.code() != ExitCode::kBadInput || e.where() == "sample " + sample.name) throw;
         throw Error(e.code(), e.reason(), "sample " + sample.name + ": " + e.where(), e.how());
@@ -382,19 +413,20 @@ std::vector<std::vector<float>> Calibration::RunRounded(const KeptSample& sample
                   "sample " + name, "calibrate this model");
   }
   SampleContext context{name, {}, false, rounding};
-  std::vector<std::vector<float>> outputs;
-  // Float outputs only: an integer output is a shape or an index.
-  const std::vector<TensorRef> results = session.Run(sample.tensors, impl_->wanted, &context);
-  for (std::size_t i = 0; i < results.size(); ++i) {
-    if (results[i].dtype != DType::kF32 && results[i].dtype != DType::kF16) continue;
-    outputs.push_back(results[i].ToFloats());
-    if (impl_->logits.count(impl_->wanted[i]) == 0) continue;
-    std::vector<float> softmax = outputs.back();
-    for (float& v : softmax) v = std::exp(v);
-    outputs.push_back(std::move(softmax));
-  }
-  return outputs;
+  return impl_->FloatOutputs(session.Run(sample.tensors, impl_->wanted, &context));
 }
+
+std::vector<std::vector<float>> Calibration::Reference(const KeptSample& sample) {
+  {
+    const std::lock_guard lock(impl_->remembered_mutex);
+    if (const auto it = impl_->remembered.find(sample.sha256); it != impl_->remembered.end()) {
+      return std::move(impl_->remembered.extract(it).mapped());
+    }
+  }
+  return RunRounded(sample, {});
+}
+
+void Calibration::Load() const { impl_->Loaded(); }
 
 Statistics Calibrate(const Model& float_model, const DataSource& data, std::size_t first, std::size_t count,
                      std::span<const ObserveSpec> observe, const CalibrateOptions& options) {

@@ -29,6 +29,9 @@ struct Rounding {
   DType storage = DType::kU8;
 };
 
+// Float outputs of one sample that are remembered.
+inline constexpr std::size_t kMostRememberedBytes = std::size_t{1} << 20;
+
 struct CalibrateOptions {
   int threads = 0;                // samples in flight; 0: all cores
   std::string method = "minmax";  // kept in Statistics::method
@@ -53,6 +56,12 @@ class Calibration {
   // model.
   std::vector<std::vector<float>> RunRounded(const KeptSample& sample,
                                              std::span<const std::optional<Rounding>> rounding) const;
+  // RunRounded without any rounding. Gather remembers them for the samples that its statistics keep, as far as they are
+  // at most kMostRememberedBytes: those cost no run. What is remembered is handed out once.
+  std::vector<std::vector<float>> Reference(const KeptSample& sample);
+
+  // Loads the session, which the first run would do otherwise. Thread safe.
+  void Load() const;
 
  private:
   struct Impl;

@@ -221,7 +221,7 @@ TEST(Calibrate, ObservesCapturesAndSubgraphs) {
   EXPECT_EQ(a.Find("t")->range.max, 5);
   EXPECT_EQ(a.Find("e")->range.elements, 0u);  // never ran
   EXPECT_FALSE(a.Find("e")->range.HasRange());
-  EXPECT_EQ(ChooseRange(*a.Find("e"), RangeMethod::kEntropy, 99, DType::kU8, false), (QuantRange{0, 0}));
+  EXPECT_EQ(ChooseRange(*a.Find("e"), CalibrationMethod::kEntropy, 99, DType::kU8, false), (QuantRange{0, 0}));
   EXPECT_EQ(StatisticsFromJson(ToJson(a), "test"), a);
   const Samples both({{Floats({2}, {1, 2}), flag(true)}, {Floats({2}, {3, 4}), flag(false)}});
   const Statistics b = Calibrate(model, both, 0, 2, specs);
@@ -470,23 +470,24 @@ TEST(Ranges, EveryMethodStaysInsideTheDataAndHoldsZero) {
   x[7] = 40;
   t.histogram->Add(x);
   t.range = t.histogram->range;
-  for (const auto method : {RangeMethod::kMinMax, RangeMethod::kPercentile, RangeMethod::kEntropy, RangeMethod::kMse}) {
+  for (const auto method : {CalibrationMethod::kMinMax, CalibrationMethod::kPercentile, CalibrationMethod::kEntropy,
+                            CalibrationMethod::kMse}) {
     for (const bool symmetric : {false, true}) {
       const QuantRange r = ChooseRange(t, method, 99.9, DType::kU8, symmetric);
       EXPECT_LE(r.min, 0);
       EXPECT_GE(r.max, 1);
       EXPECT_LE(r.max, 40);
       EXPECT_EQ(r.min, symmetric ? -r.max : 0.0f);
-      EXPECT_EQ(NeedsHistogram(method), method != RangeMethod::kMinMax);
+      EXPECT_EQ(NeedsHistogram(method), method != CalibrationMethod::kMinMax);
     }
   }
-  EXPECT_EQ(ChooseRange(t, RangeMethod::kMinMax, 0, DType::kU8, false), (QuantRange{0, 40}));
-  EXPECT_LT(ChooseRange(t, RangeMethod::kPercentile, 99.9, DType::kU8, false).max, 3);
-  EXPECT_THROW(ChooseRange(t, RangeMethod::kPercentile, 101, DType::kU8, false), Error);
+  EXPECT_EQ(ChooseRange(t, CalibrationMethod::kMinMax, 0, DType::kU8, false), (QuantRange{0, 40}));
+  EXPECT_LT(ChooseRange(t, CalibrationMethod::kPercentile, 99.9, DType::kU8, false).max, 3);
+  EXPECT_THROW(ChooseRange(t, CalibrationMethod::kPercentile, 101, DType::kU8, false), Error);
   TensorStatistics plain;
   plain.range = t.range;
-  EXPECT_EQ(ChooseRange(plain, RangeMethod::kMinMax, 0, DType::kU8, false), (QuantRange{0, 40}));
-  EXPECT_THROW(ChooseRange(plain, RangeMethod::kMse, 0, DType::kU8, false), Error);
+  EXPECT_EQ(ChooseRange(plain, CalibrationMethod::kMinMax, 0, DType::kU8, false), (QuantRange{0, 40}));
+  EXPECT_THROW(ChooseRange(plain, CalibrationMethod::kMse, 0, DType::kU8, false), Error);
 }
 
 TEST(Calibration, RunsASampleWithTensorsRounded) {

@@ -6,9 +6,9 @@
 
 namespace octavo {
 
-QuantRange ChooseRange(const TensorStatistics& statistics, RangeMethod method, double percentile, DType storage,
+QuantRange ChooseRange(const TensorStatistics& statistics, CalibrationMethod method, double percentile, DType storage,
                        bool symmetric) {
-  if (method == RangeMethod::kMinMax) {
+  if (method == CalibrationMethod::kMinMax) {
     const MinMax& range = statistics.range;
     if (!range.HasRange()) return {};
     const float low = std::min(range.min, 0.0f), high = std::max(range.max, 0.0f);
@@ -19,13 +19,13 @@ QuantRange ChooseRange(const TensorStatistics& statistics, RangeMethod method, d
   if (!statistics.histogram) ThrowInternal("a range was asked for that needs a histogram", "");
   const RangeHistogram& h = *statistics.histogram;
   switch (method) {
-    case RangeMethod::kPercentile:
+    case CalibrationMethod::kPercentile:
       return PercentileRange(h, percentile, symmetric);
-    case RangeMethod::kEntropy:
+    case CalibrationMethod::kEntropy:
       return EntropyRange(h, storage, symmetric);
-    case RangeMethod::kMse:
+    case CalibrationMethod::kMse:
       return MseRange(h, storage, symmetric);
-    case RangeMethod::kMinMax:
+    case CalibrationMethod::kMinMax:
       break;
   }
   return MinMaxRange(h, symmetric);

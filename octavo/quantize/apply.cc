@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/base/thread_pool.h"
 #include "octavo/numerics/affine.h"
 #include "octavo/numerics/reduce.h"
 #include "octavo/ops/op_table.h"
@@ -272,7 +273,8 @@ void ApplyPlan(Model& model, std::vector<PlannedNode>& plan, std::vector<StoredW
   Applier(model).Run(plan, stored);
 }
 
-std::vector<std::string> StoreTables(Model& model, double noise, const std::function<bool(const Value&)>& wanted) {
+std::vector<std::string> StoreTables(Model& model, double noise, int threads,
+                                     const std::function<bool(const Value&)>& wanted) {
   constexpr std::size_t kLeastBytes = std::size_t{64} << 10;
   Graph& graph = *model.graph;
   std::vector<std::string> names;
@@ -286,18 +288,26 @@ std::vector<std::string> StoreTables(Model& model, double noise, const std::func
              use.node->IntAttribute("axis", 0) == 0 && use.node->output() != nullptr;
     };
     if (!std::all_of(table->uses().begin(), table->uses().end(), reads_rows)) continue;
-    QuantizedWeight q =
-        QuantizeWeight(*table->data, 0, {.storage = DType::kS8, .per_channel = true, .symmetric = true});
+    QuantizedWeight q = QuantizeWeight(
+        *table->data, 0, {.storage = DType::kS8, .per_channel = true, .symmetric = true, .threads = threads});
     std::vector<float> converted;
     const std::span<const float> values = FloatView(*table->data, converted);
     double error = 0, power = 0;
     const auto width = static_cast<std::size_t>(dims[1]);
-    std::vector<float> scales;
-    for (std::size_t r = 0; r < q.params.size(); ++r) {
-      const std::span<const float> row = values.subspan(r * width, width);
-      scales.push_back(q.params[r].scale);
-      error += QuantizationSquaredError(row, q.params[r], DType::kS8);
-      power += LaneSumSquares(row);
+    const std::size_t rows = q.params.size();
+    std::vector<float> scales(rows);
+    std::vector<std::pair<double, double>> sums(rows);  // error and power; added up in order, whatever the threads
+    constexpr std::size_t kRun = 1024;
+    ParallelFor((rows + kRun - 1) / kRun, threads, [&](std::size_t run) {
+      for (std::size_t r = run * kRun; r < std::min(rows, (run + 1) * kRun); ++r) {
+        const std::span<const float> row = values.subspan(r * width, width);
+        scales[r] = q.params[r].scale;
+        sums[r] = {QuantizationSquaredError(row, q.params[r], DType::kS8), LaneSumSquares(row)};
+      }
+    });
+    for (const auto& [row_error, row_power] : sums) {
+      error += row_error;
+      power += row_power;
     }
     if (!std::isfinite(power) || error > noise * power) continue;  // also where the table holds NaN or infinity
     const std::string name = table->name();
@@ -310,6 +320,8 @@ std::vector<std::string> StoreTables(Model& model, double noise, const std::func
       Value* y = gather->output();
       const std::string base = y->name();
       Type code_type = y->type, float_type = y->type, scale_type = y->type;
+      // The rows may be quantized already, for a product that reads nothing else: only the last node writes that type.
+      for (Type* type : {&code_type, &float_type, &scale_type}) type->quant.reset();
       code_type.dtype = DType::kS8;
       float_type.dtype = scale_type.dtype = DType::kF32;
       if (scale_type.shape && !scale_type.shape->empty()) scale_type.shape->back() = {1, {}};

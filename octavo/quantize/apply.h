@@ -51,7 +51,8 @@ struct StoredWeight {
 //   After:   %c = Gather %codes, %ids; %f = Cast %c; %s = Gather %scales, %ids; %y = Mul %f, %s
 // The rows that are read are dequantized, nothing else ever is. Only tables of at least 64 KiB that nothing but such
 // nodes reads, and whose rounding noise is at most `noise` of their power. Returns the nodes' names.
-std::vector<std::string> StoreTables(Model& model, double noise, const std::function<bool(const Value&)>& wanted);
+std::vector<std::string> StoreTables(Model& model, double noise, int threads,
+                                     const std::function<bool(const Value&)>& wanted);
 
 // Edits `model`; `plan` and `stored` are consumed. The form is that of FoldQdq: a Quantize is folded into its producer
 // when the float value has no other use.

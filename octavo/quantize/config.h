@@ -6,11 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "octavo/calibrate/method.h"
 #include "octavo/ir/dtype.h"
 
 namespace octavo {
-
-enum class CalibrationMethod { kMinMax, kPercentile, kEntropy, kMse };
 
 struct QuantizationConfig {
   std::string precision = "uint8";   // as INTERFACE.md; resolved by ResolvePrecision for a device

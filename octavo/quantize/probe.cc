@@ -13,7 +13,6 @@ namespace octavo {
 namespace {
 
 constexpr std::size_t kMostSamples = 4;
-constexpr int kFewestRuns = 4;      // fewer say nothing
 constexpr std::size_t kWave = 4;    // groups split at once, whatever the number of threads
 constexpr double kResolved = 0.05;  // a group below this share of all noise is not split
 
@@ -28,7 +27,7 @@ using Outputs = std::vector<std::vector<float>>;
 
 class Probe::Impl {
  public:
-  Impl(const Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
+  Impl(Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
        const ProbeOptions& options)
       : calibration_(calibration), sites_(sites), samples_(samples), options_(options) {
     for (const ProbeSite& site : sites) specs_ = std::max(specs_, site.spec + 1);
@@ -37,14 +36,16 @@ class Probe::Impl {
   ProbeResult Run() {
     ProbeResult result;
     result.noise.assign(sites_.size(), 0.0);
-    if (sites_.empty() || samples_.empty() || options_.max_runs < kFewestRuns) return result;
+    if (sites_.empty() || samples_.empty() || options_.max_runs < 2) return result;
     ChooseSamples();
-    const Group all{0, sites_.size(), 0};
     if (reference_.empty() || reference_[0].empty()) return result;
-    result.all = all_noise_;
-    std::vector<Group> groups{all};
-    groups[0].noise = result.all;
-    if (result.all > options_.allowance) groups = Resolve(groups[0]);
+    std::vector<Group> groups{{0, sites_.size(), all_noise_}};
+    if (!all_measured_ || all_noise_ > options_.allowance) groups = Resolve(groups[0]);
+    if (all_measured_) {
+      result.all = all_noise_;
+    } else {
+      for (const Group& g : groups) result.all += g.noise;
+    }
     for (const Group& g : groups) {
       double prior = 0;
       for (std::size_t i = 0; i < g.count; ++i) prior += sites_[g.first + i].prior;
@@ -68,18 +69,25 @@ class Probe::Impl {
   }
 
  private:
-  // Finds the samples that decide a pooled SQNR: those with the most noise when every site is rounded.
+  // Finds the samples that decide a pooled SQNR: those with the most noise when every site is rounded. Where there are
+  // few runs to spend, the first: what all sites do is then the sum of what groups of them do.
   void ChooseSamples() {
-    std::size_t candidates = std::min(samples_.size(), options_.max_runs >= 48   ? kMostSamples
-                                                       : options_.max_runs >= 10 ? std::size_t{2}
-                                                                                 : std::size_t{1});
+    const std::size_t candidates = std::min(samples_.size(), options_.max_runs >= 44  ? kMostSamples
+                                                             : options_.max_runs >= 8 ? std::size_t{2}
+                                                                                      : std::size_t{1});
+    const auto sample = [&](std::size_t c) -> const KeptSample& { return samples_[c * samples_.size() / candidates]; };
+    if (candidates == 1) {
+      used_.push_back(&sample(0));
+      reference_.push_back(calibration_.Reference(sample(0)));
+      return;
+    }
     std::vector<Outputs> outputs(2 * candidates);
     ParallelFor(outputs.size(), options_.threads, [&](std::size_t i) {
       CheckInterrupt();
-      const Group everything{0, i % 2 == 0 ? 0 : sites_.size(), 0};
-      outputs[i] = RunOne(samples_[i / 2 * samples_.size() / candidates], Members(everything));
+      outputs[i] = i % 2 == 0 ? calibration_.Reference(sample(i / 2))
+                              : RunOne(sample(i / 2), std::vector<bool>(sites_.size(), true));
     });
-    runs_ = static_cast<int>(outputs.size());
+    runs_ = static_cast<int>(candidates);
     std::vector<double> noise(candidates);
     std::vector<std::vector<ErrorStats>> stats(candidates);
     for (std::size_t c = 0; c < candidates; ++c) {
@@ -92,11 +100,12 @@ class Probe::Impl {
     order.resize((candidates + 1) / 2);
     std::vector<std::vector<ErrorStats>> chosen;
     for (const std::size_t c : order) {
-      used_.push_back(&samples_[c * samples_.size() / candidates]);
+      used_.push_back(&sample(c));
       reference_.push_back(std::move(outputs[2 * c]));
       chosen.push_back(std::move(stats[c]));
     }
     all_noise_ = Pooled(chosen);
+    all_measured_ = true;
   }
 
   std::vector<Group> Resolve(const Group& all) {
@@ -105,8 +114,12 @@ class Probe::Impl {
     // every site.
     const auto n = static_cast<int>(all.count);
     int pieces = left() >= n ? n : std::min(n, std::max(left() / 2, std::min(left(), 4)));
-    if (pieces < 2) return {all};
     std::vector<Group> groups;
+    if (pieces < 2) {
+      groups.push_back(all);
+      if (!all_measured_) Measure(groups);
+      return groups;
+    }
     for (int p = 0; p < pieces; ++p) {
       const auto begin = static_cast<std::size_t>(p) * all.count / static_cast<std::size_t>(pieces);
       const auto end = static_cast<std::size_t>(p + 1) * all.count / static_cast<std::size_t>(pieces);
@@ -194,7 +207,7 @@ class Probe::Impl {
     return noise;
   }
 
-  const Calibration& calibration_;
+  Calibration& calibration_;
   std::span<const ProbeSite> sites_;
   std::span<const KeptSample> samples_;
   const ProbeOptions& options_;
@@ -202,10 +215,11 @@ class Probe::Impl {
   std::vector<const KeptSample*> used_;
   std::vector<Outputs> reference_;
   double all_noise_ = 0;
+  bool all_measured_ = false;
   int runs_ = 0;
 };
 
-Probe::Probe(const Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
+Probe::Probe(Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
              const ProbeOptions& options)
     : impl_(std::make_unique<Impl>(calibration, sites, samples, options)) {}
 Probe::~Probe() = default;

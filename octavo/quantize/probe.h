@@ -18,7 +18,7 @@ struct ProbeSite {
 };
 
 struct ProbeOptions {
-  int max_runs = 0;      // sample runs that may be spent
+  int max_runs = 0;      // sample runs with something rounded that may be spent
   double allowance = 0;  // where all sites together make no more noise than this, no single one is looked at
   int threads = 1;       // decides speed only
 };
@@ -27,18 +27,19 @@ struct ProbeResult {
   std::vector<double> noise;  // for each site: noise at the float outputs over their signal (averaged over outputs)
   double all = 0;             // when every site is rounded
   int groups = 0;             // sites of one group were measured together; 0: nothing was measured
-  int runs = 0;               // sample runs that were spent
+  int runs = 0;               // sample runs with something rounded that were spent
 };
 
 class Probe {
  public:
   // All four must outlive this object.
-  Probe(const Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
+  Probe(Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
         const ProbeOptions& options);
   ~Probe();
 
   // Rounds sites in groups of neighbours (in the order given) and splits the groups with most noise until the runs are
-  // spent. Looks at up to four of the samples, and then at those of them with the most noise.
+  // spent. Looks at up to four of the samples, and then at those of them with the most noise; at one where few runs may
+  // be spent, and there not at all sites together: they make what two groups of them do.
   ProbeResult Run();
   // Noise over signal with exactly these sites rounded, on the samples that Run chose; one run a sample, outside of
   // max_runs. Precondition: Run measured something (groups > 0).

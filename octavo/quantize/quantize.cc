@@ -100,20 +100,6 @@ void DropQuantization(Model& model) {
 
 }  // namespace
 
-RangeMethod RangeMethodOf(CalibrationMethod method) {
-  switch (method) {
-    case CalibrationMethod::kMinMax:
-      return RangeMethod::kMinMax;
-    case CalibrationMethod::kPercentile:
-      return RangeMethod::kPercentile;
-    case CalibrationMethod::kEntropy:
-      return RangeMethod::kEntropy;
-    case CalibrationMethod::kMse:
-      return RangeMethod::kMse;
-  }
-  return RangeMethod::kMinMax;
-}
-
 std::string MethodName(CalibrationMethod method) {
   switch (method) {
     case CalibrationMethod::kMinMax:
@@ -192,7 +178,7 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
   if (device.whole_graph) return WholeGraphSpecs(prepared, config, precision, device);
   const Placement placement = PlaceNodes(prepared, config, precision, device);
   std::map<std::string, ObserveSpec> specs;  // by name: the order is the same for every build of the library
-  const bool histogram = NeedsHistogram(RangeMethodOf(config.calibration));
+  const bool histogram = NeedsHistogram(config.calibration);
   // A value that nodes read along different axes has no moments: those of one axis would be wrong for the other.
   std::map<std::string, int> axes;
   std::set<std::string> conflicts;

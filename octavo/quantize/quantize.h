@@ -54,7 +54,6 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
 std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const QuantizationConfig& config,
                                           const DeviceDescriptor& device);
 std::string MethodName(CalibrationMethod method);  // "minmax", as Statistics::method has it
-RangeMethod RangeMethodOf(CalibrationMethod method);
 
 // Quantizes `model` in place: float passes (rewrite/), calibration, placement, parameter choice, types. `data` may be
 // null for precisions that need none (fp16, bf16, fp32, weight only). `cache`: see above; never changes the result.

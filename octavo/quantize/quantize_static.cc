@@ -84,7 +84,7 @@ class Quantizer {
   // Weights of which rounding leaves 38 dB at the node's own output.
   static constexpr double kFaithful = 1.6e-4;
   static constexpr int kMostChecks = 4;
-  static constexpr double kFewestRuns = 4;
+  static constexpr double kFewestRuns = 2;
 
   struct Site {
     Value* value = nullptr;
@@ -151,6 +151,7 @@ class Quantizer {
       }
       const Clock::time_point start = Clock::now();
       const std::size_t count = std::min<std::size_t>(data_->size(), static_cast<std::size_t>(config_.samples));
+      Prepare();
       statistics_ = calibration_->Gather(*data_, 0, count);
       result_.calibration_seconds = Seconds(start);
       result_.calibration_source = "data";
@@ -158,6 +159,31 @@ class Quantizer {
     }
     result_.calibration_samples = static_cast<std::int64_t>(statistics_.samples.size());
     if (!config_.save_path.empty()) SaveStatistics(statistics_, config_.save_path);
+  }
+
+  // While one thread loads the session, the others choose the parameters of the weights.
+  void Prepare() {
+    chosen_.resize(placement_.nodes.size());
+    ParallelFor(chosen_.size() + 1, threads_, [&](std::size_t i) {
+      CheckInterrupt();
+      if (i == 0) return calibration_->Load();
+      const PlacedNode& p = placement_.nodes[i - 1];
+      chosen_[i - 1] = ChooseWeightParams(*p.weight->data, p.channel_axis, OptionsOf(*p.weight));
+      DropPages(*p.weight);
+    });
+  }
+
+  WeightOptions OptionsOf(const Value& weight) const {
+    WeightOptions options;
+    options.storage = precision_.weight;
+    options.per_channel = precision_.per_channel;
+    options.symmetric = precision_.weight_symmetric;
+    const DType override_type = OverrideOf(config_, weight.name());
+    if (override_type != DType::kUndefined && override_type != DType::kF32) {
+      options.storage = override_type;
+      options.symmetric = options.symmetric || IsSignedInteger(override_type);
+    }
+    return options;
   }
 
   const TensorStatistics& StatsOf(const Value& value) const {
@@ -175,8 +201,8 @@ class Quantizer {
     const DType override_type = OverrideOf(config_, value->name());
     const bool overridden = override_type != DType::kUndefined && override_type != DType::kF32;
     site.tensor.storage = overridden ? override_type : precision_.activation;
-    const QuantRange range = ChooseRange(stats, RangeMethodOf(config_.calibration), config_.percentile,
-                                         site.tensor.storage, precision_.activation_symmetric);
+    const QuantRange range = ChooseRange(stats, config_.calibration, config_.percentile, site.tensor.storage,
+                                         precision_.activation_symmetric);
     // The cut is exact to half a step of 8 bits; finer codes would show it.
     ValueRange used{range.min, range.max};
     if (!precision_.activation_symmetric && BitWidth(site.tensor.storage) == 8) used = CutDeadZone(*value, used);
@@ -251,7 +277,7 @@ class Quantizer {
   void QuantizeWeights() {
     ParallelFor(work_.size(), threads_, [&](std::size_t i) {
       CheckInterrupt();
-      QuantizeOneWeight(placement_.nodes[i], work_[i]);
+      QuantizeOneWeight(placement_.nodes[i], work_[i], i < chosen_.size() ? &chosen_[i] : nullptr);
       DropPages(*placement_.nodes[i].weight);
     });
   }
@@ -261,16 +287,8 @@ class Quantizer {
     if (constant.data && constant.data->file != nullptr) constant.data->file->DropPages(constant.data->bytes);
   }
 
-  void QuantizeOneWeight(const PlacedNode& p, Work& w) const {
-    WeightOptions options;
-    options.storage = precision_.weight;
-    options.per_channel = precision_.per_channel;
-    options.symmetric = precision_.weight_symmetric;
-    const DType override_type = OverrideOf(config_, p.weight->name());
-    if (override_type != DType::kUndefined && override_type != DType::kF32) {
-      options.storage = override_type;
-      options.symmetric = options.symmetric || IsSignedInteger(override_type);
-    }
+  void QuantizeOneWeight(const PlacedNode& p, Work& w, std::vector<AffineParams>* chosen) const {
+    const WeightOptions options = OptionsOf(*p.weight);
     const Site& x = sites_[w.x_site];
     const ChannelMoments moments = MomentsOf(p);
     const bool has_bias_input = FindOp(*p.node).bias_input >= 0;
@@ -280,7 +298,9 @@ class Quantizer {
 
     std::vector<float> floor;
     for (int attempt = 0; attempt < 3; ++attempt) {
-      w.weight = QuantizeWeight(*p.weight->data, p.channel_axis, options, floor);
+      w.weight = attempt == 0 && chosen != nullptr
+                     ? QuantizeWeightWith(*p.weight->data, p.channel_axis, options, std::move(*chosen))
+                     : QuantizeWeight(*p.weight->data, p.channel_axis, options, floor);
       w.noise = AnalyzeWeight(*p.node, *p.weight->data, w.weight, moments, w.corrected);
       if (!has_bias_input) return;
       w.bias.clear();
@@ -429,7 +449,7 @@ class Quantizer {
     // a nominal core does in 0.15 seconds.
     const double run_seconds = total_macs / 3e10 + static_cast<double>(placement_.nodes_total) * 5e-6;
     const double runs =
-        std::max(kFewestRuns, 0.0625 * static_cast<double>(statistics_.samples.size()) + 0.15 / run_seconds);
+        std::max(kFewestRuns, 0.0625 * static_cast<double>(statistics_.samples.size()) + 0.15 / run_seconds - 2);
     std::vector<ProbeSite> probes;
     std::vector<std::size_t> which;
     for (std::size_t s = 0; s < sites_.size(); ++s) {
@@ -530,7 +550,7 @@ class Quantizer {
     if (config_.keep_float_auto && BitWidth(precision_.weight) == 8) {
       const SelectOptions options;
       const std::vector<std::string> tables =
-          StoreTables(model_, options.stored_share * options.target, [&](const Value& table) {
+          StoreTables(model_, options.stored_share * options.target, threads_, [&](const Value& table) {
             if (OverrideOf(config_, table.name()) == DType::kF32) return false;
             return std::all_of(table.uses().begin(), table.uses().end(),
                                [&](const Use& use) { return KeptByUser(*use.node, config_).empty(); });
@@ -580,6 +600,7 @@ class Quantizer {
   std::vector<Site> sites_;
   std::unordered_map<const Value*, std::size_t> site_of_;
   std::vector<Work> work_;
+  std::vector<std::vector<AffineParams>> chosen_;  // of the weights of placement_.nodes, where there was time for it
 };
 }  // namespace
 

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
+#include "octavo/base/thread_pool.h"
 #include "octavo/numerics/range_search.h"
 #include "octavo/ops/op_table.h"
 
@@ -64,48 +66,54 @@ AffineParams Params(std::span<const float> w, float min, float max, DType storag
 
 }  // namespace
 
-QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
-                               std::span<const float> floor) {
-  QuantizedWeight q;
-  q.storage = options.storage;
-  if (options.per_channel) q.axis = channel_axis;
-  const View view = ViewOf(weight.dims, q.axis);
+namespace {
+
+// Symmetric u8 is s8 moved by 128, code for code: the parameters are chosen as s8's.
+struct CodeType {
+  explicit CodeType(const WeightOptions& options) : type(options.storage) {
+    if (!options.symmetric) return;
+    if (options.storage == DType::kU8) type = DType::kS8, shift = 128;
+    if (options.storage == DType::kU16) type = DType::kS16, shift = 32768;
+  }
+  DType type;
+  std::int32_t shift = 0;
+};
+
+std::optional<std::int64_t> AxisOf(std::int64_t channel_axis, const WeightOptions& options) {
+  return options.per_channel ? std::optional(channel_axis) : std::nullopt;
+}
+
+// fn(first, count) for runs of channels: on several threads where each channel's values lie together.
+void ForChannels(const View& view, const WeightOptions& options, std::int64_t run,
+                 const std::function<void(std::int64_t, std::int64_t)>& fn) {
+  const bool parallel = options.threads > 1 && view.outer == 1 && view.channels > run;
+  if (!parallel) run = view.channels;
+  const std::int64_t runs = run > 0 ? (view.channels + run - 1) / run : 0;
+  ParallelFor(static_cast<std::size_t>(runs), options.threads, [&](std::size_t i) {
+    const std::int64_t first = static_cast<std::int64_t>(i) * run;
+    fn(first, std::min(run, view.channels - first));
+  });
+}
+
+constexpr std::int64_t kChannelRun = 1024;
+
+}  // namespace
+
+std::vector<AffineParams> ChooseWeightParams(const TensorRef& weight, std::int64_t channel_axis,
+                                             const WeightOptions& options, std::span<const float> floor) {
+  const std::optional<std::int64_t> axis = AxisOf(channel_axis, options);
+  const View view = ViewOf(weight.dims, axis);
   std::vector<float> converted;
   const std::span<const float> w = FloatView(weight, converted);
-  // Symmetric u8 is s8 moved by 128, code for code: the parameters are chosen as s8's.
-  const bool shifted = options.symmetric && (options.storage == DType::kU8 || options.storage == DType::kU16);
-  const DType choose = !shifted ? options.storage : options.storage == DType::kU8 ? DType::kS8 : DType::kS16;
-  const std::int32_t shift = !shifted ? 0 : options.storage == DType::kU8 ? 128 : 32768;
-
-  // Channels that do not lie contiguously are gathered some at a time, so that the weight is read in its own order.
-  constexpr std::int64_t kTile = 32;
-  const auto inner = static_cast<std::size_t>(view.inner), outer = static_cast<std::size_t>(view.outer);
-  std::vector<float> tile;
-  for (std::int64_t c = 0; c < view.channels; ++c) {
-    std::span<const float> values = w;
-    if (q.axis && view.outer > 1) {
-      const std::int64_t in_tile = c % kTile;
-      if (in_tile == 0) {
-        const std::int64_t count = std::min(kTile, view.channels - c);
-        tile.resize(static_cast<std::size_t>(count) * outer * inner);
-        for (std::size_t o = 0; o < outer; ++o) {
-          const float* from =
-              w.data() + (o * static_cast<std::size_t>(view.channels) + static_cast<std::size_t>(c)) * inner;
-          for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) {
-            std::copy_n(from + k * inner, inner, tile.data() + (k * outer + o) * inner);
-          }
-        }
-      }
-      values = std::span<const float>(tile).subspan(static_cast<std::size_t>(in_tile) * outer * inner, outer * inner);
-    } else if (q.axis) {
-      values = w.subspan(static_cast<std::size_t>(c) * inner, inner);
-    }
+  const DType choose = CodeType(options).type;
+  std::vector<AffineParams> params(static_cast<std::size_t>(view.channels));
+  const auto choose_one = [&](std::int64_t c, std::span<const float> values) {
     MinMax range;
     range.Add(values);
     AffineParams p =
         range.HasRange() ? Params(values, range.min, range.max, choose, options.symmetric) : AffineParams{};
     const float lowest = floor.empty() ? 0.0f
-                         : q.axis      ? floor[static_cast<std::size_t>(c)]
+                         : axis        ? floor[static_cast<std::size_t>(c)]
                                        : *std::max_element(floor.begin(), floor.end());
     if (p.scale < lowest) {
       // The range grows with the scale; the zero point moves to where 0 then lies.
@@ -114,17 +122,71 @@ QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axi
                        range.HasRange() ? std::max(range.max, 0.0f) * grow : 0.0f, choose, options.symmetric);
       p.scale = std::max(p.scale, lowest);
     }
-    q.params.push_back(p);
+    params[static_cast<std::size_t>(c)] = p;
+  };
+  const auto inner = static_cast<std::size_t>(view.inner), outer = static_cast<std::size_t>(view.outer);
+  if (view.outer == 1) {
+    ForChannels(view, options, kChannelRun, [&](std::int64_t first, std::int64_t count) {
+      for (std::int64_t c = first; c < first + count; ++c) {
+        choose_one(c, w.subspan(static_cast<std::size_t>(c) * inner, inner));
+      }
+    });
+    return params;
   }
+  // Channels that do not lie contiguously are gathered some at a time, so that the weight is read in its own order.
+  constexpr std::int64_t kTile = 32;
+  std::vector<float> tile;
+  for (std::int64_t c = 0; c < view.channels; ++c) {
+    const std::int64_t in_tile = c % kTile;
+    if (in_tile == 0) {
+      const std::int64_t count = std::min(kTile, view.channels - c);
+      tile.resize(static_cast<std::size_t>(count) * outer * inner);
+      for (std::size_t o = 0; o < outer; ++o) {
+        const float* from =
+            w.data() + (o * static_cast<std::size_t>(view.channels) + static_cast<std::size_t>(c)) * inner;
+        for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) {
+          std::copy_n(from + k * inner, inner, tile.data() + (k * outer + o) * inner);
+        }
+      }
+    }
+    choose_one(c,
+               std::span<const float>(tile).subspan(static_cast<std::size_t>(in_tile) * outer * inner, outer * inner));
+  }
+  return params;
+}
+
+QuantizedWeight QuantizeWeightWith(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
+                                   std::vector<AffineParams> params) {
+  QuantizedWeight q;
+  q.storage = options.storage;
+  q.axis = AxisOf(channel_axis, options);
+  q.params = std::move(params);
+  const View view = ViewOf(weight.dims, q.axis);
+  std::vector<float> converted;
+  const std::span<const float> w = FloatView(weight, converted);
+  const CodeType code(options);
   q.codes = SpillBuffer(w.size() * CodeBytes(q.storage));
-  QuantizeTensor(w, view.outer, view.channels, view.inner, q.params, choose, q.codes.data());
-  if (shifted) {
+  ForChannels(view, options, kChannelRun, [&](std::int64_t first, std::int64_t count) {
+    const auto run = [&](std::int64_t channels) {
+      return static_cast<std::size_t>(view.outer * channels) * static_cast<std::size_t>(view.inner);
+    };
+    const std::span<const AffineParams> own = std::span<const AffineParams>(q.params).subspan(
+        static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    QuantizeTensor(w.subspan(run(first), run(count)), view.outer, count, view.inner, own, code.type,
+                   q.codes.data() + run(first) * CodeBytes(q.storage));
+  });
+  if (code.shift != 0) {
     const std::size_t bytes = CodeBytes(q.storage);
     for (std::size_t i = bytes - 1; i < q.codes.size(); i += bytes) q.codes.data()[i] ^= std::byte{0x80};
-    for (AffineParams& p : q.params) p.zero_point += shift;
+    for (AffineParams& p : q.params) p.zero_point += code.shift;
   }
   q.codes.Release();
   return q;
+}
+
+QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
+                               std::span<const float> floor) {
+  return QuantizeWeightWith(weight, channel_axis, options, ChooseWeightParams(weight, channel_axis, options, floor));
 }
 
 std::vector<float> BiasScaleFloor(std::span<const double> bias, float x_scale) {

@@ -24,6 +24,7 @@ struct WeightOptions {
   DType storage = DType::kU8;
   bool per_channel = false;
   bool symmetric = false;  // u8: the codes of s8 plus 128, zero point 128
+  int threads = 1;         // for one weight whose channels lie contiguously; decides speed only
 };
 
 // Quantizes a finite f32 weight. The scales cover the range of each channel (or of all), or a clipped range where that
@@ -31,6 +32,13 @@ struct WeightOptions {
 // scales that a channel must not go below, so that its bias fits (BiasScaleFloor).
 QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
                                std::span<const float> floor = {});
+
+// The parameters that QuantizeWeight chooses, which is most of its work; and the codes for parameters so chosen, with
+// the same `options`.
+std::vector<AffineParams> ChooseWeightParams(const TensorRef& weight, std::int64_t channel_axis,
+                                             const WeightOptions& options, std::span<const float> floor = {});
+QuantizedWeight QuantizeWeightWith(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
+                                   std::vector<AffineParams> params);
 
 // The scale that channel c of the weight must have at least, so that |bias[c]| fits in int32 at the scale
 // x_scale * w_scale: 1.0001 * 2 * |b| / (2^32 - 2) / x_scale; 0 for every channel whose bias fits any normal scale.

@@ -517,11 +517,11 @@ class WholeGraph {
       } else if (flow == ParamFlow::kSymmetricUnitRange) {
         used = {-1, 1};
       } else {
-        const QuantRange range = ChooseRange(StatsOf(*t.observed), RangeMethodOf(config_.calibration),
+        const QuantRange range = ChooseRange(StatsOf(*t.observed), config_.calibration,
                                              config_.percentile, storage, symmetric);
         used = {range.min, range.max};
         if (const auto mask = plan_.mask_sums.find(t.observed); mask != plan_.mask_sums.end()) {
-          const QuantRange scores = ChooseRange(StatsOf(*mask->second), RangeMethodOf(config_.calibration),
+          const QuantRange scores = ChooseRange(StatsOf(*mask->second), config_.calibration,
                                                 config_.percentile, storage, symmetric);
           used.min = std::max(used.min, scores.min - kMaskDepth);
           used.max = std::min(used.max, std::max(scores.max, 0.0f));
@@ -823,7 +823,7 @@ class WholeGraph {
 std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const QuantizationConfig& config,
                                          const ResolvedPrecision& precision, const DeviceDescriptor& device) {
   const Plan plan(prepared, config, precision, device);
-  const bool histogram = NeedsHistogram(RangeMethodOf(config.calibration));
+  const bool histogram = NeedsHistogram(config.calibration);
   std::map<std::string, ObserveSpec> specs;
   const auto add = [&](const Value& value) -> ObserveSpec& {
     ObserveSpec& spec = specs[value.name()];

@@ -87,6 +87,7 @@ Opened Open() {
 }
 
 OrtLibrary Load() {
+  ForbidTelemetry();
   const Opened opened = Open();
   using GetApiBase = const OrtApiBase*(ORT_API_CALL*)() noexcept;
   const auto get_base = reinterpret_cast<GetApiBase>(::dlsym(opened.handle, "OrtGetApiBase"));
@@ -120,6 +121,8 @@ OrtLibrary Load() {
 }
 
 }  // namespace
+
+void ForbidTelemetry() { ::setenv("ORT_DISABLE_TELEMETRY", "1", 0); }
 
 const OrtLibrary& Ort() {
   // A failed load throws and is tried again on the next call.

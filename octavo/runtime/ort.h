@@ -23,6 +23,10 @@ struct OrtLibrary {
 // Loads the library on first use. Thread safe. Errors: kUnsupported as documented in session.h.
 const OrtLibrary& Ort();
 
+// The runtime reports its use to its makers, unless this variable of the environment is set: it is, unless the user has
+// set it otherwise. Called before the library is loaded.
+void ForbidTelemetry();
+
 // Where the runtime's messages go beside the debug log, of every severity that the session lets through; null: nowhere.
 void SetLogSink(void (*sink)(const char* message));
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <exception>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 
@@ -320,6 +321,22 @@ Type ToType(const ::Ort::TypeInfo& info) {
 std::string OrtVersion() { return internal::Ort().version; }
 std::string OrtLibraryPath() { return internal::Ort().path; }
 
+RuntimePreload::RuntimePreload() {
+  internal::ForbidTelemetry();  // here: no thread may change the environment while another one reads it
+  try {
+    thread_ = std::thread([] {
+      try {
+        internal::Ort();
+      } catch (const std::exception&) {
+      }
+    });
+  } catch (const std::system_error&) {  // no thread to be had: it is loaded when it is needed
+  }
+}
+RuntimePreload::~RuntimePreload() {
+  if (thread_.joinable()) thread_.join();
+}
+
 struct Session::Impl {
   const OrtApi& api = *internal::Ort().api;
   std::string where;
@@ -354,6 +371,7 @@ void Session::Impl::Load(const SessionOptions& options,
     so.SetExecutionMode(ORT_SEQUENTIAL);
     so.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     if (!options.arena) so.DisableCpuMemArena();
+    if (!options.memory_pattern) so.DisableMemPattern();
     internal::AddProjectOps(so);
     if (options.disable_prepacking) so.AddConfigEntry("session.disable_prepacking", "1");
     for (const auto& [key, value] : options.config) so.AddConfigEntry(key.c_str(), value.c_str());

@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,19 @@ namespace octavo {
 // the library's API is older than 23.
 std::string OrtVersion();  // "1.31.1"; loads the library
 std::string OrtLibraryPath();
+
+// Loads the library on a thread of its own while the caller does other things; the destructor waits for it. What goes
+// wrong is said by the first call that needs the library.
+class RuntimePreload {
+ public:
+  RuntimePreload();
+  ~RuntimePreload();
+  RuntimePreload(const RuntimePreload&) = delete;
+  RuntimePreload& operator=(const RuntimePreload&) = delete;
+
+ private:
+  std::thread thread_;
+};
 
 // Called for each observed tensor, on the thread that runs the sample, in the data path. `id` is the node's "id"
 // attribute. `data` is valid during the call only. An exception ends the run and is rethrown by Session::Run.
@@ -49,6 +63,9 @@ struct SessionOptions {
   int intra_op_threads = 0;                                 // 0: all cores
   bool disable_prepacking = false;                          // weights stay where they are mapped (big models)
   bool arena = true;                                        // CPU memory arena
+  // After the first run of a shape the runtime places all activations in one block. Runs of different shapes, or in
+  // parallel, need less memory without: what one leaves free, the next uses.
+  bool memory_pattern = true;
   std::vector<std::pair<std::string, std::string>> config;  // session config entries
   std::optional<EpSpec> ep;  // a plugin's execution provider beside the CPU's; in worker processes only
   // Registers the observer operator when set. Needs intra_op_threads = 1 (kInternal otherwise): the runtime then runs
