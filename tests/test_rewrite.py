@@ -65,9 +65,22 @@ def step_of(node, value):
     return None
 
 
+def load_chosen(path):
+    """The model with the fast branch (u8 times s8) of each product that the loading machine chooses."""
+    model = onnx.load(str(path))
+    if any(node.op_type == "If" for node in model.graph.node) and model.graph.node[0].op_type == "MatMulInteger":
+        del model.graph.node[:5]  # what asks the machine
+    for k, node in enumerate(model.graph.node):
+        if node.op_type == "If" and len(node.attribute) == 2:
+            (product,) = next(a.g for a in node.attribute if a.name == "then_branch").node
+            product.output[0] = node.output[0]
+            model.graph.node[k].CopyFrom(onnx.NodeProto.FromString(product.SerializeToString()))
+    return model
+
+
 def check_operators(path, sample):
     """Each integer operator of a rewritten model, fed the codes that it gets there, against its QDQ form in float64."""
-    model = onnx.load(str(path))
+    model = load_chosen(path)
     opset = max(13, next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")))
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     nodes = [n for n in model.graph.node if step_of(n, None)]
@@ -239,6 +252,48 @@ def test_saturating_products_become_exact(octavo, tmp_path):
     right, ours = outputs(tmp_path / "q.onnx", samples, optimize=False), outputs(tmp_path / "r.onnx", samples)
     # The reference session runs the float form: nothing saturates there.
     assert max(np.abs(a[0] - b[0]).max() for a, b in zip(right, ours)) <= 0.501
+
+
+def test_the_loading_machine_chooses_the_kernel(octavo, tmp_path):
+    """Large products have both forms; the runtime keeps one when it loads the model, and both give the same bits."""
+    rng = np.random.default_rng(2)
+    nodes, init = [], []
+    x = pair(nodes, init, "x", 1 / 64, 100)
+    qdq(nodes, init, "w", rng.integers(-127, 128, (128, 256)).astype(np.int8), rng.uniform(0.01, 0.02, 256), np.zeros(256, np.int8), 1)
+    qdq(nodes, init, "v", rng.integers(0, 256, (256, 128)).astype(np.uint8), 0.01, 117)
+    nodes.append(helper.make_node("MatMul", [x, "w"], ["c"]))
+    c = pair(nodes, init, "c", 0.5, 128)
+    nodes.append(helper.make_node("MatMul", [c, "v"], ["y"]))
+    q, r = tmp_path / "q.onnx", tmp_path / "r.onnx"
+    onnx.save(make(nodes, init, [("x", [3, 128])], [("y", [3, 128])]), str(q))
+    report = rewrite(octavo, q, r, "--class", "improves")
+    assert applied(report)["choose-at-load"] == 2
+    plain = [name for name in applied(report) if name != "choose-at-load"]
+    rewrite(octavo, q, tmp_path / "p.onnx", "--rules", ",".join(plain))
+    samples = [{"x": rng.normal(size=(3, 128)).astype(np.float32)} for _ in range(8)]
+    right = outputs(tmp_path / "p.onnx", samples, optimize=False)
+    other = onnx.load(str(r))  # the other branch: no machine computes this sum
+    probe = next(i for i in other.graph.initializer if i.data_type == TensorProto.INT32 and list(i.dims) == [16, 16])
+    probe.CopyFrom(numpy_helper.from_array(np.full((16, 16), 1, np.int32), probe.name))
+    onnx.save(other, str(tmp_path / "o.onnx"))
+    for path, weight in ((r, None), (tmp_path / "o.onnx", TensorProto.UINT8)):
+        for optimize in (False, True):
+            for a, b in zip(right, outputs(path, samples, optimize=optimize)):
+                np.testing.assert_array_equal(a[0], b[0])
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path.with_suffix(".loaded.onnx"))
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        loaded = onnx.load(options.optimized_model_filepath).graph
+        assert not {"If", "MatMulInteger"} & {n.op_type for n in loaded.node}
+        if weight is not None:
+            assert {i.data_type for i in loaded.initializer if list(i.dims) in ([128, 256], [256, 128])} == {weight}
+    # Read back: one product each again.
+    octavo("export", r, "--to", "onnx", "--form", "qdq", "-o", tmp_path / "b.onnx")
+    assert kinds(tmp_path / "b.onnx").count("MatMul") == 2 and "If" not in kinds(tmp_path / "b.onnx")
+    rewrite(octavo, r, tmp_path / "d.onnx")
+    for a, b in zip(right, outputs(tmp_path / "d.onnx", samples, optimize=False)):
+        np.testing.assert_array_equal(a[0], b[0])
 
 
 # --- random graphs ---------------------------------------------------------------------------------------------------
@@ -489,7 +544,7 @@ def test_rewriting_is_linear(octavo, tmp_path):
 # --- integer products: ConvInteger, MatMulInteger, and what DynamicQuantizeLinear feeds them ---------------------------
 
 def kinds(path):
-    return [n.op_type for n in onnx.load(str(path)).graph.node]
+    return [n.op_type for n in load_chosen(path).graph.node]
 
 
 def worst_relative(a, b):

@@ -64,6 +64,7 @@ QuantizedRewriteResult RewriteOnnx(Model& model, const DeviceDescriptor& device,
   QuantizedRewriteResult result = RewriteQuantized(model, device, rules);
   RaiseOpsetForQuantization(model);
   LowerToQLinear(model);
+  RewriteLowered(model, device, rules, result);
   return result;
 }
 

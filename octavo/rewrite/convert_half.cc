@@ -33,7 +33,7 @@ constexpr std::string_view kSums = "it sums many terms or divides by small ones"
 constexpr std::string_view kSmall = "its weights are few: 16 bits would save nothing and cost accuracy";
 
 constexpr std::string_view kChain =
-    "it stands in a chain of elementwise operators: rounding between them adds up over a deep network";
+    "it stands in a chain of elementwise operators and means: rounding between them adds up over a deep network";
 
 constexpr std::string_view kLosesWeights = "its weights leave the range of f16 (6e-8 .. 65504)";
 
@@ -135,15 +135,17 @@ bool FixedFloatInput(const Node& node, std::size_t index) {
   return node.op() == "Upsample" && index == 1;                // scales
 }
 
-// Chains of at least this many elementwise nodes stay f32: activations that are spelled out (hard-swish, GELU) with the
-// scales and shifts behind them. Each rounding costs -73 dB; the text detection network has 170 of them in its chains.
+// Chains of at least this many nodes stay f32: activations and normalizations that are spelled out (hard-swish, GELU;
+// mean, variance, quotient) with the scales and shifts behind them. Each rounding costs -73 dB; the text detection
+// network has 170 of them in its chains, and a vision transformer's layer norms 225.
 constexpr std::size_t kLongChain = 4;
 
 // The nodes of such chains: functions of one value and of constants.
 std::unordered_set<const Node*> LongChains(const Graph& graph) {
-  constexpr std::string_view kElementwise[] = {"Add",  "Sub",  "Mul",         "Div",       "Min",       "Max",
-                                               "Clip", "Relu", "HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid",
-                                               "Tanh", "Erf",  "Neg",         "Abs",       "Gelu",      "Softplus"};
+  constexpr std::string_view kElementwise[] = {
+      "Add",       "Sub",       "Mul",        "Div",       "Min", "Max", "Clip",      "Relu", "HardSigmoid",
+      "HardSwish", "LeakyRelu", "Sigmoid",    "Tanh",      "Erf", "Neg", "Abs",       "Gelu", "Softplus",
+      "Pow",       "Sqrt",      "ReduceMean", "ReduceSum", "Exp", "Log", "Reciprocal"};
   std::unordered_map<const Value*, const Value*> root;
   std::unordered_map<const Value*, std::vector<const Node*>> chains;
   for (const Node* node = graph.first(); node != nullptr; node = node->next()) {

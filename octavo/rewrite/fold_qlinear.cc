@@ -380,11 +380,11 @@ class Folder {
 }  // namespace
 
 std::int64_t FoldQLinear(Model& model) {
+  std::int64_t folded = FoldChoices(*model.graph);
   std::vector<Graph*> graphs{model.graph.get()};
   VisitNodes(*model.graph, [&](Node& node) {
     for (Graph* sub : node.subgraphs()) graphs.push_back(sub);
   });
-  std::int64_t folded = 0;
   for (Graph* graph : graphs) folded += Folder(*graph).Run();
   if (folded > 0) model.graph->EraseDead();
   return folded;

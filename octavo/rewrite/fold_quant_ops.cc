@@ -6,6 +6,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
+#include "octavo/emit/lower_mx.h"
 #include "octavo/numerics/mx.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/rule.h"
@@ -18,8 +19,9 @@ MatchOr<QuantType> ReadType(const Node& node) {
   QuantType type;
   type.kind = QuantType::Kind::kMx;
   type.mx.format = node.StringAttribute("elem_format", "");
-  type.mx.block = node.IntAttribute("block_size", 32);
-  if (FindMxFormat(type.mx.format) == nullptr) return Refusal{"elem_format '" + type.mx.format + "' is none of MX"};
+  const MxFormat* format = FindMxFormat(type.mx.format);
+  if (format == nullptr) return Refusal{"elem_format '" + type.mx.format + "' is none of MX"};
+  type.mx.block = node.IntAttribute("block_size", format->block);
   if (type.mx.block < 1) return Refusal{"its blocks have no elements"};
   if (node.StringAttribute("shared_exponent", "floor") != "floor") return Refusal{"its shared exponent is not floor"};
   const std::string rounding = node.StringAttribute("rounding", "away");
@@ -75,8 +77,16 @@ void Fold(Node& q, const QuantType& quant) {
   if (x->is_constant() && x->data && !x->type.quant && IsFloat(x->data->dtype)) {
     Type type = TypeOf(*x->data);
     type.dtype = DType::kF32;
-    type.quant = quant;
-    made = graph.AddConstant(x->name(), OnGrid(*x->data, quant.mx, even ? MxRounding::kEven : MxRounding::kAway), type);
+    const MxRounding rounding = even ? MxRounding::kEven : MxRounding::kAway;
+    if (FindMxFormat(quant.mx.format)->e4m3_scale) {
+      MxTwin twin = MakeMxTwin(*x->data, quant.mx, rounding);
+      type.quant = QuantType{};
+      type.quant->affine = std::move(twin.affine);
+      made = graph.AddConstant(x->name(), std::move(twin.codes), type);
+    } else {
+      type.quant = quant;
+      made = graph.AddConstant(x->name(), OnGrid(*x->data, quant.mx, rounding), type);
+    }
   } else {
     Type type = x->type;
     type.quant = quant;

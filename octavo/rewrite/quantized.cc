@@ -43,6 +43,26 @@ QuantizedRewriteResult RewriteQuantized(Model& model, const DeviceDescriptor& de
   return result;
 }
 
+void RewriteLowered(Model& model, const DeviceDescriptor& device, const QuantizedRewriteOptions& options,
+                    QuantizedRewriteResult& result) {
+  RuleSet rules;
+  rules.push_back(ChooseAtLoad(device));
+  const std::string name(rules[0]->name());
+  std::vector<RuleCount>& counts = result.rules.rules;
+  const auto row = std::find_if(counts.begin(), counts.end(), [&](const RuleCount& c) { return c.rule == name; });
+  if (row == counts.end()) return;  // not asked for
+  std::vector<TraceEntry>& trace = result.rules.trace;
+  const auto refusals = std::find_if(trace.begin(), trace.end(), [](const TraceEntry& e) { return !e.applied; });
+  RewriteResult more =
+      RunRules(model, rules, options.permitted, options.limit - static_cast<std::uint64_t>(refusals - trace.begin()));
+  model.graph->EraseDead();
+  row->applied += more.rules[0].applied;
+  row->refused += more.rules[0].refused;
+  const auto split = std::find_if(more.trace.begin(), more.trace.end(), [](const TraceEntry& e) { return !e.applied; });
+  trace.insert(refusals, more.trace.begin(), split);
+  trace.insert(trace.end(), split, more.trace.end());
+}
+
 void UseQdqForm(Model& model) {
   VisitNodes(*model.graph, [](Node& node) {
     if (node.form == QuantForm::kQLinear) node.form = QuantForm::kQdq;

@@ -28,6 +28,11 @@ struct QuantizedRewriteResult {
 QuantizedRewriteResult RewriteQuantized(Model& model, const DeviceDescriptor& device,
                                         const QuantizedRewriteOptions& options = {});
 
+// The rules that look at the operators as they are written: run it on what LowerToQLinear left. What they did is added
+// to `result`.
+void RewriteLowered(Model& model, const DeviceDescriptor& device, const QuantizedRewriteOptions& options,
+                    QuantizedRewriteResult& result);
+
 // MatMulInteger, ConvInteger and MatMulIntegerToFloat whose parameters are computed (DynamicQuantizeLinear) become the
 // float operator behind DequantizeLinear nodes. Sums that are used as integers stay. Returns how many changed.
 std::int64_t IntegerProductsToQdq(Model& model);
@@ -39,6 +44,10 @@ void UseQdqForm(Model& model);
 // quantized values, form QLinear. Run it after FoldQdq. What has parameters that are not constant stays. Returns the
 // number of nodes folded.
 std::int64_t FoldQLinear(Model& model);
+
+// Products whose weights' sign the loading machine chooses (rules/choose_at_load.cc) become one product of u8 codes.
+// Returns how many. FoldQLinear begins with it.
+std::int64_t FoldChoices(Graph& graph);
 
 // Everything that a file needs before the rules: types inferred where they are missing, Q/DQ and QLinear folded.
 void FoldQuantized(Model& model);

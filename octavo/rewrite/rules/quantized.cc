@@ -207,6 +207,7 @@ RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset) {
   rules.push_back(QLinearPool(device));
   rules.push_back(QLinearSoftmaxRule(device));
   rules.push_back(BlockWeights(device));
+  rules.push_back(ChooseAtLoad(device));
   return rules;
 }
 

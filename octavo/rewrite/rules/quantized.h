@@ -87,6 +87,7 @@ std::unique_ptr<Rule> IntegerPad(const DeviceDescriptor& device);
 std::unique_ptr<Rule> QLinearConvRule(const DeviceDescriptor& device);
 std::unique_ptr<Rule> QLinearMatMulRule(const DeviceDescriptor& device);
 std::unique_ptr<Rule> MatMulIntegerToFloatRule(const DeviceDescriptor& device);
+std::unique_ptr<Rule> ChooseAtLoad(const DeviceDescriptor& device);
 std::unique_ptr<Rule> DynamicMatMul(const DeviceDescriptor& device);
 std::unique_ptr<Rule> QGemmRule(const DeviceDescriptor& device);
 std::unique_ptr<Rule> QGemmFloatRule(const DeviceDescriptor& device);
