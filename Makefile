@@ -62,6 +62,7 @@ test: unit asan fuzz-smoke e2e
 bench: build models
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) bench/run.py
 	@$(PYTHON) bench/ggml.py
+	@$(PYTHON) bench/mx.py
 
 install: build
 	@cmake --install build --prefix $(PREFIX)

@@ -27,9 +27,17 @@ if(cli11_include)
 endif()
 set_target_properties(octavo_cli PROPERTIES OUTPUT_NAME octavo RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
 
+# --- the operators of domain `octavo` for other programs that use ONNX Runtime: build/liboctavo_ops.so
+add_library(octavo_ops_library SHARED ${PROJECT_SOURCE_DIR}/ops_library/register.cc)
+target_include_directories(octavo_ops_library SYSTEM PRIVATE ${OCTAVO_ORT_INCLUDE})
+target_link_libraries(octavo_ops_library PRIVATE octavo_runtime)
+target_link_options(octavo_ops_library PRIVATE -Wl,--exclude-libs,ALL -Wl,--gc-sections)
+set_target_properties(octavo_ops_library PROPERTIES OUTPUT_NAME octavo_ops CXX_VISIBILITY_PRESET hidden LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+
 # --- installation
 set(OCTAVO_ORT_LIBRARY "" CACHE FILEPATH "libonnxruntime.so that is installed beside the command")
 install(TARGETS octavo_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS octavo_ops_library LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS octavo EXPORT octavoTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/octavo DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 if(OCTAVO_ORT_LIBRARY)

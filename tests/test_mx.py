@@ -1,13 +1,15 @@
 """MX formats and fake quantization: numerics against gfloat and ml_dtypes, the road to ONNX and Circle."""
 import json
+import re
 
 import circle_consumers as consumers
 import gfloat
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
-from conftest import session
+from conftest import OCTAVO, session
 from gfloat import formats as gf
 from onnx import TensorProto, helper, numpy_helper
 
@@ -30,16 +32,9 @@ def blocks_of(x, axis, block):
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, pad)]).reshape(*x.shape[:-1], -1, block)
 
 
-def oracle(x, name, rounding, axis=-1, block=32, library="gfloat"):
-    """OCP MX v1.0: the shared exponent by hand, the element by a library nobody here wrote."""
-    emax, largest, info, dtype = FORMATS[name]
-    b = blocks_of(x, axis, block).astype(np.float64)
-    amax = np.abs(b).max(-1, keepdims=True)
-    e = np.where(amax == 0, -126, np.frexp(np.where(np.isfinite(amax), amax, 1))[1] - 1) - emax
-    e = np.maximum(e, -127)
-    with np.errstate(invalid="ignore"):
-        v = np.ldexp(b, -e)
-        v = np.where(np.isfinite(amax), v, 0)
+def element(v, name, rounding, library="gfloat"):
+    """f64 numbers rounded to a format's grid, saturating."""
+    _, largest, info, dtype = FORMATS[name]
     if rounding == "away":  # ties away from zero, as tico's "nearest" is described
         if name == "mxint8":
             step = 1 / 64
@@ -50,16 +45,73 @@ def oracle(x, name, rounding, axis=-1, block=32, library="gfloat"):
         q = np.abs(v) / step
         r = np.floor(q)
         r += (q - r) >= 0.5
-        q = np.copysign(np.minimum(r * step, largest), v)
-    elif library == "ml_dtypes" and dtype is not None:
-        q = np.clip(v, -largest, largest).astype(np.float32).astype(dtype).astype(np.float64)
-    elif name == "mxint8":
-        q = np.clip(np.rint(v * 64), -127, 127) / 64
-    else:
-        q = gfloat.round_ndarray(info, v, gfloat.RoundMode.TiesToEven, sat=True)
+        return np.copysign(np.minimum(r * step, largest), v)
+    if library == "ml_dtypes" and dtype is not None:
+        return np.clip(v, -largest, largest).astype(np.float32).astype(dtype).astype(np.float64)
+    if name == "mxint8":
+        return np.clip(np.rint(v * 64), -127, 127) / 64
+    return gfloat.round_ndarray(info, v, gfloat.RoundMode.TiesToEven, sat=True)
+
+
+def oracle(x, name, rounding, axis=-1, block=32, library="gfloat"):
+    """OCP MX v1.0: the shared exponent by hand, the element by a library nobody here wrote."""
+    if name == "nvfp4":
+        return nvfp4_oracle(x, rounding, axis, block, library)
+    emax = FORMATS[name][0]
+    b = blocks_of(x, axis, block).astype(np.float64)
+    amax = np.abs(b).max(-1, keepdims=True)
+    e = np.where(amax == 0, -126, np.frexp(np.where(np.isfinite(amax), amax, 1))[1] - 1) - emax
+    e = np.maximum(e, -127)
+    with np.errstate(invalid="ignore"):
+        v = np.ldexp(b, -e)
+        v = np.where(np.isfinite(amax), v, 0)
+    q = element(v, name, rounding, library)
     y = np.where(np.isfinite(amax), np.ldexp(q, e), np.nan).astype(np.float32)
     y = y.reshape(*y.shape[:-2], -1)[..., :x.shape[axis]]
     return np.moveaxis(y, -1, axis)
+
+
+def nvfp4_oracle(x, rounding, axis, block, library):
+    """Block scales in ml_dtypes' float8_e4m3fn, times one f32 of the tensor; elements as mxfp4's."""
+    finite = np.abs(x[np.isfinite(x)])
+    top = finite.max(initial=np.float32(0)) / np.float32(448 * 6)
+    tensor = top if top >= np.finfo(np.float32).tiny else np.float32(1)
+    b = blocks_of(x, axis, block)
+    with np.errstate(all="ignore"):
+        amax = np.abs(b).max(-1, keepdims=True)
+        scale = np.minimum(amax / np.float32(6) / tensor, np.float32(448)).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        d = scale * tensor
+        t = np.where(np.isfinite(amax) & (d != 0), b / d, np.copysign(np.float32(0), b))
+        assert t.dtype == d.dtype == np.float32
+        q = element(t.astype(np.float64), "mxfp4", rounding, library).astype(np.float32)
+        y = np.where(np.isfinite(amax), q * d, np.float32(np.nan))
+    y = y.reshape(*y.shape[:-2], -1)[..., :x.shape[axis]]
+    return np.moveaxis(y, -1, axis)
+
+
+@pytest.fixture(scope="session")
+def custom_ops():
+    """Sessions of ONNX Runtime's own Python package with the operators of liboctavo_ops.so."""
+    library = OCTAVO.parent / "liboctavo_ops.so"
+    assert library.exists(), f"{library} is missing: run `make`"
+
+    def open_session(model, optimize=False):
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.register_custom_ops_library(str(library))
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        source = model if isinstance(model, bytes) else model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    return open_session
+
+
+def fake_quantize_model(name, rounding, axis, block, rank, op="MXFakeQuantize"):
+    node = helper.make_node(op, ["x"], ["y"], domain="octavo", elem_format=name, rounding=rounding, axis=axis, block_size=block)
+    dims = [f"d{i}" for i in range(rank)]
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", F32, dims)], [helper.make_tensor_value_info("y", F32, dims)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("octavo", 1)], ir_version=10)
 
 
 def fake_weight_model(w, name, rounding, axis, block=32):
@@ -105,18 +157,70 @@ def check_numerics(octavo, tmp_path, name, rounding, rows, columns):
         assert wrong.size == 0, f"{wrong.size} differ, first {w.ravel()[wrong[:5]]} -> {got.ravel()[wrong[:5]]}, not {want.ravel()[wrong[:5]]}"
 
 
+def check_operator(custom_ops, name, rounding, dims):
+    """The operator in ONNX Runtime, bit for bit (signs of zeros and NaN too), along every axis, with ragged tails."""
+    for axis in range(len(dims)):
+        x = values(int(np.prod(dims)), axis)
+        special = np.random.default_rng(axis).integers(0, x.size, x.size // 5000)
+        if name == "nvfp4":  # one scale for all: what is 2^-22 of the largest number is zero
+            mantissa, exponent = np.frexp(x)
+            x = np.ldexp(mantissa, exponent % 22).astype(np.float32)
+        large = np.float32(5e6 if name == "nvfp4" else 3.4e38)
+        x[special] = np.resize(np.array([np.nan, np.inf, -np.inf, -np.nan, large, -large, 1e-45, -0.0], np.float32), special.size)
+        x = x.reshape(dims)
+        block = 16 if name == "nvfp4" else 32
+        y, = custom_ops(fake_quantize_model(name, rounding, axis - (len(dims) if axis % 2 else 0), block, len(dims))).run(None, {"x": x})
+        want = oracle(x, name, rounding, axis, block, ("ml_dtypes", "gfloat")[axis % 2])
+        same = (y.view(np.uint32) == want.view(np.uint32)) | (np.isnan(y) & np.isnan(want))
+        if name == "mxint8":
+            same |= (y == 0) & (want == 0)  # two's complement has one zero
+        wrong = np.flatnonzero(~same)
+        assert wrong.size == 0, f"{wrong.size} differ, first {x.ravel()[wrong[:5]]} -> {y.ravel()[wrong[:5]]}, not {want.ravel()[wrong[:5]]}"
+        assert np.isnan(y).sum() > x.size // 5000 * 6  # whole blocks
+
+
 @pytest.mark.parametrize("rounding", ["even", "away"])
-@pytest.mark.parametrize("name", FORMATS)
-def test_numerics(octavo, tmp_path, name, rounding):
-    """Half a million values along each axis, ragged tails on both."""
-    check_numerics(octavo, tmp_path, name, rounding, 1000, 500)
+@pytest.mark.parametrize("name", [*FORMATS, "nvfp4"])
+def test_operator(custom_ops, name, rounding):
+    """10^6 values along three axes."""
+    check_operator(custom_ops, name, rounding, (61, 75, 73))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["even", "away"])
+@pytest.mark.parametrize("name", [*FORMATS, "nvfp4"])
+def test_operator_ten_million(custom_ops, name, rounding):
+    check_operator(custom_ops, name, rounding, (67, 225, 223))
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "nvfp4"])
+@pytest.mark.parametrize("block", [1, 3, 16, 32, 100])
+def test_operator_blocks_and_shapes(custom_ops, name, block):
+    for dims in [(1,), (7,), (31, 33), (2, 1, 5, 3), (0, 4), (4, 0)]:
+        for axis in range(-len(dims), len(dims)):
+            x = values(int(np.prod(dims)), 10 + axis + block).reshape(dims)
+            y, = custom_ops(fake_quantize_model(name, "even", axis, block, len(dims))).run(None, {"x": x})
+            np.testing.assert_array_equal(y, oracle(x, name, "even", axis, block) if x.size else x)
+
+
+@pytest.mark.parametrize("change,sentence", [
+    (dict(elem_format="mxfp5"), "unknown elem_format 'mxfp5'"), (dict(rounding="up"), "rounding must be away or even"),
+    (dict(block_size=0), "block_size must be positive"), (dict(shared_exponent="ceil"), "shared_exponent must be floor"),
+    (dict(axis=2), "axis 2 is outside of a tensor of rank 2"), (dict(axis=-3), "axis -3 is outside of a tensor of rank 2")])
+def test_operator_refusals(custom_ops, change, sentence):
+    attributes = {"elem_format": "mxfp4", "axis": -1, "rounding": "even", **change}
+    model = fake_quantize_model("mxfp4", "even", -1, 32, 2)
+    model.graph.node[0].ClearField("attribute")
+    model.graph.node[0].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+    with pytest.raises(Exception, match=re.escape(sentence)):
+        custom_ops(model).run(None, {"x": np.ones((2, 4), np.float32)})
+
+
+@pytest.mark.parametrize("rounding", ["even", "away"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_numerics_ten_million(octavo, tmp_path, name, rounding):
-    check_numerics(octavo, tmp_path, name, rounding, 2500, 2001)
+def test_numerics(octavo, tmp_path, name, rounding):
+    """Weights: 10^5 values along each axis, ragged tails on both."""
+    check_numerics(octavo, tmp_path, name, rounding, 500, 200)
 
 
 @pytest.mark.parametrize("name", FORMATS)

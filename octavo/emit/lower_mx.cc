@@ -22,17 +22,6 @@ TwinForm FormOf(const MxFormat& format) {
   return format.exponent_bits == 2 ? TwinForm{DType::kS8, 3} : TwinForm{DType::kS16, 4};
 }
 
-MxShape ShapeOf(const TensorRef& numbers, const Mx& mx) {
-  MxShape shape;
-  shape.block = static_cast<std::size_t>(mx.block);
-  shape.n = static_cast<std::size_t>(numbers.dims[static_cast<std::size_t>(mx.axis)]);
-  for (std::size_t i = 0; i < numbers.dims.size(); ++i) {
-    if (static_cast<std::int64_t>(i) < mx.axis) shape.outer *= static_cast<std::size_t>(numbers.dims[i]);
-    if (static_cast<std::int64_t>(i) > mx.axis) shape.inner *= static_cast<std::size_t>(numbers.dims[i]);
-  }
-  return shape;
-}
-
 void LowerConstant(Value& value) {
   MxTwin twin = MakeMxTwin(*value.data, value.type.quant->mx);
   value.data = std::move(twin.codes);
@@ -52,21 +41,37 @@ bool IsMx(const Value* v) { return v != nullptr && v->type.quant && v->type.quan
 
 }  // namespace
 
-MxTwin MakeMxTwin(const TensorRef& numbers, const Mx& mx) {
+MxShape MxShapeOf(const Dims& dims, const Mx& mx) {
+  MxShape shape;
+  shape.block = static_cast<std::size_t>(mx.block);
+  shape.n = static_cast<std::size_t>(dims[static_cast<std::size_t>(mx.axis)]);
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    if (static_cast<std::int64_t>(i) < mx.axis) shape.outer *= static_cast<std::size_t>(dims[i]);
+    if (static_cast<std::int64_t>(i) > mx.axis) shape.inner *= static_cast<std::size_t>(dims[i]);
+  }
+  return shape;
+}
+
+MxTwin MakeMxTwin(const TensorRef& numbers, const Mx& mx, MxRounding rounding) {
   const MxFormat* format = FindMxFormat(mx.format);
   if (format == nullptr) ThrowUnsupported("no MX format has this name", mx.format);
   const TwinForm form = FormOf(*format);
-  const MxShape shape = ShapeOf(numbers, mx);
+  const MxShape shape = MxShapeOf(numbers.dims, mx);
   std::vector<float> storage;
   const std::span<const float> x = FloatView(numbers, storage);
   std::vector<std::uint8_t> codes(shape.elements()), scales(shape.scales());
-  MxEncode(x.data(), shape, *format, MxRounding::kEven, codes.data(), scales.data());
+  const float tensor_scale = MxTensorScale(x, *format);
+  MxEncode(x.data(), shape, *format, rounding, codes.data(), scales.data(), tensor_scale);
   MxTwin twin;
   twin.affine.storage = form.storage;
   twin.affine.axis = mx.axis;
   twin.affine.block = mx.block;
   std::vector<float> values(scales.size());
-  for (std::size_t i = 0; i < scales.size(); ++i) values[i] = std::ldexp(MxScaleValue(scales[i]), -form.shift);
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    // nvfp4: the code 1 has the value of one step, a half.
+    values[i] = format->e4m3_scale ? MxDecodeOne(1, scales[i], *format, tensor_scale)
+                                   : std::ldexp(MxScaleValue(scales[i]), -form.shift);
+  }
   Dims blocks = numbers.dims;
   blocks[static_cast<std::size_t>(mx.axis)] = static_cast<std::int64_t>(shape.blocks());
   twin.affine.scale = TensorRef::FromFloats(blocks, values);
@@ -77,9 +82,11 @@ MxTwin MakeMxTwin(const TensorRef& numbers, const Mx& mx) {
     return twin;
   }
   // At the scale of 1 an element's value is its code over a power of two.
+  const std::uint8_t one =
+      format->e4m3_scale ? MxEncodeOne(1, 127, *FindMxFormat("mxfp8_e4m3"), MxRounding::kEven) : 127;
   std::vector<std::int64_t> integers(codes.size());
   for (std::size_t i = 0; i < codes.size(); ++i) {
-    integers[i] = static_cast<std::int64_t>(std::ldexp(MxDecodeOne(codes[i], 127, *format), form.shift));
+    integers[i] = static_cast<std::int64_t>(std::ldexp(MxDecodeOne(codes[i], one, *format), form.shift));
   }
   twin.codes = TensorRef::FromInts(form.storage, numbers.dims, integers);
   return twin;
@@ -96,9 +103,9 @@ std::int64_t LowerMxToStandard(Model& model) {
       if (!IsMx(value)) continue;
       const Mx mx = value->type.quant->mx;
       const MxFormat* format = FindMxFormat(mx.format);
-      if (format == nullptr || format->integer || format->bits == 6) continue;
+      if (format == nullptr || format->integer || format->bits == 6 || format->e4m3_scale) continue;
       const TensorRef numbers = *value->data;
-      const MxShape shape = ShapeOf(numbers, mx);
+      const MxShape shape = MxShapeOf(numbers.dims, mx);
       std::vector<float> storage;
       const std::span<const float> x = FloatView(numbers, storage);
       std::vector<std::uint8_t> codes(shape.elements()), scales(shape.scales());

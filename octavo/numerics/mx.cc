@@ -22,7 +22,11 @@ constexpr MxFormat kFormats[] = {
     {"mxfp6_e2m3", false, 6, 2, 3, 1, 2, 7.5f},
     {"mxfp4", false, 4, 2, 1, 1, 2, 6.0f},
     {"mxint8", true, 8, 0, 6, 0, 0, 127.0f / 64.0f},
+    {"nvfp4", false, 4, 2, 1, 1, 2, 6.0f, true, 16},
 };
+constexpr const MxFormat& kE4m3 = kFormats[1];  // of nvfp4's block scales
+constexpr const MxFormat& kE2m1 = kFormats[4];  // of its elements
+constexpr std::uint8_t kE4m3Nan = 0x7f;
 
 constexpr std::uint32_t kAbsMask = 0x7fffffffu;
 constexpr std::uint32_t kInfinityBits = 0x7f800000u;
@@ -60,7 +64,7 @@ using VU = hn::Vec<DU>;
 
 // The shared scales of as many blocks as there are lanes.
 struct Scales {
-  VF down, up;  // 2^-shared, 2^shared (NaN for the NaN scale)
+  VF down, up;  // 2^-shared, 2^shared (NaN for the NaN scale); nvfp4: what to divide by, what to multiply with
 };
 
 // `code`: E8M0 codes, one a lane.
@@ -139,11 +143,44 @@ HWY_INLINE VU CodesOf(VF r, VF sign_source, const MxFormat& f) {
   }
 }
 
-template <bool kInteger, bool kAway>
+// The E4M3 scales of blocks of these largest magnitudes, as numbers; NaN for the NaN scale.
+HWY_INLINE VF E4m3Scales(VU abs_bits, float tensor_scale) {
+  const D d;
+  const DU du;
+  const auto finite = hn::Lt(abs_bits, hn::Set(du, kInfinityBits));
+  const auto top = hn::BitCast(d, hn::IfThenElseZero(finite, abs_bits));
+  const auto t = hn::Div(hn::Div(top, hn::Set(d, 6.0f)), hn::Set(d, tensor_scale));
+  const auto r = RoundMagnitude<false, false>(hn::Min(t, hn::Set(d, kE4m3.largest)), kE4m3);
+  return hn::IfThenElse(hn::RebindMask(d, finite), r, hn::BitCast(d, hn::Set(du, 0x7fc00000u)));
+}
+HWY_INLINE VU E4m3Codes(VF scale) {
+  const DU du;
+  const auto nan = hn::RebindMask(du, hn::IsNaN(scale));
+  return hn::IfThenElse(nan, hn::Set(du, kE4m3Nan),
+                        CodesOf<false>(hn::IfThenZeroElse(hn::IsNaN(scale), scale), scale, kE4m3));
+}
+// `scale`: an E4M3 number a lane, or NaN.
+HWY_INLINE Scales ExpandE4m3(VF scale, float tensor_scale) {
+  const D d;
+  Scales s;
+  s.up = hn::Mul(scale, hn::Set(d, tensor_scale));
+  // Dividing by infinity gives the zeros of a block of the scale 0; by the 0 of a NaN block nothing that is kept.
+  const auto zero = hn::Eq(s.up, hn::Zero(d));
+  s.down = hn::IfThenElse(zero, hn::Set(d, std::numeric_limits<float>::infinity()), s.up);
+  s.down = hn::IfThenZeroElse(hn::IsNaN(s.up), s.down);
+  return s;
+}
+
+template <bool kInteger, bool kAway, bool kDivide>
 HWY_INLINE VF Elements(VF x, const Scales& s, const MxFormat& f) {
   const D d;
   const DU du;
-  const auto v = hn::Mul(x, s.down);
+  VF v;
+  if constexpr (kDivide) {
+    v = hn::Div(x, s.down);
+  } else {
+    v = hn::Mul(x, s.down);
+  }
   // A NaN (an infinity times the 0 of a NaN block) must not meet Min.
   const auto finite = hn::IfThenElse(hn::Eq(v, v), v, hn::Zero(d));
   const auto r = RoundMagnitude<kInteger, kAway>(hn::Abs(finite), f);
@@ -190,8 +227,9 @@ HWY_INLINE VF LoadPart(const float* p, size_t count) {
   return hn::Load(d, buffer);
 }
 
-template <bool kInteger, bool kAway>
-void Run(const float* x, const MxShape& shape, const MxFormat& f, std::uint8_t* codes, std::uint8_t* scales, float* y) {
+template <bool kInteger, bool kAway, bool kE4m3Scale = false>
+void Run(const float* x, const MxShape& shape, const MxFormat& f, float tensor_scale, std::uint8_t* codes,
+         std::uint8_t* scales, float* y) {
   const D d;
   const DU du;
   const DI di;
@@ -199,7 +237,7 @@ void Run(const float* x, const MxShape& shape, const MxFormat& f, std::uint8_t* 
   const auto mask = hn::Set(du, kAbsMask);
   const auto one = [&](size_t at, size_t count, const Scales& s) {
     const auto v = LoadPart(x + at, count);
-    const auto r = Elements<kInteger, kAway>(v, s, f);
+    const auto r = Elements<kInteger, kAway, kE4m3Scale>(v, s, f);
     if (y != nullptr) {
       Emit(r, v, s, hn::Zero(du), nullptr, y + at, count);
     } else {
@@ -223,10 +261,18 @@ void Run(const float* x, const MxShape& shape, const MxFormat& f, std::uint8_t* 
           top = hn::Max(top, hn::BitCast(di, hn::And(hn::BitCast(du, LoadPart(x + base + i, length - i)), mask)));
         }
         const auto abs_bits = static_cast<uint32_t>(hn::GetLane(hn::MaxOfLanes(di, top)));
-        const std::uint8_t code = ScaleOf(abs_bits, f.emax);
+        Scales s;
+        std::uint8_t code = 0;
+        if constexpr (kE4m3Scale) {
+          const auto scale = E4m3Scales(hn::Set(du, abs_bits), tensor_scale);
+          if (scales != nullptr) code = static_cast<std::uint8_t>(hn::GetLane(E4m3Codes(scale)));
+          s = ExpandE4m3(scale, tensor_scale);
+        } else {
+          code = ScaleOf(abs_bits, f.emax);
+          s = Expand(hn::Set(du, code));
+        }
         if (scales != nullptr) scales[scale_at] = code;
         ++scale_at;
-        const Scales s = Expand(hn::Set(du, code));
         for (i = 0; i < length; i += lanes) one(base + i, std::min(lanes, length - i), s);
       } else {
         for (size_t j = 0; j < shape.inner; j += lanes) {
@@ -236,13 +282,21 @@ void Run(const float* x, const MxShape& shape, const MxFormat& f, std::uint8_t* 
             const auto v = LoadPart(x + base + i * shape.inner + j, count);
             top = hn::Max(top, hn::BitCast(di, hn::And(hn::BitCast(du, v), mask)));
           }
-          const auto code = ScaleCodes(hn::BitCast(du, top), f.emax);
+          Scales s;
+          VU code;
+          if constexpr (kE4m3Scale) {
+            const auto scale = E4m3Scales(hn::BitCast(du, top), tensor_scale);
+            code = E4m3Codes(scale);
+            s = ExpandE4m3(scale, tensor_scale);
+          } else {
+            code = ScaleCodes(hn::BitCast(du, top), f.emax);
+            s = Expand(code);
+          }
           if (scales != nullptr) {
             HWY_ALIGN uint32_t buffer[hn::MaxLanes(d)];
             hn::Store(code, du, buffer);
             for (size_t k = 0; k < count; ++k) scales[scale_at + j + k] = static_cast<std::uint8_t>(buffer[k]);
           }
-          const Scales s = Expand(code);
           for (size_t i = 0; i < length; ++i) one(base + i * shape.inner + j, count, s);
         }
         scale_at += shape.inner;
@@ -251,13 +305,30 @@ void Run(const float* x, const MxShape& shape, const MxFormat& f, std::uint8_t* 
   }
 }
 
-void Quantize(const float* x, const MxShape& shape, const MxFormat& f, bool away, std::uint8_t* codes,
-              std::uint8_t* scales, float* y) {
-  if (f.integer) {
-    away ? Run<true, true>(x, shape, f, codes, scales, y) : Run<true, false>(x, shape, f, codes, scales, y);
-  } else {
-    away ? Run<false, true>(x, shape, f, codes, scales, y) : Run<false, false>(x, shape, f, codes, scales, y);
-  }
+void Quantize(const float* x, const MxShape& shape, const MxFormat& f, bool away, float tensor_scale,
+              std::uint8_t* codes, std::uint8_t* scales, float* y) {
+  const auto run = f.integer      ? (away ? Run<true, true> : Run<true, false>)
+                   : f.e4m3_scale ? (away ? Run<false, true, true> : Run<false, false, true>)
+                                  : (away ? Run<false, true> : Run<false, false>);
+  run(x, shape, f, tensor_scale, codes, scales, y);
+}
+
+// Bits of the largest finite magnitude.
+std::uint32_t LargestFinite(const float* x, size_t n) {
+  const D d;
+  const DU du;
+  const DI di;
+  const size_t lanes = hn::Lanes(d);
+  const auto infinity = hn::Set(di, static_cast<int32_t>(kInfinityBits));
+  auto top = hn::Zero(di);
+  const auto take = [&](VF v) {
+    const auto bits = hn::BitCast(di, hn::And(hn::BitCast(du, v), hn::Set(du, kAbsMask)));
+    top = hn::Max(top, hn::IfThenElseZero(hn::Lt(bits, infinity), bits));
+  };
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) take(hn::LoadU(d, x + i));
+  if (i < n) take(LoadPart(x + i, n - i));
+  return static_cast<std::uint32_t>(hn::GetLane(hn::MaxOfLanes(di, top)));
 }
 
 HWY_INLINE VF Values(VU code, const Scales& s, const MxFormat& f) {
@@ -292,7 +363,8 @@ HWY_INLINE VF Values(VU code, const Scales& s, const MxFormat& f) {
   return hn::IfThenElse(hn::Eq(y, y), y, hn::BitCast(d, hn::Set(du, 0x7fc00000u)));
 }
 
-void Decode(const std::uint8_t* codes, const std::uint8_t* scales, const MxShape& shape, const MxFormat& f, float* y) {
+void Decode(const std::uint8_t* codes, const std::uint8_t* scales, const MxShape& shape, const MxFormat& f,
+            float tensor_scale, float* y) {
   const D d;
   const DU du;
   const hn::Rebind<uint8_t, D> d8;
@@ -313,18 +385,23 @@ void Decode(const std::uint8_t* codes, const std::uint8_t* scales, const MxShape
       std::copy(buffer, buffer + count, y + at);
     }
   };
+  // E4M3 codes are values of their own format at the scale 1.
+  const Scales unit = Expand(hn::Set(du, 127));
+  const auto expand = [&](VU code) HWY_ATTR {
+    return f.e4m3_scale ? ExpandE4m3(Values(code, unit, kE4m3), tensor_scale) : Expand(code);
+  };
   size_t scale_at = 0;
   for (size_t o = 0; o < shape.outer; ++o) {
     for (size_t b = 0; b < shape.n; b += shape.block) {
       const size_t length = std::min(shape.block, shape.n - b);
       const size_t base = (o * shape.n + b) * shape.inner;
       if (shape.inner == 1) {
-        const Scales s = Expand(hn::Set(du, scales[scale_at++]));
+        const Scales s = expand(hn::Set(du, scales[scale_at++]));
         for (size_t i = 0; i < length; i += lanes) one(base + i, std::min(lanes, length - i), s);
       } else {
         for (size_t j = 0; j < shape.inner; j += lanes) {
           const size_t count = std::min(lanes, shape.inner - j);
-          const Scales s = Expand(load(scales + scale_at + j, count));
+          const Scales s = expand(load(scales + scale_at + j, count));
           for (size_t i = 0; i < length; ++i) one(base + i * shape.inner + j, count, s);
         }
         scale_at += shape.inner;
@@ -343,6 +420,7 @@ namespace octavo {
 namespace {
 HWY_EXPORT(Quantize);
 HWY_EXPORT(Decode);
+HWY_EXPORT(LargestFinite);
 }  // namespace
 
 std::span<const MxFormat> MxFormats() { return kFormats; }
@@ -358,13 +436,38 @@ float MxScaleValue(std::uint8_t code) {
   return code == kMxNanScale ? std::numeric_limits<float>::quiet_NaN() : PowerOfTwo(code - 127);
 }
 
-std::uint8_t MxBlockScale(std::span<const float> block, const MxFormat& format) {
+float MxTensorScale(std::span<const float> x, const MxFormat& format) {
+  if (!format.e4m3_scale) return 1;
+  const float top = std::bit_cast<float>(HWY_DYNAMIC_DISPATCH(LargestFinite)(x.data(), x.size()));
+  const float scale = top / (kE4m3.largest * kE2m1.largest);
+  return std::isnormal(scale) ? scale : 1;
+}
+
+namespace {
+
+// The f32 scale of a block of nvfp4.
+float E4m3Scale(std::uint8_t code, float tensor_scale) { return MxDecodeOne(code, 127, kE4m3) * tensor_scale; }
+
+}  // namespace
+
+std::uint8_t MxBlockScale(std::span<const float> block, const MxFormat& format, float tensor_scale) {
   std::uint32_t top = 0;
   for (const float x : block) top = std::max(top, std::bit_cast<std::uint32_t>(x) & kAbsMask);
+  if (format.e4m3_scale) {
+    if (top >= kInfinityBits) return kE4m3Nan;
+    const float scale = std::bit_cast<float>(top) / 6.0f / tensor_scale;
+    return MxEncodeOne(std::min(scale, kE4m3.largest), 127, kE4m3, MxRounding::kEven);
+  }
   return ScaleOf(top, format.emax);
 }
 
-std::uint8_t MxEncodeOne(float x, std::uint8_t scale, const MxFormat& format, MxRounding rounding) {
+std::uint8_t MxEncodeOne(float x, std::uint8_t scale, const MxFormat& format, MxRounding rounding, float tensor_scale) {
+  if (format.e4m3_scale) {
+    if (scale == kE4m3Nan) return 0;
+    const float d = E4m3Scale(scale, tensor_scale);
+    const float t = d == 0 ? std::copysign(0.0f, x) : x / d;
+    return MxEncodeOne(std::clamp(t, -kE2m1.largest, kE2m1.largest), 127, kE2m1, rounding);
+  }
   if (scale == kMxNanScale) return 0;
   const double v = std::ldexp(std::fabs(static_cast<double>(x)), 127 - scale);  // exact in f64
   int e = 0;
@@ -398,8 +501,11 @@ std::uint8_t MxEncodeOne(float x, std::uint8_t scale, const MxFormat& format, Mx
   return static_cast<std::uint8_t>(code);
 }
 
-float MxDecodeOne(std::uint8_t code, std::uint8_t scale, const MxFormat& format) {
+float MxDecodeOne(std::uint8_t code, std::uint8_t scale, const MxFormat& format, float tensor_scale) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  if (format.e4m3_scale) {
+    return scale == kE4m3Nan ? kNan : MxDecodeOne(code, 127, kE2m1) * E4m3Scale(scale, tensor_scale);
+  }
   if (scale == kMxNanScale) return kNan;
   if (format.integer) return static_cast<float>(std::ldexp(static_cast<std::int8_t>(code), scale - 127 - 6));
   const unsigned magnitude = code & ((1u << (format.bits - 1)) - 1);
@@ -420,17 +526,20 @@ float MxDecodeOne(std::uint8_t code, std::uint8_t scale, const MxFormat& format)
 }
 
 void MxEncode(const float* x, const MxShape& shape, const MxFormat& format, MxRounding rounding, std::uint8_t* codes,
-              std::uint8_t* scales) {
-  HWY_DYNAMIC_DISPATCH(Quantize)(x, shape, format, rounding == MxRounding::kAway, codes, scales, nullptr);
+              std::uint8_t* scales, float tensor_scale) {
+  HWY_DYNAMIC_DISPATCH(Quantize)
+  (x, shape, format, rounding == MxRounding::kAway, tensor_scale, codes, scales, nullptr);
 }
 
 void MxDecode(const std::uint8_t* codes, const std::uint8_t* scales, const MxShape& shape, const MxFormat& format,
-              float* y) {
-  HWY_DYNAMIC_DISPATCH(Decode)(codes, scales, shape, format, y);
+              float* y, float tensor_scale) {
+  HWY_DYNAMIC_DISPATCH(Decode)(codes, scales, shape, format, tensor_scale, y);
 }
 
 void MxFakeQuantize(const float* x, const MxShape& shape, const MxFormat& format, MxRounding rounding, float* y) {
-  HWY_DYNAMIC_DISPATCH(Quantize)(x, shape, format, rounding == MxRounding::kAway, nullptr, nullptr, y);
+  const float tensor_scale = MxTensorScale({x, shape.elements()}, format);
+  HWY_DYNAMIC_DISPATCH(Quantize)
+  (x, shape, format, rounding == MxRounding::kAway, tensor_scale, nullptr, nullptr, y);
 }
 
 }  // namespace octavo

@@ -76,7 +76,8 @@ TEST(Mx, ScalesOfBlocks) {
 TEST(Mx, CodesRoundTrip) {
   for (const MxFormat& f : MxFormats()) {
     for (unsigned code = 0; code < (1u << f.bits); ++code) {
-      for (const std::uint8_t scale : {std::uint8_t{0}, std::uint8_t{127}, std::uint8_t{200}}) {
+      for (const std::uint8_t scale : {std::uint8_t{0}, std::uint8_t{126}, std::uint8_t{200}}) {
+        if (f.e4m3_scale && scale != 126) continue;  // the scale 0 keeps nothing; 200 is a negative number
         const float v = MxDecodeOne(static_cast<std::uint8_t>(code), scale, f);
         if (!std::isfinite(v) || (f.integer && code == 0x80)) continue;
         for (const MxRounding r : {MxRounding::kAway, MxRounding::kEven}) {
@@ -108,7 +109,7 @@ std::vector<Case> Cases() {
   const auto tiny = [&] { return std::bit_cast<float>(static_cast<std::uint32_t>(gen() & 0x81ffffffu)); };
   for (const MxShape& shape :
        {MxShape{1, 1 << 16, 1, 32}, MxShape{64, 100, 1, 32}, MxShape{3, 70, 37, 32}, MxShape{1, 33, 64, 32},
-        MxShape{500, 7, 1, 16}, MxShape{5, 9, 3, 1}, MxShape{2, 64, 5, 64}}) {
+        MxShape{500, 7, 1, 16}, MxShape{3, 50, 19, 16}, MxShape{5, 9, 3, 1}, MxShape{2, 64, 5, 64}}) {
     add(shape, [&] { return normal(gen); });
     add(shape, ties);
     add(shape, tiny);
@@ -126,6 +127,7 @@ TEST(Mx, KernelsAreTheLaw) {
   for (const Case& c : Cases()) {
     const MxShape& s = c.shape;
     for (const MxFormat& f : MxFormats()) {
+      const float tensor = MxTensorScale(c.x, f);
       for (const MxRounding rounding : {MxRounding::kEven, MxRounding::kAway}) {
         std::vector<std::uint8_t> codes(s.elements(), 0xaa), scales(s.scales(), 0xaa), want(s.elements());
         std::vector<float> fake(s.elements()), decoded(s.elements()), want_values(s.elements());
@@ -139,18 +141,18 @@ TEST(Mx, KernelsAreTheLaw) {
                 at.push_back((o * s.n + i) * s.inner + j);
                 block.push_back(c.x[at.back()]);
               }
-              const std::uint8_t scale = MxBlockScale(block, f);
+              const std::uint8_t scale = MxBlockScale(block, f, tensor);
               want_scales[(o * s.blocks() + b) * s.inner + j] = scale;
               for (std::size_t i = 0; i < at.size(); ++i) {
-                want[at[i]] = MxEncodeOne(block[i], scale, f, rounding);
-                want_values[at[i]] = MxDecodeOne(want[at[i]], scale, f);
+                want[at[i]] = MxEncodeOne(block[i], scale, f, rounding, tensor);
+                want_values[at[i]] = MxDecodeOne(want[at[i]], scale, f, tensor);
               }
             }
           }
         }
-        MxEncode(c.x.data(), s, f, rounding, codes.data(), scales.data());
+        MxEncode(c.x.data(), s, f, rounding, codes.data(), scales.data(), tensor);
         ASSERT_EQ(scales, want_scales) << f.name;
-        MxDecode(codes.data(), scales.data(), s, f, decoded.data());
+        MxDecode(codes.data(), scales.data(), s, f, decoded.data(), tensor);
         MxFakeQuantize(c.x.data(), s, f, rounding, fake.data());
         for (std::size_t i = 0; i < c.x.size(); ++i) {
           ASSERT_EQ(int{codes[i]}, int{want[i]}) << f.name << " " << i << " x " << c.x[i];
@@ -168,11 +170,33 @@ TEST(Mx, EveryCodeDecodesAsTheLaw) {
     for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i);
     for (std::size_t i = 0; i < 256; ++i) scales[i] = static_cast<std::uint8_t>(i);
     std::vector<float> y(codes.size());
-    MxDecode(codes.data(), scales.data(), {256, 256, 1, 256}, f, y.data());
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      ASSERT_EQ(Bits(y[i]), Bits(MxDecodeOne(codes[i], scales[i / 256], f))) << f.name << " " << i;
+    for (const float tensor : {1.0f, 0.3f}) {
+      MxDecode(codes.data(), scales.data(), {256, 256, 1, 256}, f, y.data(), tensor);
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        ASSERT_EQ(Bits(y[i]), Bits(MxDecodeOne(codes[i], scales[i / 256], f, tensor))) << f.name << " " << i;
+      }
     }
   }
+}
+
+TEST(Mx, Nvfp4HasAScaleOfTheTensor) {
+  const MxFormat& f = *FindMxFormat("nvfp4");
+  const std::vector<float> x = {2688.0f, -3.0f, kInf, kNan};
+  EXPECT_EQ(MxTensorScale(x, f), 1.0f);  // of finite numbers alone
+  EXPECT_EQ(MxTensorScale(x, *FindMxFormat("mxfp4")), 1.0f);
+  EXPECT_EQ(MxTensorScale({}, f), 1.0f);
+  EXPECT_EQ(MxTensorScale(std::vector<float>{0x1p-140f}, f), 1.0f);
+  const auto scale = [&](std::vector<float> block, float tensor) { return MxBlockScale(block, f, tensor); };
+  EXPECT_EQ(scale({2688.0f}, 1), 0x7e);        // 448
+  EXPECT_EQ(scale({1e30f}, 1), 0x7e);          // saturates
+  EXPECT_EQ(scale({6.0f, -1.0f}, 1), 7 << 3);  // 1
+  EXPECT_EQ(scale({6.375f}, 1), 7 << 3);       // 1.0625, a tie: to even
+  EXPECT_EQ(scale({0x1p-12f}, 1), 0);          // small beside the tensor
+  EXPECT_EQ(scale({1.0f, kNan}, 1), 0x7f);
+  EXPECT_EQ(MxDecodeOne(MxEncodeOne(-5.0f, 7 << 3, f, MxRounding::kAway), 7 << 3, f), -6.0f);
+  EXPECT_EQ(MxDecodeOne(MxEncodeOne(-5.0f, 7 << 3, f, MxRounding::kEven), 7 << 3, f), -4.0f);
+  EXPECT_EQ(MxDecodeOne(MxEncodeOne(1e9f, 0, f, MxRounding::kEven), 0, f), 0.0f);
+  EXPECT_EQ(MxDecodeOne(7, 0x7e, f, 2.0f), 6.0f * 448 * 2);
 }
 
 }  // namespace

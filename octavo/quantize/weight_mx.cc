@@ -8,7 +8,7 @@ namespace octavo {
 
 std::optional<WeightOnlyFormat> MxWeights(const QuantizationConfig& config) {
   const MxFormat* format = FindMxFormat(config.precision);
-  if (format == nullptr) return std::nullopt;
+  if (format == nullptr || format->e4m3_scale) return std::nullopt;
   WeightOnlyFormat out;
   out.name = config.precision;
   out.weight_text = config.precision + ", blocks of " + std::to_string(config.block);

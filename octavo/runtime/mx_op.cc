@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -29,25 +30,29 @@ struct Kernel {
   float low = 0, high = 255;
 };
 
-OrtStatus* Fail(const std::string& text) { return Ort().api->CreateStatus(ORT_INVALID_ARGUMENT, text.c_str()); }
+// Set once, before the first kernel is made: a process has one runtime.
+std::atomic<const OrtApi*> g_api{nullptr};
+const OrtApi& Api() { return *g_api.load(std::memory_order_acquire); }
+
+OrtStatus* Fail(const std::string& text) { return Api().CreateStatus(ORT_INVALID_ARGUMENT, text.c_str()); }
 
 // `fallback` stays where the attribute is absent.
 void ReadInt(const OrtKernelInfo* info, const char* name, std::int64_t& value) {
   std::int64_t read = 0;
-  if (OrtStatus* s = Ort().api->KernelInfoGetAttribute_int64(info, name, &read))
-    Ort().api->ReleaseStatus(s);
+  if (OrtStatus* s = Api().KernelInfoGetAttribute_int64(info, name, &read))
+    Api().ReleaseStatus(s);
   else
     value = read;
 }
 void ReadText(const OrtKernelInfo* info, const char* name, std::string& value) {
   std::size_t size = 0;
-  if (OrtStatus* s = Ort().api->KernelInfoGetAttribute_string(info, name, nullptr, &size)) {
-    Ort().api->ReleaseStatus(s);
+  if (OrtStatus* s = Api().KernelInfoGetAttribute_string(info, name, nullptr, &size)) {
+    Api().ReleaseStatus(s);
     return;
   }
   std::string text(size, '\0');
-  if (OrtStatus* s = Ort().api->KernelInfoGetAttribute_string(info, name, text.data(), &size)) {
-    Ort().api->ReleaseStatus(s);
+  if (OrtStatus* s = Api().KernelInfoGetAttribute_string(info, name, text.data(), &size)) {
+    Api().ReleaseStatus(s);
     return;
   }
   text.resize(std::strlen(text.c_str()));
@@ -75,8 +80,9 @@ OrtStatus* Create(Kind kind, const OrtKernelInfo* info, void** out) {
     ReadText(info, "rounding", rounding);
     ReadText(info, "shared_exponent", shared);
     ReadInt(info, "axis", kernel->axis);
-    ReadInt(info, "block_size", kernel->block);
     kernel->format = FindMxFormat(format);
+    if (kernel->format != nullptr) kernel->block = kernel->format->block;
+    ReadInt(info, "block_size", kernel->block);
     const std::string op = kNames[static_cast<int>(kind)];
     if (kernel->format == nullptr) return Fail(op + ": unknown elem_format '" + format + "'");
     if (rounding != "away" && rounding != "even") return Fail(op + ": rounding must be away or even");
@@ -96,7 +102,7 @@ struct Tensor {
 };
 
 OrtStatus* Read(OrtKernelContext* context, std::size_t i, Tensor& t) {
-  const OrtApi& api = *Ort().api;
+  const OrtApi& api = Api();
   if (OrtStatus* s = api.KernelContext_GetInput(context, i, &t.value)) return s;
   if (t.value == nullptr) return nullptr;
   OrtTensorTypeAndShapeInfo* info = nullptr;
@@ -152,7 +158,7 @@ std::vector<float> Numbers(const Tensor& t) {
 }
 
 OrtStatus* Compute(const Kernel& k, OrtKernelContext* context) {
-  const OrtApi& api = *Ort().api;
+  const OrtApi& api = Api();
   const std::string op = kNames[static_cast<int>(k.kind)];
   Tensor x;
   if (OrtStatus* s = Read(context, 0, x)) return s;
@@ -206,7 +212,7 @@ OrtStatus* Compute(const Kernel& k, OrtKernelContext* context) {
 // The output has the input's shape; an unknown dimension without a name gets one of its own.
 OrtStatus* Infer(OrtShapeInferContext* context) {
   static std::atomic<std::uint64_t> counter{0};
-  const OrtApi& api = *Ort().api;
+  const OrtApi& api = Api();
   OrtTensorTypeAndShapeInfo* input = nullptr;
   if (OrtStatus* s = api.ShapeInferContext_GetInputTypeShape(context, 0, &input)) return s;
   std::size_t rank = 0;
@@ -234,7 +240,7 @@ OrtStatus* Infer(OrtShapeInferContext* context) {
 
 ProjectOp::ProjectOp(Kind k) : OrtCustomOp{}, kind(k) {
   OrtCustomOp& op = *this;
-  op.version = kOrtApi;
+  op.version = kOpsApi;
   op.GetName = [](const OrtCustomOp* self) {
     return kNames[static_cast<int>(static_cast<const ProjectOp*>(self)->kind)];
   };
@@ -273,15 +279,21 @@ ProjectOp::ProjectOp(Kind k) : OrtCustomOp{}, kind(k) {
 
 }  // namespace
 
-void AddProjectOps(::Ort::SessionOptions& options) {
+OrtStatus* AddProjectOps(const OrtApi& api, OrtSessionOptions* options) {
+  g_api.store(&api, std::memory_order_release);
   // One a process, never released: sessions refer to it until the runtime goes.
-  static auto* const domain = [] {
-    auto* d = new ::Ort::CustomOpDomain("octavo");
-    for (const Kind kind : {Kind::kFake, Kind::kQuantize, Kind::kDequantize, Kind::kAffine})
-      d->Add(new ProjectOp(kind));
-    return d;
-  }();
-  options.Add(*domain);
+  static OrtCustomOpDomain* domain = nullptr;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (domain == nullptr) {
+    OrtCustomOpDomain* made = nullptr;
+    if (OrtStatus* s = api.CreateCustomOpDomain("octavo", &made)) return s;
+    for (const Kind kind : {Kind::kFake, Kind::kQuantize, Kind::kDequantize, Kind::kAffine}) {
+      if (OrtStatus* s = api.CustomOpDomain_Add(made, new ProjectOp(kind))) return s;
+    }
+    domain = made;
+  }
+  return api.AddCustomOpDomain(options, domain);
 }
 
 }  // namespace octavo::internal

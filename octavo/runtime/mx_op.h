@@ -2,7 +2,9 @@
 // and FakeQuantize, so that models that hold them run here. Internal to this room: it needs the runtime's headers.
 #pragma once
 
-#include "octavo/runtime/ort.h"
+#include <onnxruntime_c_api.h>
+
+#include <cstdint>
 
 namespace octavo::internal {
 
@@ -12,6 +14,11 @@ namespace octavo::internal {
 //  - FakeQuantize(x, scale, zero_point): (clamp(round_half_even(x / scale) + zero_point, quant_min, quant_max) -
 //    zero_point) * scale in f32, per tensor or along `axis`; NaN becomes 0.
 // A bad attribute or shape is an error of the session or of the run.
-void AddProjectOps(::Ort::SessionOptions& options);
+// `api`: the runtime that `options` belongs to; one a process. Returns null or the runtime's error, as its own
+// functions do.
+OrtStatus* AddProjectOps(const OrtApi& api, OrtSessionOptions* options);
+
+// The API level that the operators are written against.
+inline constexpr std::uint32_t kOpsApi = 23;
 
 }  // namespace octavo::internal

@@ -372,7 +372,7 @@ void Session::Impl::Load(const SessionOptions& options,
     so.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
     if (!options.arena) so.DisableCpuMemArena();
     if (!options.memory_pattern) so.DisableMemPattern();
-    internal::AddProjectOps(so);
+    ::Ort::ThrowOnError(internal::AddProjectOps(api, so));
     if (options.disable_prepacking) so.AddConfigEntry("session.disable_prepacking", "1");
     for (const auto& [key, value] : options.config) so.AddConfigEntry(key.c_str(), value.c_str());
     if (options.ep) internal::AppendEp(so, *options.ep);
