@@ -1,5 +1,7 @@
 #include "octavo/quantize/quantize_static.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -69,7 +71,7 @@ class Quantizer {
     LogDebug("quantize: parameters chosen");
     QuantizeWeights();
     LogDebug("quantize: weights have codes");
-    if (config_.keep_float_auto && BitWidth(precision_.activation) == 8) Select();
+    if (Selects()) Select();
     calibration_.reset();
     LogDebug("quantize: nodes selected");
     Apply();
@@ -124,6 +126,7 @@ class Quantizer {
     for (std::size_t i = 0; i < specs.size(); ++i) spec_of_[specs[i].value] = i;
     // Looking at the weights has made them resident, and the session keeps its own packed copy.
     for (const Value* constant : model_.graph->constants()) DropPages(*constant);
+    ::malloc_trim(0);  // what the float passes' sessions have freed
     CalibrateOptions options;
     options.threads = threads_;
     options.method = MethodName(config_.calibration);
@@ -282,6 +285,9 @@ class Quantizer {
     });
   }
 
+  // While nodes are selected, the session is there too: codes are made again for those that need them.
+  bool Selects() const { return config_.keep_float_auto && BitWidth(precision_.activation) == 8; }
+
   // Weights in a file are read again when they are needed again.
   static void DropPages(const Value& constant) {
     if (constant.data && constant.data->file != nullptr) constant.data->file->DropPages(constant.data->bytes);
@@ -302,6 +308,7 @@ class Quantizer {
                      ? QuantizeWeightWith(*p.weight->data, p.channel_axis, options, std::move(*chosen))
                      : QuantizeWeight(*p.weight->data, p.channel_axis, options, floor);
       w.noise = AnalyzeWeight(*p.node, *p.weight->data, w.weight, moments, w.corrected);
+      if (Selects()) w.weight.codes = SpillBuffer();
       if (!has_bias_input) return;
       w.bias.clear();
       if (p.bias == nullptr && !w.corrected) return;
@@ -528,6 +535,14 @@ class Quantizer {
       if (placement_.nodes[i].y != nullptr) integer_outputs.insert(placement_.nodes[i].y);
     }
     result_.integer_mac_share = macs > 0 ? integer_macs / macs : 0;
+    ParallelFor(work_.size(), threads_, [&](std::size_t i) {
+      CheckInterrupt();
+      Work& w = work_[i];
+      const PlacedNode& p = placement_.nodes[i];
+      if (!w.keep_float.empty() || w.weight.codes.size() > 0) return;
+      w.weight = QuantizeWeightWith(*p.weight->data, p.channel_axis, OptionsOf(*p.weight), std::move(w.weight.params));
+      DropPages(*p.weight);
+    });
     std::vector<PlannedNode> plan;
     for (std::size_t i = 0; i < work_.size(); ++i) {
       Work& w = work_[i];

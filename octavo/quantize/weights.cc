@@ -105,7 +105,8 @@ std::vector<AffineParams> ChooseWeightParams(const TensorRef& weight, std::int64
   const View view = ViewOf(weight.dims, axis);
   std::vector<float> converted;
   const std::span<const float> w = FloatView(weight, converted);
-  const DType choose = CodeType(options).type;
+  const CodeType code(options);
+  const DType choose = code.type;
   std::vector<AffineParams> params(static_cast<std::size_t>(view.channels));
   const auto choose_one = [&](std::int64_t c, std::span<const float> values) {
     MinMax range;
@@ -122,6 +123,7 @@ std::vector<AffineParams> ChooseWeightParams(const TensorRef& weight, std::int64
                        range.HasRange() ? std::max(range.max, 0.0f) * grow : 0.0f, choose, options.symmetric);
       p.scale = std::max(p.scale, lowest);
     }
+    p.zero_point += code.shift;
     params[static_cast<std::size_t>(c)] = p;
   };
   const auto inner = static_cast<std::size_t>(view.inner), outer = static_cast<std::size_t>(view.outer);
@@ -165,12 +167,14 @@ QuantizedWeight QuantizeWeightWith(const TensorRef& weight, std::int64_t channel
   std::vector<float> converted;
   const std::span<const float> w = FloatView(weight, converted);
   const CodeType code(options);
+  std::vector<AffineParams> unshifted = q.params;
+  for (AffineParams& p : unshifted) p.zero_point -= code.shift;
   q.codes = SpillBuffer(w.size() * CodeBytes(q.storage));
   ForChannels(view, options, kChannelRun, [&](std::int64_t first, std::int64_t count) {
     const auto run = [&](std::int64_t channels) {
       return static_cast<std::size_t>(view.outer * channels) * static_cast<std::size_t>(view.inner);
     };
-    const std::span<const AffineParams> own = std::span<const AffineParams>(q.params).subspan(
+    const std::span<const AffineParams> own = std::span<const AffineParams>(unshifted).subspan(
         static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     QuantizeTensor(w.subspan(run(first), run(count)), view.outer, count, view.inner, own, code.type,
                    q.codes.data() + run(first) * CodeBytes(q.storage));
@@ -178,7 +182,6 @@ QuantizedWeight QuantizeWeightWith(const TensorRef& weight, std::int64_t channel
   if (code.shift != 0) {
     const std::size_t bytes = CodeBytes(q.storage);
     for (std::size_t i = bytes - 1; i < q.codes.size(); i += bytes) q.codes.data()[i] ^= std::byte{0x80};
-    for (AffineParams& p : q.params) p.zero_point += code.shift;
   }
   q.codes.Release();
   return q;

@@ -256,6 +256,34 @@ TEST(ConvertToHalf, RandomNetworksRunCloseToFloat) {
   }
 }
 
+// A normalization that is spelled out is one chain of its input: nothing between its parts is rounded.
+TEST(ConvertToHalf, NormalizationsThatAreSpelledOutStayFloat) {
+  Model model = ParseModel(R"(graph @g(%x: f32[4,64]) -> (%y) {
+    %two = constant f32[] 2
+    %small = constant f32[] 1e-6
+    %gain = constant f32[64] splat(0.5)
+    %h: f32[4,64] = Neg(%x)
+    %m: f32[4,1] = ReduceMean(%h) {axes=[-1]}
+    %d: f32[4,64] = Sub(%h, %m)
+    %s: f32[4,64] = Pow(%d, %two)
+    %v: f32[4,1] = ReduceMean(%s) {axes=[-1]}
+    %e: f32[4,1] = Add(%v, %small)
+    %r: f32[4,1] = Sqrt(%e)
+    %q: f32[4,64] = Div(%d, %r)
+    %z: f32[4,64] = Mul(%q, %gain)
+    %y: f32[4,64] = Abs(%z)
+  })",
+                           13);
+  const HalfResult result = ConvertToHalf(model, DType::kF16);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  for (const char* name : {"m", "d", "s", "v", "e", "r", "q", "z"}) {
+    ASSERT_NE(model.graph->FindValue(name), nullptr) << name;
+    EXPECT_EQ(model.graph->FindValue(name)->type.dtype, DType::kF32) << name;
+  }
+  EXPECT_EQ(model.graph->FindValue("h")->type.dtype, DType::kF32) << "Neg is part of the chain of x";
+  EXPECT_EQ(result.kept_float.size(), 10u);
+}
+
 TEST(ConvertToHalf, OperatorsWithoutA16BitFormRun) {
   Model model = ParseModel("graph @g(%x: f32[2,3]) -> (%y) { %a: f32[2,3] = Neg(%x)\n%y: f32[2,3] = Celu(%a) }");
   const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
