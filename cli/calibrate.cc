@@ -4,6 +4,7 @@
 #include "cli/options.h"
 #include "octavo/base/error.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/build/plan.h"
 
 namespace octavo::cli {
 namespace {
@@ -21,22 +22,17 @@ int Run(const Flags& flags) {
   const bool merge = !flags.arguments.empty() && flags.arguments[0] == "merge";
   CalibrateFileResult result;
   if (merge) {
-    CheckOutputFile(flags.out, flags.common);
+    CheckOutputFile(flags.out, flags.common, "json");
     const std::vector<std::string> shards(flags.arguments.begin() + 1, flags.arguments.end());
-    if (flags.common.dry_run) {
-      Print("would merge " + std::to_string(shards.size()) + " files into " + flags.out + "\n");
-      return 0;
-    }
-    result = MergeStatistics(shards, flags.out);
+    result = MergeStatistics(shards, flags.common.dry_run ? std::string() : flags.out);
   } else {
     if (flags.arguments.size() > 1) ThrowUsage("unexpected argument '" + flags.arguments[1] + "'", "octavo calibrate");
     const BuildConfig config =
         MakeConfig(flags.arguments.empty() ? "" : flags.arguments[0], flags.common, flags.data, &flags.quantization);
     if (config.model.empty()) RequireArgument("", "the model", "octavo calibrate M.onnx --data D -o S.json");
-    CheckOutputFile(flags.out, flags.common);
+    CheckOutputFile(flags.out, flags.common, "json");
     if (flags.common.dry_run) {
-      Print(DescribePlan(config, flags.out, flags.data.require_data, PlanFor::kStatistics));
-      return 0;
+      return PrintPlan(MakePlan(config, flags.out, flags.data.require_data, PlanFor::kStatistics), flags.common);
     }
     result = CalibrateFile(config, flags.out, ThreadCount(flags.common), flags.data.require_data);
   }
@@ -44,7 +40,7 @@ int Run(const Flags& flags) {
   char line[160];
   std::snprintf(line, sizeof line, ": %zu samples, %zu tensors, %s, %.2f s\n", result.samples, result.tensors,
                 result.method.c_str(), result.seconds);
-  Print(flags.out + line);
+  Print((flags.common.dry_run ? "would write " : "") + flags.out + line);
   return 0;
 }
 

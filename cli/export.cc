@@ -5,7 +5,7 @@
 
 #include "cli/options.h"
 #include "octavo/base/error.h"
-#include "octavo/build/pipeline.h"
+#include "octavo/build/plan.h"
 
 namespace octavo::cli {
 namespace {
@@ -41,17 +41,17 @@ int Run(const Flags& flags) {
   request.threads = ThreadCount(flags.common);
   request.require_data = flags.data.require_data;
   CheckExport(request);
+  CheckOutputFile(flags.out, flags.common, flags.to);
   if (flags.common.dry_run) {
     if (!request.quantize) {
       QuantizationConfig none = EffectiveQuantization(request.config);
       none.precision = "fp32";
       request.config.quantization = none;
     }
-    Print("format       " + request.to + "\n" +
-          DescribePlan(request.config, request.out, flags.data.require_data, PlanFor::kFile));
-    return 0;
+    BuildPlan plan = MakePlan(request.config, request.out, flags.data.require_data, PlanFor::kModel);
+    plan.format = request.to;
+    return PrintPlan(plan, flags.common);
   }
-  CheckOutputFile(flags.out, flags.common);
   const ExportReport report = Export(request);
   WriteJson(flags.common, ToJson(report));
   Print(Summary(report));

@@ -2,7 +2,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <new>
+#include <optional>
+#include <type_traits>
+#include <variant>
 
 #include "cli/options.h"
 #include "octavo/base/error.h"
@@ -48,6 +52,45 @@ std::vector<std::string> OptionNames(const Command& command) {
     }
   }
   return names;
+}
+
+// Files that the command writes besides its output must not fall on what it reads, nor on each other.
+void RefuseClashes(const Command& command) {
+  namespace fs = std::filesystem;
+  struct Named {
+    std::string option;
+    fs::path path;
+  };
+  std::vector<Named> named;
+  const auto add = [&named](const std::string& option, const std::string& value) {
+    std::error_code error;
+    fs::path path = fs::weakly_canonical(value, error);
+    if (!value.empty() && !error) named.push_back({option, std::move(path)});
+  };
+  for (const Option& option : command.options) {
+    const std::string name = option.names.substr(option.names.rfind(',') + 1);
+    std::visit(
+        [&](const auto* target) {
+          using T = std::remove_cvref_t<decltype(*target)>;
+          if constexpr (std::is_same_v<T, std::string>) add(name, *target);
+          if constexpr (std::is_same_v<T, std::optional<std::string>>) add(name, target->value_or(""));
+          if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+            for (const std::string& value : *target) add(name, value);
+          }
+        },
+        option.target);
+  }
+  for (const Named& written : named) {
+    if (written.option != "--json" && written.option != "--save-statistics") continue;
+    std::error_code error;
+    if (fs::exists(written.path, error) && !fs::is_regular_file(written.path, error)) continue;  // /dev/stdout
+    for (const Named& other : named) {
+      if (&other == &written || other.path != written.path) continue;
+      const bool flag = other.option.starts_with("-");
+      ThrowUsage(written.option + " names the file that " + (flag ? other.option + " names" : "the command works on"),
+                 written.path.string(), "name another file");
+    }
+  }
 }
 
 std::string VersionText() {
@@ -123,6 +166,7 @@ int Run(int argc, char** argv) {
       ThrowUsage("unknown option '" + extra + "'", where, how.empty() ? "see " + where + " --help" : how);
     }
     for (const std::string& extra : app.remaining()) ThrowUsage("unexpected argument '" + extra + "'", "octavo");
+    RefuseClashes(commands[i]);
     return commands[i].run();
   }
   std::string known;

@@ -11,6 +11,9 @@
 #include "octavo/base/names.h"
 #include "octavo/base/output.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/build/plan.h"
+#include "octavo/build/summary.h"
+#include "octavo/numerics/mx.h"
 
 namespace octavo::cli {
 namespace {
@@ -109,7 +112,15 @@ void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
     }
   }
   if (flags.weight_type) q.weight_type = ParseTypeFlag(*flags.weight_type, "--weight-type");
-  if (flags.activation_type) q.activation_type = ParseTypeFlag(*flags.activation_type, "--activation-type");
+  if (flags.activation_type) {
+    q.activation_type.reset();
+    q.activation_mx.clear();
+    if (FindMxFormat(*flags.activation_type) != nullptr) {
+      q.activation_mx = *flags.activation_type;
+    } else {
+      q.activation_type = ParseTypeFlag(*flags.activation_type, "--activation-type");
+    }
+  }
   if (flags.per_channel && flags.per_tensor) {
     ThrowUsage("both --per-channel and --per-tensor were given", "command line", "keep one of the two");
   }
@@ -176,7 +187,7 @@ void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f) {
   o.push_back({"--symmetric", &f.symmetric, "activations with the zero point in the middle", g});
   o.push_back({"--asymmetric", &f.asymmetric, "activations with a zero point of their own", g});
   o.push_back({"--weight-type", &f.weight_type, "u8|s8|u16|s16", g});
-  o.push_back({"--activation-type", &f.activation_type, "u8|s8|u16|s16", g});
+  o.push_back({"--activation-type", &f.activation_type, "u8|s8|u16|s16, or the mx precision's own name", g});
   o.push_back({"--block", &f.block, "block size of int4 and the mx formats (32)", g});
   o.push_back({"--op-types", &f.op_types, "A,B: quantize only these operators", g});
   o.push_back({"--exclude", &f.exclude, "NODE or glob that stays float (repeatable)", g});
@@ -293,14 +304,28 @@ void WriteJson(const CommonFlags& common, const std::string& text) {
   file.Commit();
 }
 
-void CheckOutputFile(const std::string& file, const CommonFlags& common) {
+void CheckOutputFile(const std::string& file, const CommonFlags& common, std::string_view format) {
   RequireArgument(file, "-o", "give -o FILE");
+  constexpr std::pair<std::string_view, std::string_view> kFormats[] = {
+      {".onnx", "onnx"}, {".gguf", "gguf"}, {".circle", "circle"}, {".tflite", "circle"}, {".mlir", "stablehlo"}};
+  const std::string extension = std::filesystem::path(file).extension().string();
+  for (const auto& [suffix, means] : kFormats) {
+    if (extension != suffix || means == format) continue;
+    ThrowUsage("the output would be " + std::string(format) + ", which its name denies", file,
+               "choose another name, or write " + std::string(means) + " by octavo export --to " + std::string(means));
+  }
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(file, error);
   if (std::filesystem::is_directory(status)) ThrowUsage("the output is a directory", file, "name a file");
   if (std::filesystem::is_regular_file(status) && !common.force) {
     ThrowUsage("output file exists", file, "pass --force to replace it");
   }
+}
+
+int PrintPlan(const BuildPlan& plan, const CommonFlags& common) {
+  WriteJson(common, ToJson(plan));
+  Print(ToText(plan));
+  return 0;
 }
 
 void RequireArgument(const std::string& value, const std::string& name, const std::string& how) {
@@ -320,8 +345,7 @@ int RunBuild(BuildOptions& options, const CommonFlags& common) {
   options.force = common.force;
   Validate(options.config);
   if (common.dry_run) {
-    Print(DescribePlan(options.config, options.out, options.require_data));
-    return 0;
+    return PrintPlan(MakePlan(options.config, options.out, options.require_data, PlanFor::kBuild), common);
   }
   const BuildResult result = Build(options);
   if (result.up_to_date) {

@@ -15,7 +15,8 @@
 
 namespace octavo {
 struct BuildOptions;
-}
+struct BuildPlan;
+}  // namespace octavo
 
 namespace octavo::cli {
 
@@ -91,8 +92,11 @@ int ThreadCount(const CommonFlags& common);      // 0: all cores
 void ApplyQuiet(const CommonFlags& common);
 void WriteJson(const CommonFlags& common, const std::string& text);  // to --json F, if given
 void Print(const std::string& text);  // to stdout; Error(kBadInput) when it cannot be written
-// An output FILE that exists is left alone unless --force was given.
-void CheckOutputFile(const std::string& file, const CommonFlags& common);
+// An output FILE that exists is left alone unless --force was given, and one whose name says another format than
+// `format` ("onnx", "gguf", "circle", "stablehlo", "json") is none.
+void CheckOutputFile(const std::string& file, const CommonFlags& common, std::string_view format);
+// --dry-run: the plan to stdout and to --json.
+int PrintPlan(const BuildPlan& plan, const CommonFlags& common);
 // --epoption K=V, over those of the configuration file. Errors: kUsage.
 void AddProviderOptions(const std::vector<std::string>& texts, CompileConfig& config);
 // The end of `build` and `compile`: the plan for --dry-run, else the build, its manifest as JSON and its summary.

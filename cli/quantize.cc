@@ -5,6 +5,8 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/build/plan.h"
+#include "octavo/build/summary.h"
 
 namespace octavo::cli {
 namespace {
@@ -29,11 +31,10 @@ int Run(const Flags& flags) {
   const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
   if (config.model.empty()) RequireArgument("", "the model", "octavo quantize M.onnx -o Q.onnx");
   RequireArgument(flags.out, "-o", "give -o Q.onnx");
+  CheckOutputFile(flags.out, flags.common, "onnx");
   if (flags.common.dry_run) {
-    Print(DescribePlan(config, flags.out, flags.data.require_data, PlanFor::kFile));
-    return 0;
+    return PrintPlan(MakePlan(config, flags.out, flags.data.require_data, PlanFor::kModel), flags.common);
   }
-  CheckOutputFile(flags.out, flags.common);
   const QuantizeFileResult result = QuantizeFile(config, flags.out, ThreadCount(flags.common), flags.data.require_data);
   WriteJson(flags.common, ToJson(result.quantize));
   Print(Summary(result));

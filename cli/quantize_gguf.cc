@@ -32,6 +32,7 @@ int QuantizeGgufFile(const std::string& source, const std::string& out, const Co
   options.threads = ThreadCount(common);
   options.imatrix = options.config.imatrix;
   if (gguf.max_memory) options.max_memory = ParseBytes(*gguf.max_memory, "--max-memory");
+  CheckOutputFile(out, common, "gguf");
   const Gguf file = Gguf::Open(source);
   if (common.dry_run) {
     const GgufQuantizePlan plan = PlanGgufQuantize(file, options);
@@ -39,7 +40,6 @@ int QuantizeGgufFile(const std::string& source, const std::string& out, const Co
     Print(PlanText(file, plan, out));
     return 0;
   }
-  CheckOutputFile(out, common);
   const GgufQuantizeResult result = QuantizeGguf(file, options, out);
   WriteJson(common, PlanJson(file, result.plan, out));
   Print(Summary(file, result, out));

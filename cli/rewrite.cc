@@ -51,7 +51,7 @@ int Run(const Flags& flags) {
     Print(Summary(BisectRewrite(options, *data.source, samples, ThreadCount(flags.common))));
     return 0;
   }
-  if (!flags.common.dry_run) CheckOutputFile(flags.out, flags.common);
+  if (!flags.common.dry_run || !flags.out.empty()) CheckOutputFile(flags.out, flags.common, "onnx");
   const RewriteFileResult result = RewriteFile(options, flags.common.dry_run ? std::string() : flags.out);
   WriteJson(flags.common, ToJson(result));
   if (flags.trace) Print(Trace(result.rewrite.rules));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 
 namespace octavo {
 namespace {
@@ -20,24 +21,14 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::UnorderedElementsAre;
 
-class Output : public testing::Test {
+class Output : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string name = (fs::path(testing::TempDir()) / "octavo_output_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    dir_ = name;
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
   std::vector<std::string> Names() const {
     std::vector<std::string> out;
-    for (const auto& entry : fs::directory_iterator(dir_)) out.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(folder_)) out.push_back(entry.path().filename().string());
     return out;
   }
   static std::string Read(const fs::path& path) { return ReadTextFile(path, 1 << 20); }
-  static void Put(const fs::path& path, const std::string& text) { std::ofstream(path) << text; }
-
-  fs::path dir_;
 };
 
 ExitCode CodeOf(const std::function<void()>& fn, std::string* message = nullptr) {
@@ -59,82 +50,82 @@ pid_t DeadPid() {
 
 TEST_F(Output, FileAppearsOnCommit) {
   {
-    OutputFile file(dir_ / "a.json");
+    OutputFile file(folder_ / "a.json");
     file.Write("hello ");
     file.Write(std::string(1 << 20, 'x'));  // past the buffer
     file.Write("end");
     EXPECT_EQ(file.offset(), 9u + (1 << 20));
-    EXPECT_FALSE(fs::exists(dir_ / "a.json"));
+    EXPECT_FALSE(fs::exists(folder_ / "a.json"));
     EXPECT_TRUE(fs::exists(file.temp_path()));
     file.Commit();
   }
   EXPECT_THAT(Names(), ElementsAre("a.json"));
-  const std::string text = ReadTextFile(dir_ / "a.json", 2 << 20);
+  const std::string text = ReadTextFile(folder_ / "a.json", 2 << 20);
   EXPECT_EQ(text.size(), 9u + (1 << 20));
   EXPECT_EQ(text.substr(0, 7), "hello x");
   EXPECT_EQ(text.substr(text.size() - 4), "xend");
 }
 
 TEST_F(Output, AbandonedFileLeavesTheOldOne) {
-  Put(dir_ / "a", "old");
+  Put(folder_ / "a", "old");
   {
-    OutputFile file(dir_ / "a");
+    OutputFile file(folder_ / "a");
     file.Write("new");
   }
   EXPECT_THAT(Names(), ElementsAre("a"));
-  EXPECT_EQ(Read(dir_ / "a"), "old");
+  EXPECT_EQ(Read(folder_ / "a"), "old");
   {
-    OutputFile file(dir_ / "a");
+    OutputFile file(folder_ / "a");
     file.Write("new");
     file.Commit();
   }
-  EXPECT_EQ(Read(dir_ / "a"), "new");
+  EXPECT_EQ(Read(folder_ / "a"), "new");
 }
 
 TEST_F(Output, LinkStaysALink) {
-  Put(dir_ / "real", "old");
-  fs::create_symlink("real", dir_ / "link");
-  OutputFile file(dir_ / "link");
+  Put(folder_ / "real", "old");
+  fs::create_symlink("real", folder_ / "link");
+  OutputFile file(folder_ / "link");
   file.Write("new");
   file.Commit();
-  EXPECT_TRUE(fs::is_symlink(dir_ / "link"));
-  EXPECT_EQ(Read(dir_ / "real"), "new");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
+  EXPECT_EQ(Read(folder_ / "real"), "new");
 }
 
 TEST_F(Output, LeftoversOfDeadRunsOnly) {
   const std::string dead = std::to_string(DeadPid()), alive = std::to_string(::getppid());
-  Put(dir_ / (".a.octavo-" + dead), "");
-  Put(dir_ / (".a.octavo-" + dead + ".3"), "");
-  Put(dir_ / (".a.octavo-" + std::to_string(::getpid())), "");  // an earlier process of the same pid
-  Put(dir_ / (".a.octavo-" + alive), "");
-  Put(dir_ / (".b.octavo-" + dead), "");           // another target
-  Put(dir_ / (".a.octavo-" + dead + "x"), "");     // not ours
-  Put(dir_ / (".a.octavo-" + dead + ".txt"), "");  // not ours
-  { OutputFile file(dir_ / "a"); }
+  Put(folder_ / (".a.octavo-" + dead), "");
+  Put(folder_ / (".a.octavo-" + dead + ".3"), "");
+  Put(folder_ / (".a.octavo-" + std::to_string(::getpid())), "");  // an earlier process of the same pid
+  Put(folder_ / (".a.octavo-" + alive), "");
+  Put(folder_ / (".b.octavo-" + dead), "");           // another target
+  Put(folder_ / (".a.octavo-" + dead + "x"), "");     // not ours
+  Put(folder_ / (".a.octavo-" + dead + ".txt"), "");  // not ours
+  { OutputFile file(folder_ / "a"); }
   EXPECT_THAT(Names(), UnorderedElementsAre(".a.octavo-" + alive, ".b.octavo-" + dead, ".a.octavo-" + dead + "x",
                                             ".a.octavo-" + dead + ".txt"));
 }
 
 TEST_F(Output, TwoWritersOfOneTarget) {
-  OutputFile one(dir_ / "a"), two(dir_ / "a");
+  OutputFile one(folder_ / "a"), two(folder_ / "a");
   one.Write("1");
   two.Write("2");
   EXPECT_NE(one.temp_path(), two.temp_path());
   one.Commit();
   two.Commit();
-  EXPECT_EQ(Read(dir_ / "a"), "2");
+  EXPECT_EQ(Read(folder_ / "a"), "2");
   EXPECT_THAT(Names(), ElementsAre("a"));
 }
 
 TEST_F(Output, FileErrors) {
   std::string message;
-  Put(dir_ / "f", "precious");
-  EXPECT_EQ(CodeOf([&] { OutputFile file(dir_ / "f" / "b" / "a"); }, &message), ExitCode::kBadInput);
-  EXPECT_THAT(message, HasSubstr((dir_ / "f").string() + ":"));
-  EXPECT_EQ(Read(dir_ / "f"), "precious");
-  EXPECT_EQ(CodeOf([&] { OutputFile file(dir_); }), ExitCode::kBadInput);
+  Put(folder_ / "f", "precious");
+  EXPECT_EQ(CodeOf([&] { OutputFile file(folder_ / "f" / "b" / "a"); }, &message), ExitCode::kBadInput);
+  EXPECT_THAT(message, HasSubstr((folder_ / "f").string() + ":"));
+  EXPECT_EQ(Read(folder_ / "f"), "precious");
+  EXPECT_EQ(CodeOf([&] { OutputFile file(folder_); }), ExitCode::kBadInput);
   EXPECT_EQ(CodeOf([] { OutputFile file(""); }), ExitCode::kUsage);
-  OutputFile file(dir_ / "a");
+  OutputFile file(folder_ / "a");
   file.Commit();
   EXPECT_EQ(CodeOf([&] { file.Write("x"); }), ExitCode::kInternal);
   EXPECT_EQ(CodeOf([&] { file.Commit(); }), ExitCode::kInternal);
@@ -167,20 +158,20 @@ TEST_F(Output, DeviceIsWrittenDirectly) {
 
 TEST_F(Output, DirectoryAppearsOnCommit) {
   {
-    OutputDirectory out(dir_ / "OUT/");
-    EXPECT_EQ(out.path(), dir_ / (".OUT.octavo-" + std::to_string(::getpid())));
+    OutputDirectory out(folder_ / "OUT/");
+    EXPECT_EQ(out.path(), folder_ / (".OUT.octavo-" + std::to_string(::getpid())));
     Put(out.path() / "model.onnx", "m");
-    EXPECT_FALSE(fs::exists(dir_ / "OUT"));
+    EXPECT_FALSE(fs::exists(folder_ / "OUT"));
     out.Commit(false);
-    EXPECT_EQ(out.path(), dir_ / "OUT");
+    EXPECT_EQ(out.path(), folder_ / "OUT");
   }
   EXPECT_THAT(Names(), ElementsAre("OUT"));
-  EXPECT_EQ(Read(dir_ / "OUT" / "model.onnx"), "m");
+  EXPECT_EQ(Read(folder_ / "OUT" / "model.onnx"), "m");
 }
 
 TEST_F(Output, AbandonedDirectoryIsRemoved) {
   {
-    OutputDirectory out(dir_ / "OUT");
+    OutputDirectory out(folder_ / "OUT");
     fs::create_directories(out.path() / "sub");
     Put(out.path() / "sub" / "f", "x");
   }
@@ -188,38 +179,38 @@ TEST_F(Output, AbandonedDirectoryIsRemoved) {
 }
 
 TEST_F(Output, DirectoryIsReplacedOnlyWhenAsked) {
-  fs::create_directory(dir_ / "OUT");
-  Put(dir_ / "OUT" / "old", "x");
+  fs::create_directory(folder_ / "OUT");
+  Put(folder_ / "OUT" / "old", "x");
   {
-    OutputDirectory out(dir_ / "OUT");
+    OutputDirectory out(folder_ / "OUT");
     Put(out.path() / "new", "x");
     std::string message;
     EXPECT_EQ(CodeOf([&] { out.Commit(false); }, &message), ExitCode::kUsage);
     EXPECT_THAT(message, HasSubstr("--force"));
-    EXPECT_TRUE(fs::exists(dir_ / "OUT" / "old"));
+    EXPECT_TRUE(fs::exists(folder_ / "OUT" / "old"));
     out.Commit(true);
   }
   EXPECT_THAT(Names(), ElementsAre("OUT"));
-  EXPECT_TRUE(fs::exists(dir_ / "OUT" / "new"));
-  EXPECT_FALSE(fs::exists(dir_ / "OUT" / "old"));
+  EXPECT_TRUE(fs::exists(folder_ / "OUT" / "new"));
+  EXPECT_FALSE(fs::exists(folder_ / "OUT" / "old"));
 }
 
 TEST_F(Output, FileIsNotReplacedByADirectory) {
-  Put(dir_ / "OUT", "precious");
-  OutputDirectory out(dir_ / "OUT");
+  Put(folder_ / "OUT", "precious");
+  OutputDirectory out(folder_ / "OUT");
   EXPECT_EQ(CodeOf([&] { out.Commit(true); }), ExitCode::kUsage);
-  EXPECT_EQ(Read(dir_ / "OUT"), "precious");
+  EXPECT_EQ(Read(folder_ / "OUT"), "precious");
 }
 
 TEST_F(Output, DirectoryLeftoversAndInterruptedSwap) {
   const std::string dead = std::to_string(DeadPid());
-  fs::create_directory(dir_ / (".OUT.octavo-" + dead));
-  Put(dir_ / (".OUT.octavo-" + dead) / "f", "half");
-  fs::create_directory(dir_ / (".OUT.octavo-" + dead + ".old"));
-  Put(dir_ / (".OUT.octavo-" + dead + ".old") / "f", "whole");
-  { OutputDirectory out(dir_ / "OUT"); }
+  fs::create_directory(folder_ / (".OUT.octavo-" + dead));
+  Put(folder_ / (".OUT.octavo-" + dead) / "f", "half");
+  fs::create_directory(folder_ / (".OUT.octavo-" + dead + ".old"));
+  Put(folder_ / (".OUT.octavo-" + dead + ".old") / "f", "whole");
+  { OutputDirectory out(folder_ / "OUT"); }
   EXPECT_THAT(Names(), ElementsAre("OUT"));  // killed between the two renames: the old one is back
-  EXPECT_EQ(Read(dir_ / "OUT" / "f"), "whole");
+  EXPECT_EQ(Read(folder_ / "OUT" / "f"), "whole");
 }
 
 TEST_F(Output, LiveRunIsLeftAlone) {
@@ -228,7 +219,7 @@ TEST_F(Output, LiveRunIsLeftAlone) {
   ASSERT_EQ(::pipe(finish), 0);
   const pid_t child = ::fork();
   if (child == 0) {
-    OutputDirectory out(dir_ / "OUT");
+    OutputDirectory out(folder_ / "OUT");
     char c = 'x';
     if (::write(ready[1], &c, 1) != 1 || ::read(finish[0], &c, 1) != 1) ::_exit(1);
     out.Commit(false);
@@ -236,7 +227,7 @@ TEST_F(Output, LiveRunIsLeftAlone) {
   }
   char c = 0;
   ASSERT_EQ(::read(ready[0], &c, 1), 1);
-  { OutputDirectory out(dir_ / "OUT"); }
+  { OutputDirectory out(folder_ / "OUT"); }
   EXPECT_THAT(Names(), ElementsAre(".OUT.octavo-" + std::to_string(child)));
   ASSERT_EQ(::write(finish[1], &c, 1), 1);
   int status = 0;
@@ -247,72 +238,72 @@ TEST_F(Output, LiveRunIsLeftAlone) {
 
 TEST_F(Output, MissingParentsAreMadeAtTheEnd) {
   {
-    OutputFile file(dir_ / "a" / "b" / "f");
+    OutputFile file(folder_ / "a" / "b" / "f");
     file.Write("x");
     EXPECT_THAT(Names(), ElementsAre(".a.octavo-" + std::to_string(::getpid())));
   }
   EXPECT_THAT(Names(), IsEmpty());
-  OutputFile file(dir_ / "a" / "b" / "f");
-  OutputFile data(dir_ / "a" / "b" / "f.data");
+  OutputFile file(folder_ / "a" / "b" / "f");
+  OutputFile data(folder_ / "a" / "b" / "f.data");
   data.Commit();
   file.Write("x");
   file.Commit();
-  EXPECT_EQ(Read(dir_ / "a" / "b" / "f"), "x");
-  { OutputDirectory out(dir_ / "c" / "OUT"); }
+  EXPECT_EQ(Read(folder_ / "a" / "b" / "f"), "x");
+  { OutputDirectory out(folder_ / "c" / "OUT"); }
   EXPECT_THAT(Names(), ElementsAre("a"));
-  OutputDirectory out(dir_ / "c" / "OUT");
+  OutputDirectory out(folder_ / "c" / "OUT");
   Put(out.path() / "m", "m");
   out.Commit(false);
-  EXPECT_EQ(Read(dir_ / "c" / "OUT" / "m"), "m");
+  EXPECT_EQ(Read(folder_ / "c" / "OUT" / "m"), "m");
   EXPECT_THAT(Names(), UnorderedElementsAre("a", "c"));
 }
 
 TEST_F(Output, ParentsOfAFailureGoAgain) {
-  OutputDirectory out(dir_ / "a" / "b" / "OUT");
+  OutputDirectory out(folder_ / "a" / "b" / "OUT");
   fs::remove_all(out.path());  // the rename must fail
   EXPECT_EQ(CodeOf([&] { out.Commit(false); }), ExitCode::kBadInput);
   EXPECT_THAT(Names(), IsEmpty());
-  OutputDirectory blocked(dir_ / "a" / "b" / "OUT");
-  Put(dir_ / "a", "a file, meanwhile");
+  OutputDirectory blocked(folder_ / "a" / "b" / "OUT");
+  Put(folder_ / "a", "a file, meanwhile");
   EXPECT_EQ(CodeOf([&] { blocked.Commit(false); }), ExitCode::kBadInput);
-  EXPECT_EQ(Read(dir_ / "a"), "a file, meanwhile");
+  EXPECT_EQ(Read(folder_ / "a"), "a file, meanwhile");
 }
 
 TEST_F(Output, LeftoversOfMissingParentsAreRemoved) {
-  const fs::path litter = dir_ / (".a.octavo-" + std::to_string(DeadPid()));
+  const fs::path litter = folder_ / (".a.octavo-" + std::to_string(DeadPid()));
   fs::create_directory(litter);
-  { OutputDirectory out(dir_ / "a" / "b"); }
+  { OutputDirectory out(folder_ / "a" / "b"); }
   EXPECT_THAT(Names(), IsEmpty());
 }
 
 TEST_F(Output, FilesMoveOutTogether) {
-  Put(dir_ / "f", "old");
+  Put(folder_ / "f", "old");
   {
-    OutputDirectory staged(dir_ / "f");
+    OutputDirectory staged(folder_ / "f");
     Put(staged.path() / "f", "new");
     Put(staged.path() / "f.data", "data");
-    EXPECT_EQ(Read(dir_ / "f"), "old");
+    EXPECT_EQ(Read(folder_ / "f"), "old");
     staged.MoveOut("f.data");
     staged.MoveOut("f");
   }
-  EXPECT_EQ(Read(dir_ / "f"), "new");
+  EXPECT_EQ(Read(folder_ / "f"), "new");
   EXPECT_THAT(Names(), UnorderedElementsAre("f", "f.data"));
 }
 
 TEST_F(Output, RemoveAllTemporaries) {
-  OutputFile file(dir_ / "a");
-  OutputDirectory out(dir_ / "OUT");
+  OutputFile file(folder_ / "a");
+  OutputDirectory out(folder_ / "OUT");
   Put(out.path() / "f", "x");
   RemoveAllTemporaries();
   EXPECT_THAT(Names(), IsEmpty());
 }
 
 TEST_F(Output, ReadTextFileIsBounded) {
-  Put(dir_ / "t", "12345");
-  EXPECT_EQ(ReadTextFile(dir_ / "t", 5), "12345");
-  EXPECT_EQ(CodeOf([&] { ReadTextFile(dir_ / "t", 4); }), ExitCode::kBadInput);
-  EXPECT_EQ(CodeOf([&] { ReadTextFile(dir_ / "none", 4); }), ExitCode::kBadInput);
-  EXPECT_EQ(CodeOf([&] { ReadTextFile(dir_, 4); }), ExitCode::kBadInput);
+  Put(folder_ / "t", "12345");
+  EXPECT_EQ(ReadTextFile(folder_ / "t", 5), "12345");
+  EXPECT_EQ(CodeOf([&] { ReadTextFile(folder_ / "t", 4); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadTextFile(folder_ / "none", 4); }), ExitCode::kBadInput);
+  EXPECT_EQ(CodeOf([&] { ReadTextFile(folder_, 4); }), ExitCode::kBadInput);
 }
 
 }  // namespace

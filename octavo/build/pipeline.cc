@@ -39,7 +39,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kLeastHeldOut = 8;
-constexpr std::size_t kSyntheticChecks = 8;  // samples that a build without data is run on
 
 int Threads(int threads) { return threads > 0 ? threads : HardwareThreads(); }
 
@@ -48,13 +47,26 @@ bool EnvironmentRequiresData() {
   return value != nullptr && *value != '\0' && std::string_view(value) != "0";
 }
 
-// The quantization that the stages run: --no-quant is the float precision.
-QuantizationConfig StageQuantization(const BuildConfig& config) {
-  QuantizationConfig out = EffectiveQuantization(config);
-  if (config.quantize) return out;
-  out.precision = "fp32";
-  DropIdleFields(out);
-  return out;
+void CollectFiles(const Graph& graph, std::set<fs::path>& files);
+
+void CollectFiles(const TensorRef& tensor, std::set<fs::path>& files) {
+  if (tensor.file) files.insert(tensor.file->path());
+}
+
+void CollectFiles(const Graph& graph, std::set<fs::path>& files) {
+  for (const Value* value : graph.constants()) {
+    if (value->data) CollectFiles(*value->data, files);
+  }
+  VisitNodes(graph, [&files](const Node& node) {
+    for (const Attribute& attribute : node.attributes()) {
+      if (const auto* tensor = std::get_if<TensorRef>(&attribute.value)) CollectFiles(*tensor, files);
+      if (const auto* inner = std::get_if<std::unique_ptr<Graph>>(&attribute.value); inner != nullptr && *inner) {
+        for (const Value* value : (*inner)->constants()) {
+          if (value->data) CollectFiles(*value->data, files);
+        }
+      }
+    }
+  });
 }
 
 // One stage of a build: wall time and peak memory from here to Finish.
@@ -88,40 +100,6 @@ class Stage {
   StageRecord record_;
   Stopwatch time_;
 };
-
-void CollectFiles(const Graph& graph, std::set<fs::path>& files);
-
-void CollectFiles(const TensorRef& tensor, std::set<fs::path>& files) {
-  if (tensor.file) files.insert(tensor.file->path());
-}
-
-void CollectFiles(const Graph& graph, std::set<fs::path>& files) {
-  for (const Value* value : graph.constants()) {
-    if (value->data) CollectFiles(*value->data, files);
-  }
-  VisitNodes(graph, [&files](const Node& node) {
-    for (const Attribute& attribute : node.attributes()) {
-      if (const auto* tensor = std::get_if<TensorRef>(&attribute.value)) CollectFiles(*tensor, files);
-      if (const auto* inner = std::get_if<std::unique_ptr<Graph>>(&attribute.value); inner != nullptr && *inner) {
-        for (const Value* value : (*inner)->constants()) {
-          if (value->data) CollectFiles(*value->data, files);
-        }
-      }
-    }
-  });
-}
-
-// Files beside the model that hold its weights, in name order.
-std::vector<fs::path> ExternalFiles(const Model& model, const fs::path& source) {
-  std::set<fs::path> files;
-  CollectFiles(*model.graph, files);
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (const fs::path& file : files) {
-    if (!fs::equivalent(file, source, error)) out.push_back(file);
-  }
-  return out;
-}
 
 // The configuration without the names of files: content decides, not where it lies.
 std::string ConfigIdentity(const BuildConfig& config) {
@@ -199,24 +177,6 @@ void RefuseToReplaceInputs(const fs::path& out, const BuildConfig& config) {
 
 void RefuseExisting(const fs::path& out) {
   ThrowUsage("output directory exists and is not what these inputs give", out.string(), "pass --force to replace it");
-}
-
-std::string MegaBytes(double bytes) {
-  char text[32];
-  if (bytes < 1e6) {
-    std::snprintf(text, sizeof text, "%.1f kB", bytes / 1e3);
-  } else if (bytes < 1e9) {
-    std::snprintf(text, sizeof text, "%.1f MB", bytes / 1e6);
-  } else {
-    std::snprintf(text, sizeof text, "%.2f GB", bytes / 1e9);
-  }
-  return text;
-}
-
-std::string Milliseconds(double seconds) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f ms", seconds * 1e3);
-  return text;
 }
 
 // Paired latency of source and artifact, about a second's worth; not for models that fill the memory twice.
@@ -324,6 +284,25 @@ void WriteText(const fs::path& path, const std::string& text) {
 }
 
 }  // namespace
+
+QuantizationConfig StageQuantization(const BuildConfig& config) {
+  QuantizationConfig out = EffectiveQuantization(config);
+  if (config.quantize) return out;
+  out.precision = "fp32";
+  DropIdleFields(out);
+  return out;
+}
+
+std::vector<fs::path> ExternalFiles(const Model& model, const fs::path& source) {
+  std::set<fs::path> files;
+  CollectFiles(*model.graph, files);
+  std::vector<fs::path> out;
+  std::error_code error;
+  for (const fs::path& file : files) {
+    if (!fs::equivalent(file, source, error)) out.push_back(file);
+  }
+  return out;
+}
 
 const DeviceDescriptor& RequireDevice(const std::string& name) {
   if (const DeviceDescriptor* device = FindDevice(name)) return *device;
@@ -447,7 +426,7 @@ BuildResult Build(const BuildOptions& options) {
   }
   const std::string data_hash = data.synthetic ? "synthetic" : data.source->ContentHash();
   Sha256 identity;
-  identity.Update(std::string("octavo ") + Version() + "\nruntime " + RuntimeIdentity() + "\n");
+  identity.Update(std::string("octavo ") + Version() + " " + BuildId() + "\nruntime " + RuntimeIdentity() + "\n");
   identity.Update("model " + manifest.source.sha256 + "\n");
   for (const FileRecord& file : manifest.source_external) identity.Update("external " + file.sha256 + "\n");
   Sha256 calibration_identity = identity;  // what decides the calibration statistics
@@ -482,7 +461,7 @@ BuildResult Build(const BuildOptions& options) {
   manifest.ep = device.ep;
   manifest.ep_version = OrtVersion();
   manifest.device_options = config.compile.options;
-  manifest.precision = quantization.precision;
+  manifest.precision = quantized_already ? "as in the input" : quantization.precision;
   manifest.quantization_config = ToJson(quantization);
 
   // --- quantize
@@ -748,7 +727,7 @@ CalibrateFileResult MergeStatistics(const std::vector<std::string>& shards, cons
     CheckInterrupt();
     all.Merge(LoadStatistics(shards[i]));
   }
-  SaveStatistics(all, out);
+  if (!out.empty()) SaveStatistics(all, out);
   return {all.samples.size(), all.tensors.size(), all.method, time.Seconds()};
 }
 
@@ -760,130 +739,5 @@ std::string ToJson(const CalibrateFileResult& result) {
 }
 
 std::string ReadManifest(const fs::path& out) { return ReadTextFile(out / kManifestName, std::size_t{256} << 20); }
-
-std::string Summary(const QuantizeFileResult& r) {
-  std::string text = r.out.string() + ": " + (r.quantize.skipped ? "quantized already, kept as it is" : r.precision);
-  if (!r.quantize.effective_weights.empty()) text += ", weights " + r.quantize.effective_weights;
-  if (!r.quantize.effective_activations.empty()) text += ", activations " + r.quantize.effective_activations;
-  text +=
-      "\n  " + MegaBytes(static_cast<double>(r.bytes_before)) + " -> " + MegaBytes(static_cast<double>(r.bytes_after));
-  text += ", " + std::to_string(r.quantize.nodes_quantized) + " of " + std::to_string(r.quantize.nodes_total) +
-          " nodes quantized";
-  char line[96];
-  if (r.quantize.calibration_samples > 0) {
-    text += ", " + std::to_string(r.quantize.calibration_samples) + (r.synthetic ? " SYNTHETIC" : "") + " samples";
-  }
-  std::snprintf(line, sizeof line, ", %.2f s (calibration %.2f s)\n", r.seconds, r.quantize.calibration_seconds);
-  return text + line;
-}
-
-std::string DescribePlan(const BuildConfig& config, const fs::path& out, bool require_data, PlanFor what) {
-  Validate(config);
-  const DeviceDescriptor& device = RequireDevice(config.device);
-  const ResolvedPrecision precision = ResolvePrecision(StageQuantization(config), device);
-  const Model model = ImportModel(config);
-  const bool quantized = IsQuantized(model) && !EffectiveQuantization(config).requantize;
-  const bool samples = what != PlanFor::kFile || config.data || NeedsSamples(model, config, device);
-  DataPlan data;
-  if (samples) data = OpenSamples(model, config, require_data, kSyntheticChecks);
-
-  // Weights of at least two dimensions take the precision's width; everything else stays as it is.
-  double wide = 0;
-  std::map<std::string, std::size_t> operators;
-  for (const Value* value : model.graph->constants()) {
-    if (!value->data || value->type.quant || value->data->dtype != DType::kF32) continue;
-    if (value->data->dims.size() >= 2) wide += static_cast<double>(value->data->bytes.size());
-  }
-  VisitNodes(*model.graph, [&operators](const Node& node) { ++operators[node.op()]; });
-  std::error_code error;
-  double bytes = static_cast<double>(fs::file_size(config.model, error));
-  for (const fs::path& file : ExternalFiles(model, config.model))
-    bytes += static_cast<double>(fs::file_size(file, error));
-  double after = bytes;
-  if (!quantized) after -= wide * (1 - precision.weight_bits / 32.0);
-
-  std::string text = "would read   " + config.model.string() + " (" + MegaBytes(bytes) + "), ";
-  std::size_t count = 0;
-  for (const auto& [op, n] : operators) count += n;
-  text += std::to_string(count) + " nodes\n";
-  for (const InputSpec& input : InputSpecs(*model.graph)) {
-    Type type;
-    type.dtype = input.dtype;
-    if (!input.any_rank) type.shape = input.dims;
-    text += "  input      " + input.name + ": " + ToString(type) + "\n";
-  }
-  if (samples) {
-    text += "samples      " + data.source->Describe() +
-            (data.synthetic ? " (synthetic: accuracy would NOT be validated)" : "") + "\n";
-  } else {
-    text += "samples      none: nothing depends on them\n";
-  }
-  text += "would make   " +
-          (quantized ? std::string("a model that keeps its quantization")
-                     : EffectiveQuantization(config).precision + " for " + config.device) +
-          "\n";
-  if (!quantized) {
-    if (!precision.weight_text.empty()) text += "  weights    " + precision.weight_text + "\n";
-    if (!precision.activation_text.empty()) text += "  activations " + precision.activation_text + "\n";
-  }
-  if (what == PlanFor::kStatistics) return text + "would write  " + out.string() + " (calibration statistics)\n";
-  text += "would write  " + out.string() + " (model about " + MegaBytes(after) + ")\n";
-  return text;
-}
-
-std::string Summary(const BuildResult& result, const fs::path& out) {
-  const Manifest& m = result.manifest;
-  char line[512];
-  std::string text;
-  const auto add = [&](const char* label, const std::string& before, const std::string& after,
-                       const std::string& note) {
-    std::snprintf(line, sizeof line, "  %-16s %12s %12s   %s\n", label, before.c_str(), after.c_str(), note.c_str());
-    text += line;
-  };
-  double before = static_cast<double>(m.source.bytes), after = 0;
-  for (const FileRecord& f : m.source_external) before += static_cast<double>(f.bytes);
-  for (const FileRecord& f : m.artifacts) {
-    if (f.path.starts_with("model")) after += static_cast<double>(f.bytes);
-  }
-  text += "built " + out.string() + ": " + m.precision + " for " + m.device;
-  text += "\n";
-  if (!m.quantize.effective_weights.empty()) text += "  weights      " + m.quantize.effective_weights + "\n";
-  if (!m.quantize.effective_activations.empty()) text += "  activations  " + m.quantize.effective_activations + "\n";
-  if (m.quantize.calibration_samples > 0) {
-    text += "  calibration  " + m.calibration_method + " on " + std::to_string(m.quantize.calibration_samples) +
-            (m.calibration_source == "synthetic" ? " SYNTHETIC" : "") + " samples\n";
-  }
-  if (m.ep_context_nodes > 0) {
-    text += "  compiled     " + std::to_string(m.ep_context_nodes) + " EPContext, " +
-            std::to_string(m.cpu_fallback_nodes.size()) + " nodes on the CPU" +
-            (m.cpu_fallback_nodes.empty() ? "" : ": see cpu_fallback_nodes in manifest.json") + "\n";
-  } else if (!m.not_compiled_here.empty()) {
-    text += "  NOT COMPILED " + m.not_compiled_here + "\n";
-  }
-  add("", "before", "after", "");
-  std::snprintf(line, sizeof line, "%.2f times smaller", before / std::max(after, 1.0));
-  add("size", MegaBytes(before), MegaBytes(after), line);
-  add("nodes quantized", "",
-      std::to_string(m.quantize.nodes_quantized) + " of " + std::to_string(m.quantize.nodes_total),
-      m.quantize.nodes_skipped.empty()
-          ? ""
-          : std::to_string(m.quantize.nodes_skipped.size()) + " left in float: see nodes_skipped in manifest.json");
-  if (m.float_seconds && m.artifact_seconds) {
-    std::snprintf(line, sizeof line, "%.2f times as fast (median of a run)", *m.float_seconds / *m.artifact_seconds);
-    add("latency", Milliseconds(*m.float_seconds), Milliseconds(*m.artifact_seconds), line);
-  }
-  text +=
-      "accuracy against the source model, " + std::to_string(m.validate.samples) +
-      (m.validated_on == "held_out"      ? " held-out samples:\n"
-       : m.validated_on == "calibration" ? " samples that also calibrated it (no held-out ones):\n"
-                                         : " SYNTHETIC samples: this says nothing about accuracy on real inputs:\n");
-  std::string table = ToTable(m.validate.outputs, false);
-  while (!table.empty()) {
-    const std::size_t end = table.find('\n');
-    text += "  " + table.substr(0, end) + "\n";
-    table = end == std::string::npos ? "" : table.substr(end + 1);
-  }
-  return text;
-}
 
 }  // namespace octavo

@@ -43,6 +43,14 @@ BuildResult Build(const BuildOptions& options);
 // The device of that name. Errors: kUsage for any other name (nearest names).
 const DeviceDescriptor& RequireDevice(const std::string& name);
 
+// The quantization that the stages run: --no-quant is the float precision.
+QuantizationConfig StageQuantization(const BuildConfig& config);
+
+// Files beside the model that hold its weights, in name order.
+std::vector<std::filesystem::path> ExternalFiles(const Model& model, const std::filesystem::path& source);
+
+inline constexpr std::size_t kSyntheticChecks = 8;  // samples that a build without data is run on
+
 // Reads a model and gets it ready for quantization: dimensions fixed, Q/DQ folded into types. Errors: kUnsupported for
 // an EPContext model, which is compiled already.
 Model ImportModel(const BuildConfig& config);
@@ -81,7 +89,8 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const std::filesystem
                                 bool require_data);
 
 // `octavo calibrate`: writes the statistics that quantizing with this configuration needs. `octavo calibrate merge`:
-// adds up statistics of shards, exactly. Errors: kBadInput for files that do not belong together.
+// adds up statistics of shards, exactly; an empty `out`: nothing is written (--dry-run). Errors: kBadInput for files
+// that do not belong together.
 struct CalibrateFileResult {
   std::size_t samples = 0, tensors = 0;
   std::string method;
@@ -91,15 +100,6 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const std::filesyst
                                   bool require_data);
 CalibrateFileResult MergeStatistics(const std::vector<std::string>& shards, const std::filesystem::path& out);
 
-// What --dry-run prints: effective types, inputs, samples, files that would be written and about how big.
-// kFile: a model file, for which samples are opened only where they decide something; kStatistics: no model at all.
-enum class PlanFor { kBuild, kFile, kStatistics };
-std::string DescribePlan(const BuildConfig& config, const std::filesystem::path& out, bool require_data,
-                         PlanFor what = PlanFor::kBuild);
-
-// A short table of a finished build for people: before and after.
-std::string Summary(const BuildResult& result, const std::filesystem::path& out);
-std::string Summary(const QuantizeFileResult& result);
 std::string ToJson(const CalibrateFileResult& result);
 
 // The text of OUT/manifest.json.

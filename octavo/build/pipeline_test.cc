@@ -6,13 +6,16 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/base/log.h"
 #include "octavo/base/sha256.h"
 #include "octavo/build/inspect.h"
+#include "octavo/build/plan.h"
 #include "octavo/build/rewrite.h"
+#include "octavo/build/summary.h"
+#include "octavo/build/version.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/ir/text.h"
@@ -25,14 +28,7 @@ using Json = nlohmann::json;
 using testing::Contains;
 using testing::HasSubstr;
 
-std::string Slurp(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-class PipelineTest : public testing::Test {
+class PipelineTest : public FolderTest {
  protected:
   void SetUp() override {
 #ifdef OCTAVO_TEST_ORT_LIBRARY
@@ -40,9 +36,6 @@ class PipelineTest : public testing::Test {
 #endif
     ::unsetenv("OCTAVO_REQUIRE_DATA");
     SetLogLevel(LogLevel::kQuiet);
-    std::string name = testing::TempDir() + "octavo_pipeline_XXXXXX";
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder_ = name;
     ::setenv("XDG_CACHE_HOME", (folder_ / "cache").c_str(), 1);
     fs::create_directory(folder_ / "data");
     for (int i = 0; i < 24; ++i) WriteSample(i);
@@ -56,8 +49,6 @@ class PipelineTest : public testing::Test {
                     "%r: f32[n,8] = Relu(%h) @act\n%y: f32[n,3] = MatMul(%r, %v) @second\n}\n"),
               folder_ / "m.onnx");
   }
-  void TearDown() override { fs::remove_all(folder_); }
-
   void WriteSample(int i, float offset = 0) {
     std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 6), }";
     header.resize(118, ' ');
@@ -102,7 +93,6 @@ class PipelineTest : public testing::Test {
     return names;
   }
 
-  fs::path folder_;
   std::string message_;
 };
 
@@ -353,9 +343,13 @@ TEST_F(PipelineTest, StagedCommandsGiveTheSameBytes) {
 
 TEST_F(PipelineTest, PlanWritesNothing) {
   const BuildOptions o = Options("out");
-  const std::string plan = DescribePlan(o.config, o.out, false);
-  EXPECT_THAT(plan, HasSubstr("f32[n,6]"));
-  EXPECT_THAT(plan, HasSubstr("uint8"));
+  const BuildPlan plan = MakePlan(o.config, o.out, false, PlanFor::kBuild);
+  EXPECT_THAT(ToText(plan), HasSubstr("f32[n,6]"));
+  EXPECT_THAT(ToText(plan), HasSubstr("uint8"));
+  const Json j = Json::parse(ToJson(plan));
+  EXPECT_EQ(j["inputs"][0]["type"], "f32[n,6]");
+  EXPECT_EQ(j["output"]["path"], o.out.string());
+  EXPECT_EQ(j["source"]["nodes"], 3);
   EXPECT_THAT(Entries(), testing::ElementsAre("data", "m.onnx"));
 }
 

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/import/data_check.h"
 #include "octavo/import/npz_test_util.h"
 
@@ -26,23 +27,13 @@ using testing::HasSubstr;
 Dim Fixed(std::int64_t value) { return {value, ""}; }
 Dim Named(const std::string& symbol) { return {-1, symbol}; }
 
-class Data : public testing::Test {
+class Data : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string name = (fs::path(testing::TempDir()) / "octavo_data_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    dir_ = name;
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
-  void Put(const std::string& name, const std::string& content) const {
-    fs::create_directories((dir_ / name).parent_path());
-    std::ofstream(dir_ / name, std::ios::binary) << content;
-  }
+  void Put(const std::string& name, const std::string& content) const { octavo::Put(folder_ / name, content); }
   std::unique_ptr<DataSource> Open(const std::vector<InputSpec>& inputs, const std::string& name = "",
                                    const ImageOptions* image = nullptr) const {
     DataOptions options;
-    options.path = name.empty() ? dir_ : dir_ / name;
+    options.path = name.empty() ? folder_ : folder_ / name;
     if (image != nullptr) options.image = *image;
     options.image_options_given = image != nullptr;
     return OpenData(options, inputs);
@@ -53,8 +44,6 @@ class Data : public testing::Test {
   const std::vector<InputSpec> one_ = {{"x", DType::kF32, {Fixed(1), Fixed(2)}}};
   static std::string X(float a, float b) { return Npy("<f4", "(1, 2)", Floats({a, b})); }
   static std::string Ids(std::int64_t v) { return Npy("<i8", "(1,)", Raw<std::int64_t>({v})); }
-
-  fs::path dir_;
 };
 
 ExitCode CodeOf(const std::function<void()>& fn, std::string* message = nullptr) {
@@ -153,7 +142,7 @@ TEST_F(Data, NpyForms) {
   std::string message;
   EXPECT_EQ(CodeOf([&] { Open(two_, "two"); }, &message), ExitCode::kBadInput);
   EXPECT_THAT(message, HasSubstr("2 files for input 'x' but 3 for input 'ids'"));
-  fs::rename(dir_ / "two/ids", dir_ / "two/idz");
+  fs::rename(folder_ / "two/ids", folder_ / "two/idz");
   EXPECT_EQ(CodeOf([&] { Open(two_, "two"); }, &message), ExitCode::kBadInput);
   EXPECT_THAT(message, AllOf(HasSubstr("'ids'"), HasSubstr("did you mean 'idz'")));
 }
@@ -195,7 +184,7 @@ TEST_F(Data, OnnxTestData) {
     Put("test_data_set_0/input_0.pb", x.substr(0, n));
     EXPECT_EQ(CodeOf([&] { Open(two_)->Read(0); }), ExitCode::kBadInput) << n;
   }
-  fs::remove(dir_ / "test_data_set_0/input_0.pb");
+  fs::remove(folder_ / "test_data_set_0/input_0.pb");
   EXPECT_EQ(CodeOf([&] { Open(two_); }, &message), ExitCode::kBadInput);
   EXPECT_THAT(message, HasSubstr("input_0.pb"));
 }

@@ -11,6 +11,7 @@
 #include <functional>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/import/gguf_imatrix.h"
 #include "octavo/numerics/ggml.h"
 
@@ -248,14 +249,10 @@ TEST(GgufTypes, AgreeWithTheCodecs) {
   for (const GgufType& type : GgufTypes()) EXPECT_EQ(FindGgufType(type.id), &type);
 }
 
-class GgufFiles : public testing::Test {
+class GgufFiles : public FolderTest {
  protected:
-  GgufFiles() : folder_(fs::temp_directory_path() / ("octavo_gguf_" + std::to_string(::getpid()))) {
-    fs::create_directories(folder_);
-  }
-  ~GgufFiles() override { fs::remove_all(folder_); }
   fs::path Write(const std::string& name, const std::string& bytes) const {
-    std::ofstream(folder_ / name, std::ios::binary) << bytes;
+    Put(folder_ / name, bytes);
     return folder_ / name;
   }
   static std::string Part(std::uint16_t no, std::uint16_t count, std::int32_t all, const std::string& tensor) {
@@ -276,7 +273,6 @@ class GgufFiles : public testing::Test {
       EXPECT_THAT(error.what(), HasSubstr(sentence));
     }
   }
-  fs::path folder_;
 };
 
 TEST_F(GgufFiles, AllPartsOfASplitAreOneModel) {

@@ -4,13 +4,16 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "octavo/base/error.h"
 #include "octavo/base/interrupt.h"
+#include "octavo/base/names.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/numerics/affine.h"
+#include "octavo/numerics/half.h"
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/weight_ggml.h"
@@ -21,14 +24,29 @@ namespace {
 
 using Provider = std::optional<WeightOnlyFormat> (*)(const QuantizationConfig&);
 
+// Convolutions with windows run in float behind a DequantizeLinear: 4 bits make only the file smaller.
+constexpr std::uint64_t kLeastWindow = 65536;
+
 std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
   if (config.precision != "int4") return std::nullopt;
   WeightOnlyFormat format;
   format.name = config.precision;
   format.weight_text = "s4 symmetric, blocks of " + std::to_string(config.block);
-  format.bits_per_weight = 4 + 32.0 / static_cast<double>(config.block);
+  format.bits_per_weight = 4 + 16.0 / static_cast<double>(config.block);
+  format.short_blocks = true;
   format.encode = [block = config.block](const TensorRef& weight, std::int64_t axis,
                                          std::span<const float>) -> std::variant<EncodedWeight, std::string> {
+    const Dims& dims = weight.dims;
+    const bool window = std::any_of(dims.begin() + 2, dims.end(), [](std::int64_t d) { return d != 1; });
+    const std::int64_t length = dims[static_cast<std::size_t>(axis)];
+    if (window && weight.elements() < kLeastWindow) {
+      return "its windows have " + std::to_string(weight.elements()) + " numbers: less than the " +
+             std::to_string(kLeastWindow) + " from which on 4 bits are worth their error";
+    }
+    if (length < block) {
+      return "the dimension that it sums over has " + std::to_string(length) + " numbers, less than a block of " +
+             std::to_string(block);
+    }
     return EncodeAffineBlocks(weight, axis, block, DType::kS4);
   };
   return format;
@@ -37,9 +55,15 @@ std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
 // Every weight-only family of formats: a function that knows its names.
 constexpr Provider kProviders[] = {Int4, MxWeights, GgmlWeights};
 
+// The f16 number next to a scale, where f16 has its full 11 digits: such scales take two bytes in the file.
+float HalfScale(float scale) {
+  const float half = HalfToFloat(FloatToHalf(scale));
+  return half >= 6.103515625e-5f && half <= 65504.0f ? half : scale;
+}
+
 // Scale and codes of one block, of which element i is x[i * stride].
 float EncodeBlock(const float* x, std::int64_t n, std::int64_t stride, DType storage, std::int64_t* codes) {
-  const auto qmax = static_cast<float>(IntegerMax(storage));
+  const auto qmin = static_cast<float>(IntegerMin(storage)), qmax = static_cast<float>(IntegerMax(storage));
   float most = 0;
   for (std::int64_t i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i * stride]));
   float best = most / qmax;
@@ -49,22 +73,32 @@ float EncodeBlock(const float* x, std::int64_t n, std::int64_t stride, DType sto
   }
   if (BitWidth(storage) < 8) {
     // A few bits: clipping the largest value a little, or using the lowest code as well, often costs less than it
-    // gives.
+    // gives. From each first scale, the scale that fits its codes best (least squares: sum x q / sum q^2).
     double least = std::numeric_limits<double>::infinity();
     const float first = best;
-    for (int step = 0; step <= 10; ++step) {
-      const float scale = first * (1.0f - 0.025f * static_cast<float>(step));
-      if (!(scale >= std::numeric_limits<float>::min())) break;
+    const auto measure = [&](float scale, double& xq, double& qq) {
       double error = 0;
+      const float inverse = 1.0f / scale;
       for (std::int64_t i = 0; i < n; ++i) {
         const float v = x[i * stride];
-        const double d = static_cast<double>(DequantizeOne(QuantizeOne(v, scale, 0, storage), scale, 0)) - v;
+        const float q = std::clamp(std::nearbyint(v * inverse), qmin, qmax);
+        const double d = static_cast<double>(q) * scale - v;
         error += d * d;
+        xq += static_cast<double>(v) * q;
+        qq += static_cast<double>(q) * q;
       }
       if (error < least) {
         least = error;
         best = scale;
       }
+    };
+    for (int step = 0; step <= 16; ++step) {
+      const float scale = HalfScale(first * (1.04f - 0.025f * static_cast<float>(step)));
+      if (!(scale >= std::numeric_limits<float>::min())) break;
+      double xq = 0, qq = 0;
+      measure(scale, xq, qq);
+      const auto fitted = qq > 0 ? HalfScale(static_cast<float>(xq / qq)) : 0.0f;
+      if (fitted >= std::numeric_limits<float>::min()) measure(fitted, xq, qq);
     }
   }
   for (std::int64_t i = 0; i < n; ++i) codes[i] = QuantizeOne(x[i * stride], best, 0, storage);
@@ -140,7 +174,7 @@ EncodedWeight EncodeAffineBlocks(const TensorRef& weight, std::int64_t axis, std
   return out;
 }
 
-std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t block) {
+std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t block, bool short_blocks) {
   const OpInfo& info = FindOp(node);
   const bool gather = node.Is("Gather");
   const bool matmul = node.Is("MatMul");
@@ -195,7 +229,7 @@ std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t bl
     axis = static_cast<std::int64_t>(site.input == 1 ? rank - 2 : rank - 1);
   } else {
     axis = ResolveAxis(info.contracted_axis, node, rank);
-    if (node.Is("Conv") || node.Is("ConvTranspose")) {
+    if (!short_blocks && (node.Is("Conv") || node.Is("ConvTranspose"))) {
       for (std::size_t i = 2; i < rank; ++i) {
         if (site.weight->data->dims[static_cast<std::size_t>((*order)[i])] != 1) {
           return std::string("it sums over a window as well as over channels: blocks have one dimension");
@@ -206,7 +240,10 @@ std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t bl
   if (!axis) return std::string("the dimension that it sums over is not known");
   site.axis = (*order)[static_cast<std::size_t>(*axis)];
   const std::int64_t length = site.weight->data->dims[static_cast<std::size_t>(site.axis)];
-  if (length < block) {
+  if (short_blocks) {
+    if (length < 2)
+      return std::string("the dimension that it sums over has one number: there is nothing to share a scale");
+  } else if (length < block) {
     return "the dimension that it sums over has " + std::to_string(length) + " numbers, less than a block of " +
            std::to_string(block);
   }
@@ -225,18 +262,20 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
     std::variant<EncodedWeight, std::string> encoded;
   };
   std::vector<Job> jobs;
+  std::set<std::string> weights;                                       // that could be stored in blocks
   std::map<std::pair<std::string, std::int64_t>, std::size_t> job_of;  // by name: the same order in every build
   const auto skip = [&result](const Node& node, std::string reason) {
     result.nodes_skipped.push_back({NodeName(node), node.op(), std::move(reason)});
   };
   VisitNodes(graph, [&](Node& node) {
     ++result.nodes_total;
-    std::variant<WeightSite, std::string> found = FindWeightSite(node, config.block);
+    std::variant<WeightSite, std::string> found = FindWeightSite(node, config.block, format.short_blocks);
     if (const auto* reason = std::get_if<std::string>(&found)) {
       if (!reason->empty()) skip(node, *reason);
       return;
     }
     const WeightSite& site = std::get<WeightSite>(found);
+    weights.insert(site.weight->name());
     if (node.graph() != &graph) return skip(node, "it stands in a subgraph");
     if (std::string asked = KeptByUser(node, config); !asked.empty()) return skip(node, std::move(asked));
     const DType type = OverrideOf(config, site.weight->name());
@@ -250,6 +289,14 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
     if (fresh) jobs.push_back({site.weight, site.axis, type, {}, {}});
     jobs[at->second].sites.push_back(site);
   });
+  for (const auto& [pattern, type] : config.overrides) {
+    const auto matches = [&p = pattern](const std::string& name) { return p == name || GlobMatch(p, name); };
+    if (std::none_of(weights.begin(), weights.end(), matches)) {
+      ThrowUsage("the override of '" + pattern + "' has no effect with precision '" + config.precision +
+                     "': it is no weight that is stored in blocks",
+                 "--override", DidYouMean(pattern, std::vector<std::string>(weights.begin(), weights.end())));
+    }
+  }
   ParallelFor(jobs.size(), threads, [&](std::size_t i) {
     Job& job = jobs[i];
     CheckInterrupt();

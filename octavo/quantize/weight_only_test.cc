@@ -112,6 +112,16 @@ TEST(WeightOnly, SelectorsAreRespected) {
     config.overrides = {{"w", type}};
     EXPECT_THROW(Store(model, config), Error);
   }
+  // The result of a node is no weight: the override would change nothing.
+  model = Parse(kShared);
+  config.overrides = {{"y", "f32"}};
+  try {
+    Store(model, config);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kUsage);
+    EXPECT_THAT(error.what(), HasSubstr("'y' has no effect with precision 'int4'"));
+  }
   config = Config();
   config.exclude = {"nothing"};
   EXPECT_THROW(Store(model, config), Error);

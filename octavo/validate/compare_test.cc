@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/ir/text.h"
 #include "octavo/validate/json_writer.h"
@@ -19,17 +20,13 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
-class CompareTest : public testing::Test {
+class CompareTest : public FolderTest {
  protected:
   void SetUp() override {
 #ifdef OCTAVO_TEST_ORT_LIBRARY
     ::setenv("OCTAVO_ORT_LIBRARY", OCTAVO_TEST_ORT_LIBRARY, 0);
 #endif
-    std::string name = testing::TempDir() + "octavo_compare_XXXXXX";
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder_ = name;
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   fs::path Write(const std::string& name, const std::string& text) {
     WriteOnnx(Parse(text), folder_ / name);
@@ -44,7 +41,6 @@ class CompareTest : public testing::Test {
                      "\n"
                      "%y: f32[2,3] = Add(%x, %b)\n%r: f32[2,3] = Relu(%y)\n%scores: f32[2,3] = Mul(%r, %k)\n}\n");
   }
-  fs::path folder_;
 };
 
 // Samples that a test writes down.
