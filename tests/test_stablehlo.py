@@ -300,7 +300,7 @@ def test_blocks_bit_for_bit(octavo, blocked, precision, tmp_path):
         np.testing.assert_array_equal(interpreted, rows.T)
 
 
-@pytest.mark.parametrize("precision", ["q4_k"] + [slow(f) for f in ("q8_0", "q4_0", "q6_k")])
+@pytest.mark.parametrize("precision", ["q4_k", "iq4_nl"] + [slow(f) for f in ("q8_0", "q4_0", "q6_k", "iq4_xs", "mxfp4_gg", "nvfp4")])
 @pytest.mark.parametrize("form", ("dequantize", "codes"))
 def test_blocks_in_other_forms(octavo, blocked, precision, form, tmp_path):
     model, x = blocked
@@ -323,7 +323,8 @@ def test_parameter_archive(octavo, blocked, precision, tmp_path):
     np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("precision", ("q8_0", "q4_0", "q4_k"))
+# all the block formats of which IREE opens a GGUF
+@pytest.mark.parametrize("precision", ["q4_0", "q5_1", "q3_k", "q4_k", "q6_k"] + [slow(f) for f in ("q8_0", "q4_1", "q5_0", "q2_k", "q5_k")])
 def test_weights_stay_in_the_gguf(octavo, blocked, precision, tmp_path):
     """The module reads the file's raw blocks; its own text holds no weight."""
     model, x = blocked
@@ -332,11 +333,62 @@ def test_weights_stay_in_the_gguf(octavo, blocked, precision, tmp_path):
     assert (tmp_path / "m.mlir").stat().st_size < 16000 and not (tmp_path / "m.mlir.irpa").exists()
     (got,) = tools.program(tmp_path / "m.mlir", tmp_path / "w.gguf")(x)
     np.testing.assert_array_equal(got, rows.T)
-    # what IREE cannot open or the module cannot take apart is refused
-    for other, text in (("iq4_nl", "IREE does not open"), ("q6_k", "raw blocks of Q6_K")):
-        reference(octavo, model, other, tmp_path)
-        r = octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "n.mlir", "--constants", "parameters", "--parameters", tmp_path / "w.gguf", code=4)
-        assert text in r.error
+
+
+@pytest.mark.parametrize("precision", ("iq4_nl", "iq4_xs", "tq1_0", "tq2_0", "mxfp4_gg", "nvfp4"))
+def test_files_that_iree_does_not_open(octavo, blocked, precision, tmp_path):
+    """IREE's own reader says so, and octavo before it."""
+    import iree.runtime
+    model, _ = blocked
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "w.gguf", "--precision", precision)
+    with pytest.raises(Exception, match="not supported"):
+        iree.runtime.ParameterIndex().load(str(tmp_path / "w.gguf"))
+    r = octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "n.mlir", "--constants", "parameters", "--parameters", tmp_path / "w.gguf", code=4)
+    assert "IREE does not open" in r.error
+
+
+MX = ["mxfp4", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8"]
+
+
+@pytest.mark.parametrize("precision,form", [(p, "packed") for p in MX] + [
+    ("mxfp4", "codes"), ("mxint8", "parameters"), ("mxfp8_e4m3", "dequantize"), ("mxfp4", "quant")])
+def test_mx_weights(octavo, tmp_path, precision, form):
+    """Codes and scale bytes in the text; the numbers are those of OCP MX as gfloat and ml_dtypes round them."""
+    from test_mx import oracle
+    w = np.random.default_rng(5).normal(size=(160, 48)).astype(np.float32) * np.exp2(RNG.integers(-20, 20, (1, 48))).astype(np.float32)
+    x = np.eye(160, dtype=np.float32)
+    model = save(tmp_path / "m.onnx", [h.make_node("MatMul", ["x", "w"], ["y"], "mm")], {"x": x}, ["y"], {"w": w})
+    command = ("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--precision", precision, "--constants", form)
+    if form == "quant":
+        assert f"!quant.uniform cannot say {precision}" in octavo(*command, code=4).error
+        return
+    octavo(*command)
+    text = (tmp_path / "m.mlir").read_text()
+    assert f'encoding = "{precision}"' in text and f'"w" = "{precision}"' in text
+    stored = "160x48xi4" if precision == "mxfp4" else "160x48xi8"
+    assert (stored in text) == (form != "dequantize") and ("octavo.quant_params" in text) == (form == "codes")
+    want = oracle(w, precision, "even", axis=0)
+    archive = tmp_path / "m.mlir.irpa" if form == "parameters" else None
+    (got,) = tools.program(tmp_path / "m.mlir", archive)(x)
+    np.testing.assert_array_equal(got, want)
+    if form == "packed":
+        (interpreted,) = tools.interpret(tmp_path / "m.mlir", x)
+        np.testing.assert_array_equal(interpreted, want)
+
+
+@pytest.mark.parametrize("name,axis,block", [("mxfp4", 1, 32), ("mxint8", 0, 24)])
+def test_mx_fake_quantized_weights(octavo, tmp_path, name, axis, block):
+    """A model that says by an operator what its weight is; blocks along any axis, the last of a row shorter."""
+    from test_mx import fake_weight_model, oracle
+    w = RNG.normal(size=(40, 48)).astype(np.float32)
+    onnx.save(fake_weight_model(w, name, "even", axis, block), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "stablehlo", "-o", tmp_path / "m.mlir")
+    assert f'encoding = "{name}"' in (tmp_path / "m.mlir").read_text()
+    x = np.eye(40, dtype=np.float32)
+    program = tools.program(tmp_path / "m.mlir")
+    got = np.concatenate([program(x[i:i + 2])[0] for i in range(0, 40, 2)])
+    np.testing.assert_array_equal(got, oracle(w, name, "even", axis, block))
+
 
 def test_stored_codes_are_those_of_the_file(octavo, blocked, tmp_path):
     """The payload is read back by StableHLO's own parser."""

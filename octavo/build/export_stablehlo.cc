@@ -20,7 +20,7 @@ void ReadArchive(const std::string& path, StablehloOptions& options) {
   options.archive = gguf.files[0]->path();
   for (const GgufTensor& tensor : gguf.tensors) {
     // IREE's reader refuses the whole file for one tensor of these types.
-    for (const std::uint32_t type : {20u, 24u, 28u, 30u, 35u, 39u}) {
+    for (const std::uint32_t type : {20u, 23u, 24u, 28u, 30u, 34u, 35u, 39u, 40u}) {
       if (tensor.type->id == type) {
         ThrowUnsupported("IREE does not open a GGUF that holds a tensor of type " + std::string(tensor.type->name),
                          path + ", tensor '" + tensor.name + "'",

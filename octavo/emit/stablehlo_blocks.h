@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "octavo/emit/stablehlo_builder.h"
 #include "octavo/ir/dtype.h"
 
 namespace octavo::stablehlo {
@@ -43,6 +44,15 @@ struct BlockParts {
 };
 // `blocks` holds whole blocks of the format. Errors: kInternal when it does not.
 BlockParts TakeApart(const BlockForm& form, std::span<const std::byte> blocks);
+
+// The same by operations of the emitted module, out of raw blocks [rows, blocks, bytes] of s8: tensors in the order
+// codes [rows, blocks, sub-blocks, sub], d, scales, dmin or m, mins (those that the form has); `shift` is what is to be
+// added to a code. Nullopt for a format of GGUF files that IREE does not open.
+struct RawParts {
+  std::vector<Tensor> parts;
+  std::int64_t shift = 0;
+};
+std::optional<RawParts> TakeApartRaw(Builder& f, const BlockForm& form, const Tensor& raw);
 
 // The value that the parts of one element make: the law that the emitted text follows.
 float BlockValue(const BlockForm& form, const BlockParts& parts, std::size_t element);

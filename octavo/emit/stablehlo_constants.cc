@@ -124,45 +124,6 @@ TensorRef DequantizedData(const Value& value) {
   return TensorRef::FromFloats(data.dims, out);
 }
 
-// The parts of raw blocks [rows, blocks, bytes], taken apart by the module itself: codes, d, and what else there is, in
-// the order of BlockRows. `shift` is what is to be added to a code. False for a format that is not read so.
-bool RawParts(Builder& f, const BlockForm& form, const Tensor& raw, std::vector<Tensor>& parts, std::int64_t& shift) {
-  const Dims grid = {raw.dims[0], raw.dims[1]};
-  const auto bytes = [&](std::int64_t from, std::int64_t to) { return f.SliceAxis(raw, 2, from, to); };
-  const auto half = [&](std::int64_t at) { return f.BitcastPairs(bytes(at, at + 2), DType::kF16); };
-  const auto low = [&](const Tensor& x, int mask) { return f.Binary("and", x, f.Splat(DType::kS8, {}, mask)); };
-  const auto high = [&](const Tensor& x, int by) {
-    return f.Binary("shift_right_logical", x, f.Splat(DType::kS8, {}, by));
-  };
-  shift = 0;
-  if (form.format == "q8_0") {
-    parts = {f.Reshape(bytes(2, 34), {grid[0], grid[1], 1, 32}), half(0)};
-    return true;
-  }
-  if (form.format == "q4_0") {
-    const Tensor q = bytes(2, 18);
-    const Tensor nibbles[] = {low(q, 15), low(high(q, 4), 15)};
-    parts = {f.Reshape(f.Concat(nibbles, 2), {grid[0], grid[1], 1, 32}), half(0)};
-    shift = -8;
-    return true;
-  }
-  if (form.format == "q4_k") {
-    const Tensor q = f.Reshape(bytes(16, 144), {grid[0], grid[1], 4, 1, 32});
-    const Tensor nibbles[] = {low(q, 15), low(high(q, 4), 15)};
-    const Tensor codes = f.Reshape(f.Concat(nibbles, 3), {grid[0], grid[1], 8, 32});
-    const Tensor a = bytes(4, 8), b = bytes(8, 12), c = bytes(12, 16);
-    const auto six = [&](const Tensor& bits, const Tensor& top) {  // 4 bits and 2 of another byte
-      const Tensor two = f.Binary("shift_left", low(high(top, 6), 3), f.Splat(DType::kS8, {}, 4));
-      return f.Binary("or", bits, two);
-    };
-    const Tensor scales[] = {low(a, 63), six(low(c, 15), a)};
-    const Tensor mins[] = {low(b, 63), six(low(high(c, 4), 15), b)};
-    parts = {codes, half(0), f.Concat(scales, 2), half(2), f.Concat(mins, 2)};
-    return true;
-  }
-  return false;
-}
-
 std::string Place(const Value& value) { return "weight '" + value.name() + "', export to StableHLO"; }
 
 }  // namespace
@@ -386,11 +347,13 @@ Tensor Emitter::BlockRows(const Value& value) {
     const auto add = [&](const char* part, DType dtype, const Dims& part_dims, const std::vector<std::byte>& bytes) {
       const TensorRef ref = TensorRef::FromBytes(dtype, part_dims, dtype == DType::kS4 ? PackNibbles(bytes) : bytes);
       if (form() == ConstantForm::kCodes) {
-        arguments.push_back(
+        const Tensor constant =
             b.Constant(ref, "{octavo.quant_params = {encoding = " + Quoted(std::string(format->ggml_name)) +
                                 ", part = \"" + part + "\", block = " + std::to_string(block_form->block) +
                                 " : i64, sub_block = " + std::to_string(block_form->sub) +
-                                " : i64, code_shift = " + std::to_string(block_form->code_shift) + " : i64}}"));
+                                " : i64, code_shift = " + std::to_string(block_form->code_shift) + " : i64}}");
+        // IREE's own evaluation of constants fails on indices of tables: behind a barrier it leaves them alone.
+        arguments.push_back(block_form->table ? b.Barrier(constant) : constant);
       } else {
         arguments.push_back(Stored(value, part, ref));
       }
@@ -431,17 +394,14 @@ Tensor Emitter::BlockRows(const Value& value) {
       const Dims raw = {n, nb, static_cast<std::int64_t>(format->block_bytes)};
       arguments.push_back(
           Global(*name, TensorRef{DType::kS8, raw, value.data->bytes, value.data->owner, value.data->file, nullptr}));
-      bool known = true;
       out = Composite("raw " + key, encoding, arguments, expressed, dims, [&](Builder& f, std::span<const Tensor> a) {
-        std::vector<Tensor> parts;
-        std::int64_t shift = 0;
-        known = RawParts(f, *block_form, a[0], parts, shift);
-        return known ? values(f, parts, shift) : a[0];
+        const std::optional<RawParts> raw_parts = TakeApartRaw(f, *block_form, a[0]);
+        if (!raw_parts) {
+          ThrowUnsupported("raw blocks of " + std::string(format->ggml_name) + " are not read at run time",
+                           Place(value), "leave --parameters out: an archive of codes and scales is written");
+        }
+        return values(f, raw_parts->parts, raw_parts->shift);
       });
-      if (!known) {
-        ThrowUnsupported("raw blocks of " + std::string(format->ggml_name) + " are not read at run time", Place(value),
-                         "leave --parameters out: an archive of codes and scales is written");
-      }
     } else {
       const BlockParts parts = TakeApart(*block_form, value.data->bytes);
       add("codes", block_form->codes, {n, nb, subs, block_form->sub}, parts.codes);
@@ -479,8 +439,7 @@ Tensor Emitter::Weight(const Value& value) {
       return b.Transpose(rows, permutation);
     }
     case QuantType::Kind::kMx:
-      ThrowUnsupported("the MX format " + value.type.quant->mx.format, Place(value),
-                       "use --to circle, or a block format of GGML");
+      return MxWeight(value);
   }
   ThrowInternal("unknown kind of quantization");
 }

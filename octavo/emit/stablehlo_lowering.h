@@ -78,6 +78,7 @@ class Emitter {
   Tensor PlainConstant(const Value& value);
   Tensor AffineWeight(const Value& value);
   Tensor BlockRows(const Value& value);
+  Tensor MxWeight(const Value& value);  // stablehlo_mx.cc
   // Codes or scales of a weight where the consumer keeps them: behind a barrier, or in the parameter archive.
   Tensor Stored(const Value& value, const std::string& part, const TensorRef& data);
   // The name under which the archive of the options holds these very bytes.
