@@ -5,6 +5,7 @@
 #include "octavo/emit/lower_ggml.h"
 #include "octavo/emit/lower_mx.h"
 #include "octavo/emit/onnx.h"
+#include "octavo/emit/scales.h"
 
 namespace octavo {
 namespace {
@@ -143,7 +144,8 @@ void Lowering::Lower(Value* value) {
   const std::vector<Use> uses(value->uses().begin(), value->uses().end());
   const std::vector<OutputUse> output_uses(value->output_uses().begin(), value->output_uses().end());
 
-  scale_ = graph.AddConstant(base + "_scale", affine_.scale);
+  scale_ = affine_.block > 0 ? AddScales(graph, base + "_scale", affine_.scale)
+                             : graph.AddConstant(base + "_scale", affine_.scale);
   zero_point_ = nullptr;
   std::optional<TensorRef> zero_point = affine_.zero_point;
   // Without a zero point QuantizeLinear makes u8.
@@ -194,7 +196,7 @@ void Lowering::Lower(Value* value) {
   }
   if (is_cast) graph.Erase(producer);
   // A value that is only passed on as raw codes has no use for its parameters.
-  if (scale_->dead()) graph.Erase(scale_);
+  if (scale_->dead()) EraseScales(scale_);
   if (zero_point_ && zero_point_->dead()) graph.Erase(zero_point_);
 }
 

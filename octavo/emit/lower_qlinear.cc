@@ -5,6 +5,7 @@
 #include "octavo/base/error.h"
 #include "octavo/emit/clip_codes.h"
 #include "octavo/emit/onnx.h"
+#include "octavo/emit/scales.h"
 #include "octavo/numerics/affine.h"
 
 namespace octavo {
@@ -52,7 +53,8 @@ class QLinearLowering {
     const Affine* affine = AffineOf(value);
     if (affine == nullptr) ThrowInternal("an integer operator of a value without affine parameters", value->name());
     Graph& home = *value->graph();
-    p.scale = home.AddConstant(value->name() + "_scale", affine->scale);
+    p.scale = affine->block > 0 ? AddScales(home, value->name() + "_scale", affine->scale)
+                                : home.AddConstant(value->name() + "_scale", affine->scale);
     TensorRef zero;
     if (affine->zero_point) {
       zero = *affine->zero_point;
@@ -319,7 +321,7 @@ class QLinearLowering {
     if (shared.scale == nullptr) {
       shared.zero = graph_->AddConstant(w->name() + "_blocks",
                                         TensorRef::FromBytes(DType::kU8, {n, blocks, a.block / 2}, std::move(packed)));
-      shared.scale = graph_->AddConstant(w->name() + "_scales", TensorRef::FromFloats({n * blocks}, scales));
+      shared.scale = AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({n * blocks}, scales));
     }
     Node* fresh = Emit("MatMulNBits", kMs, {node_->input(0), shared.zero, shared.scale});
     fresh->SetAttribute("K", k);

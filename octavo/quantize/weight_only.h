@@ -38,9 +38,10 @@ using WeightImportance = std::map<std::pair<std::string, std::int64_t>, std::vec
 struct WeightOnlyFormat {
   std::string name;         // of the precision
   std::string weight_text;  // for people and the manifest: "s4 symmetric, blocks of 32"
-  double bits_per_weight;   // scales included: 5 for s4 codes and an f32 scale for each block of 32
+  double bits_per_weight;   // scales included: 4.5 for s4 codes and an f16 scale for each block of 32
   WeightEncoder encode;
   bool takes_importance = false;  // an importance changes the codes
+  bool short_blocks = false;      // a block may be shorter than its size, and stand at each position of a window
 };
 
 // The format that a precision name means, with the config's block size; nullopt when the name is no weight-only
@@ -48,7 +49,8 @@ struct WeightOnlyFormat {
 std::optional<WeightOnlyFormat> FindWeightOnlyFormat(const QuantizationConfig& config);
 
 // Symmetric blocks of a signed integer type along an axis: ONNX's blocked DequantizeLinear. The scale of a block is the
-// one of several near max|x| / qmax with the least squared error; a block of zeros has scale 1. Zero point 0.
+// one of several near max|x| / qmax with the least squared error; a block of zeros has scale 1. Zero point 0. Scales of
+// less than 8 bits are f16 numbers, except where f16 has not all its digits.
 EncodedWeight EncodeAffineBlocks(const TensorRef& weight, std::int64_t axis, std::int64_t block, DType storage);
 
 // Where a node reads a weight that can be stored in blocks.
@@ -60,8 +62,9 @@ struct WeightSite {
   Node* last_view = nullptr;  // the Transpose next to the constant, or null: the use that is replaced
 };
 // The site of a node, or why it has none; an empty reason: it has no constant weight at all. `block`: weights whose
-// dimension is shorter stay float.
-std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t block);
+// dimension is shorter stay float; with `short_blocks` those of one number only, and convolutions with windows have a
+// site too: their blocks run along the channels.
+std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t block, bool short_blocks = false);
 
 // Stores every weight of the main graph that the format takes; fills nodes_*. A weight that is read along two
 // dimensions is stored for each of them; one that also has other users keeps its float form for those. exclude,

@@ -8,6 +8,7 @@
 #include "octavo/base/error.h"
 #include "octavo/ir/text.h"
 #include "octavo/ir/verify.h"
+#include "octavo/numerics/half.h"
 
 namespace octavo {
 namespace {
@@ -140,9 +141,41 @@ TEST(WeightOnly, ReasonsOfWhatStaysFloat) {
   const QuantizeResult result = Store(model, Config());
   EXPECT_EQ(result.nodes_quantized, 0);
   ASSERT_EQ(result.nodes_skipped.size(), 3u);
-  EXPECT_THAT(result.nodes_skipped[0].reason, HasSubstr("window"));
-  EXPECT_THAT(result.nodes_skipped[1].reason, HasSubstr("3 numbers, less than a block of 4"));
-  EXPECT_THAT(result.nodes_skipped[2].reason, HasSubstr("both operands are computed"));
+  std::string reasons;
+  for (const auto& skipped : result.nodes_skipped) reasons += skipped.reason + "\n";
+  EXPECT_THAT(reasons, HasSubstr("its windows have 36 numbers"));
+  EXPECT_THAT(reasons, HasSubstr("3 numbers, less than a block of 4"));
+  EXPECT_THAT(reasons, HasSubstr("both operands are computed"));
+}
+
+// Large windows: blocks along the channels that are summed over.
+TEST(WeightOnly, LargeWindowsAreStoredAlongTheChannels) {
+  Model model = Parse(R"(graph @g(%x: f32[1,64,5,5], %u: f32[1,128,5,5]) -> (%y, %z) {
+  %k = constant f32[128,64,3,3] splat(0.5)
+  %t = constant f32[128,64,3,3] splat(-0.5)
+  %y: f32[1,128,3,3] = Conv(%x, %k)
+  %z: f32[1,64,7,7] = ConvTranspose(%u, %t)
+})");
+  EXPECT_EQ(Store(model, Config()).nodes_quantized, 2);
+  const auto affine = [&](const char* name) { return model.graph->FindValue(name)->type.quant->affine; };
+  EXPECT_EQ(*affine("k").axis, 1);
+  EXPECT_EQ(affine("k").scale.dims, (Dims{128, 16, 3, 3}));
+  EXPECT_EQ(*affine("t").axis, 0);
+  EXPECT_EQ(affine("t").scale.dims, (Dims{32, 64, 3, 3}));
+}
+
+TEST(WeightOnly, ScalesAreHalfNumbersWhereHalfHasItsDigits) {
+  for (const float unit : {0.013f, 1e-7f}) {
+    std::vector<float> x;
+    for (int i = 0; i < 64; ++i) x.push_back(unit * std::sin(static_cast<float>(i)));
+    const EncodedWeight e = EncodeAffineBlocks(TensorRef::FromFloats({1, 64}, x), 1, 32, DType::kS4);
+    const std::vector<std::int64_t> codes = e.data.ToInts();
+    for (std::size_t i = 0; i < 64; ++i) {
+      const float s = e.type.affine.scale.ToFloats()[i / 32];
+      EXPECT_EQ(HalfToFloat(FloatToHalf(s)) == s, unit > 1e-4f);
+      EXPECT_NEAR(static_cast<float>(codes[i]) * s, x[i], s);
+    }
+  }
 }
 
 }  // namespace

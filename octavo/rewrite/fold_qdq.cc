@@ -371,9 +371,34 @@ std::int64_t Fold(Model& model, bool contrib) {
   return folded;
 }
 
+// Before:  %s = Cast %k : f16 {to=f32};  %d = DequantizeLinear %q, %s        After:  %d = DequantizeLinear %q, %s : f32
+// What emit/scales.h writes.
+void WidenScales(Model& model) {
+  std::vector<Node*> casts;
+  VisitNodes(*model.graph, [&](Node& node) {
+    if (!node.Is("Cast") || node.IntAttribute("to", 0) != 1 || node.output() == nullptr) return;
+    if (!IsPlainConstant(node.input(0)) || node.input(0)->data->dtype != DType::kF16) return;
+    const Value& out = *node.output();
+    const bool scales = std::all_of(out.uses().begin(), out.uses().end(), [](const Use& use) {
+      return use.index == 1 && (IsQ(*use.node) || IsDq(*use.node));
+    });
+    if (scales && !out.is_graph_output()) casts.push_back(&node);
+  });
+  for (Node* cast : casts) {
+    const TensorRef& half = *cast->input(0)->data;
+    const std::vector<float> values = half.ToFloats();
+    Value* stored = cast->input(0);
+    Value* wide = cast->graph()->AddConstant(stored->name() + "_wide", TensorRef::FromFloats(half.dims, values));
+    cast->graph()->ReplaceAllUses(cast->output(), wide);
+    cast->graph()->Erase(cast);
+    if (stored->dead()) stored->graph()->Erase(stored);
+  }
+}
+
 }  // namespace
 
 std::int64_t FoldQdq(Model& model) {
+  WidenScales(model);
   // Fake quantization takes the same road.
   DecomposeFakeQuantize(model);
   const std::int64_t mx = FoldQuantOps(model);
