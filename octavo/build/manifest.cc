@@ -38,9 +38,15 @@ void WriteQuantize(JsonWriter& json, const QuantizeResult& q) {
   json.EndArray();
   json.Field("calibration_time_seconds", q.calibration_seconds);
   json.Field("qdq_insertion_time_seconds", q.insertion_seconds);
+  if (q.predicted_sqnr_db != 0) json.Field("predicted_sqnr_db", q.predicted_sqnr_db);
   if (!q.nodes_16bit.empty()) {
     json.Key("nodes_16bit").BeginArray();
     for (const std::string& node : q.nodes_16bit) json.String(node);
+    json.EndArray();
+    json.Key("tensors_16bit").BeginArray();
+    for (const auto& [tensor, reason] : q.tensors_16bit) {
+      json.BeginObject().Field("tensor", tensor).Field("reason", reason).EndObject();
+    }
     json.EndArray();
   }
   if (q.fp16_overflows > 0) json.Field("fp16_overflows", q.fp16_overflows);

@@ -48,30 +48,6 @@ bool MovesCodes(const Node& node, const DeviceDescriptor& device, bool eight_bit
   return true;
 }
 
-// Whether a subgraph reads what data movement makes of `value`. ONNX Runtime 1.31 moves a DequantizeLinear forward
-// through these operators and, where a subgraph reads the last one's result, looks for an input that the subgraph's
-// node does not have, and aborts the process.
-bool MovesIntoSubgraph(const Value& value) {
-  static const std::unordered_set<std::string_view> kMoves = {"Transpose", "Reshape", "Squeeze",
-                                                              "Unsqueeze", "Slice",   "MaxPool"};
-  std::vector<const Value*> open = {&value};
-  std::unordered_set<const Value*> seen;
-  while (!open.empty()) {
-    const Value* v = open.back();
-    open.pop_back();
-    for (const Use& use : v->uses()) {
-      if (use.node->graph() != v->graph()) {
-        if (v != &value) return true;
-        continue;
-      }
-      if (use.index != 0 || !use.node->domain().empty() || kMoves.count(use.node->op()) == 0) continue;
-      const Value* output = use.node->output();
-      if (output != nullptr && seen.insert(output).second) open.push_back(output);
-    }
-  }
-  return false;
-}
-
 class Placer {
  public:
   Placer(const Model& model, const QuantizationConfig& config, const ResolvedPrecision& precision,
@@ -269,6 +245,27 @@ void CheckSelectors(const Model& model, const QuantizationConfig& config) {
   for (const std::string& op : config.op_types) check(op, ops, "--op-types", "operator of the model");
   for (const std::string& pattern : config.exclude) check(pattern, node_names, "--exclude", "node");
   for (const auto& [pattern, type] : config.overrides) check(pattern, values, "--override", "tensor");
+}
+
+bool MovesIntoSubgraph(const Value& value) {
+  static const std::unordered_set<std::string_view> kMoves = {"Transpose", "Reshape", "Squeeze",
+                                                              "Unsqueeze", "Slice",   "MaxPool"};
+  std::vector<const Value*> open = {&value};
+  std::unordered_set<const Value*> seen;
+  while (!open.empty()) {
+    const Value* v = open.back();
+    open.pop_back();
+    for (const Use& use : v->uses()) {
+      if (use.node->graph() != v->graph()) {
+        if (v != &value) return true;
+        continue;
+      }
+      if (use.index != 0 || !use.node->domain().empty() || kMoves.count(use.node->op()) == 0) continue;
+      const Value* output = use.node->output();
+      if (output != nullptr && seen.insert(output).second) open.push_back(output);
+    }
+  }
+  return false;
 }
 
 std::string KeptByUser(const Node& node, const QuantizationConfig& config) {

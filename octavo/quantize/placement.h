@@ -44,6 +44,11 @@ void CheckSelectors(const Model& model, const QuantizationConfig& config);
 // Why exclude and op_types keep this node in float; empty: they do not.
 std::string KeptByUser(const Node& node, const QuantizationConfig& config);
 
+// Whether a subgraph reads what data movement makes of `value`. ONNX Runtime 1.31 moves a DequantizeLinear forward
+// through these operators and, where a subgraph reads the last one's result, looks for an input that the subgraph's
+// node does not have, and aborts the process: such a value must not be quantized.
+bool MovesIntoSubgraph(const Value& value);
+
 // A node's name for messages: its own, or that of its first output.
 std::string NodeName(const Node& node);
 

@@ -25,6 +25,10 @@ struct QuantizeResult {
   std::int64_t nodes_quantized = 0;  // compute nodes with quantized inputs; Q/DQ are not nodes
   std::vector<SkippedNode> nodes_skipped;
   std::vector<std::string> nodes_16bit;  // whole-graph devices: operators that run in 16 bits where the others run in 8
+  struct WideTensor {
+    std::string tensor, reason;
+  };
+  std::vector<WideTensor> tensors_16bit;                 // the tensors for which that is so
   std::string effective_weights, effective_activations;  // "u8 per tensor", ...
   std::int64_t calibration_samples = 0;
   std::string calibration_source;  // data | synthetic | loaded | none

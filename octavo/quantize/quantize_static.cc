@@ -51,7 +51,7 @@ class Quantizer {
     if (device_.whole_graph) {
       GetStatistics();
       const Clock::time_point begin = Clock::now();
-      WholeGraphQuantize(model_, config_, device_, precision_, statistics_, threads_, result_);
+      WholeGraphQuantize(model_, config_, device_, precision_, statistics_, calibration_, spec_of_, threads_, result_);
       RaiseOpsetForQuantization(model_);
       result_.insertion_seconds = Seconds(begin);
       return;

@@ -21,7 +21,10 @@
 #include "octavo/quantize/apply.h"
 #include "octavo/quantize/dead_zone.h"
 #include "octavo/quantize/placement.h"
+#include "octavo/quantize/probe.h"
 #include "octavo/quantize/weights.h"
+#include "octavo/quantize/whole_graph_plan.h"
+#include "octavo/quantize/whole_graph_widths.h"
 
 namespace octavo {
 namespace {
@@ -31,326 +34,29 @@ constexpr float kMaskDepth = 12.0f;
 // A mask of -FLT_MAX is as good as one of this size, and a device's rescaling takes no step of 1e36.
 constexpr float kMaskBound = 1000.0f;
 
-// A tensor that 8 bits hold worse than this is one of outliers: a bell in 8 bits has 40 dB.
-constexpr double kLeastLocalDb = 28.0;
-// So is a weight; of these there are more, and 16 bits double its size.
-constexpr double kLeastWeightDb = 20.0;
-
-bool IsF32(const Value* value) { return value != nullptr && value->type.dtype == DType::kF32 && !value->type.quant; }
-
-bool IsConstantData(const Value* value) { return value != nullptr && value->is_constant() && value->data.has_value(); }
-
-// What an input of an operator is to placement.
-enum class Role { kNone, kData, kWeight, kBias };
-
-// Scale and shift of a normalization are its weight and bias.
-bool NormalizesWithScale(const Node& node) { return node.Is("LayerNormalization") || node.Is("InstanceNormalization"); }
-
-Role RoleOf(const Node& node, std::size_t index) {
-  const OpInfo& info = FindOp(node);
-  const Value* value = node.input(index);
-  if (value == nullptr || !IsF32(value)) return Role::kNone;
-  if (NormalizesWithScale(node)) {
-    if (index == 0) return Role::kData;
-    return index == 1 ? Role::kWeight : index == 2 ? Role::kBias : Role::kNone;
-  }
-  if (info.weight_input >= 0 && index == static_cast<std::size_t>(info.weight_input)) {
-    return value->is_constant() ? Role::kWeight : Role::kData;
-  }
-  if (info.bias_input >= 0 && index == static_cast<std::size_t>(info.bias_input)) return Role::kBias;
-  if (node.Is("PRelu") && index == 1) return Role::kData;
-  return IsDataInput(info, index) ? Role::kData : Role::kNone;
-}
-
-// Outputs that carry data: the indices of a TopK or MaxPool, the statistics of a LayerNormalization do not.
-bool CarriesData(const Node& node, std::size_t index) {
-  const Value* value = node.output(index);
-  if (!IsF32(value)) return false;
-  return index == 0 || node.Is("Split");
-}
-
-struct Tensor {               // a value with parameters, or several that share them
-  Value* observed = nullptr;  // whose range counts; null: that of the constant
-  Value* constant = nullptr;  // moved by a Gather, say: its own range
-  std::optional<PlannedTensor> fixed;
-};
-
-// The parts that need no statistics: which nodes are taken and which values share parameters. Never edits.
-class Plan {
- public:
-  Plan(const Model& model, const QuantizationConfig& config, const ResolvedPrecision& precision,
-       const DeviceDescriptor& device)
-      : model_(model), config_(config), precision_(precision), device_(device) {
-    CheckSelectors();
-    for (Node* node : model_.graph->nodes()) Visit(*node);
-    VisitNodes(*static_cast<const Graph*>(model_.graph.get()), [&](const Node& node) {
-      ++nodes_total;
-      if (node.graph() != model_.graph.get() && HasFloat(node)) {
-        Skip(node, "it stands in a subgraph, whose values are not calibrated");
-      }
-    });
-    for (Node* node : taken) Join(*node);
-    FindMasks();
-  }
-
-  std::vector<Node*> taken;  // in execution order
-  std::unordered_set<const Node*> is_taken;
-  std::unordered_map<const Node*, Node*> absorbs;  // node -> the Relu or Clip behind it
-  std::unordered_set<const Node*> absorbed;
-  std::vector<SkippedNode> skipped;
-  std::int64_t nodes_total = 0;
-  std::vector<Tensor> tensors;
-  std::unordered_map<const Value*, std::size_t> tensor_of;   // of every computed value or input that has parameters
-  std::unordered_map<const Value*, const Value*> mask_sums;  // score + mask -> the score
-
-  std::unordered_set<const Value*> mask_values;  // what a mask is made of, constants included
-
-  bool Moves(const Node& node) const {
-    if (device_.Support(node.op(), node.domain()) != QuantSupport::kPassThrough) return false;
-    return true;
-  }
-  bool Produced(const Value& value) const {
-    return value.producer() != nullptr && is_taken.count(value.producer()) > 0;
-  }
-
- private:
-  static bool HasFloat(const Node& node) {
-    for (const Value* v : node.inputs()) {
-      if (v != nullptr && v->type.dtype == DType::kF32) return true;
-    }
-    for (const Value* v : node.outputs()) {
-      if (v != nullptr && v->type.dtype == DType::kF32) return true;
-    }
-    return false;
-  }
-
-  void Skip(const Node& node, std::string reason) { skipped.push_back({NodeName(node), node.op(), std::move(reason)}); }
-
-  void CheckSelectors() const {
-    std::vector<std::string> node_names, ops, values;
-    VisitNodes(*static_cast<const Graph*>(model_.graph.get()), [&](const Node& node) {
-      node_names.push_back(NodeName(node));
-      ops.push_back(node.op());
-      for (const Value* v : node.outputs()) {
-        if (v != nullptr) values.push_back(v->name());
-      }
-    });
-    for (const Value* v : model_.graph->inputs()) values.push_back(v->name());
-    for (const Value* v : model_.graph->constants()) values.push_back(v->name());
-    const auto check = [](const std::string& pattern, const std::vector<std::string>& names, const char* option,
-                          const char* what) {
-      for (const std::string& name : names) {
-        if (name == pattern || GlobMatch(pattern, name)) return;
-      }
-      ThrowUsage(std::string("no ") + what + " matches '" + pattern + "'", option, DidYouMean(pattern, names));
-    };
-    for (const std::string& op : config_.op_types) check(op, ops, "--op-types", "operator of the model");
-    for (const std::string& pattern : config_.exclude) check(pattern, node_names, "--exclude", "node");
-    for (const auto& [pattern, type] : config_.overrides) check(pattern, values, "--override", "tensor");
-  }
-
-  // The reason why a node stays in float; empty: it is taken.
-  std::string Refusal(const Node& node) const {
-    const OpSupport* row = device_.Row(node.op(), node.domain());
-    if (row == nullptr || row->support == QuantSupport::kFloatOnly) {
-      return std::string(device_.Reason(node.op(), node.domain()));
-    }
-    const std::string name = NodeName(node);
-    for (const std::string& pattern : config_.exclude) {
-      if (pattern == name || GlobMatch(pattern, name)) return "it is excluded";
-    }
-    if (!config_.op_types.empty() &&
-        std::find(config_.op_types.begin(), config_.op_types.end(), node.op()) == config_.op_types.end()) {
-      return "its operator type is not among those to quantize";
-    }
-    for (std::size_t i = 0; i < node.inputs().size(); ++i) {
-      const Value* v = node.input(i);
-      if (v == nullptr) continue;
-      if (v->graph() != node.graph()) return "an input comes from an enclosing graph";
-      if (RoleOf(node, i) == Role::kNone) continue;
-      if (OverrideOf(config_, v->name()) == DType::kF32) return "its input '" + v->name() + "' is overridden to f32";
-      if (v->is_constant() && !IsConstantData(v)) return "a constant has no data";
-      if (IsConstantData(v)) {
-        std::vector<float> storage;
-        for (const float f : FloatView(*v->data, storage)) {
-          if (!std::isfinite(f)) return "its constant '" + v->name() + "' holds NaN or infinity";
-        }
-      }
-    }
-    const OpInfo& info = FindOp(node);
-    if (info.bias_input >= 0) {
-      const Value* bias = node.input(static_cast<std::size_t>(info.bias_input));
-      if (bias != nullptr && !bias->is_constant()) return "its bias is computed";
-    }
-    for (const Value* v : node.outputs()) {
-      if (v != nullptr && OverrideOf(config_, v->name()) == DType::kF32) {
-        return "its output '" + v->name() + "' is overridden to f32";
-      }
-    }
-    if (NormalizesWithScale(node) && !IsConstantData(node.input(1))) return "its scale is computed";
-    if (node.Is("LayerNormalization")) {
-      const std::int64_t axis = node.IntAttribute("axis", -1);
-      const auto& shape = node.input(0)->type.shape;
-      if (axis != -1 && (!shape || axis != static_cast<std::int64_t>(shape->size()) - 1)) {
-        return "it normalizes over more than the last axis";
-      }
-    }
-    return {};
-  }
-
-  void Visit(Node& node) {
-    if (node.graph() != model_.graph.get() || !HasFloat(node)) return;
-    bool data = false;
-    for (std::size_t i = 0; i < node.inputs().size(); ++i) data = data || RoleOf(node, i) == Role::kData;
-    if (!data) {
-      // Casts and other makers of floats from integers: what they make is quantized behind them.
-      const OpCategory category = FindOp(node).category;
-      if (category != OpCategory::kShape) Skip(node, std::string(device_.Reason(node.op(), node.domain())));
-      return;
-    }
-    std::string refusal = Refusal(node);
-    if (!refusal.empty()) return Skip(node, std::move(refusal));
-    taken.push_back(&node);
-    is_taken.insert(&node);
-  }
-
-  std::size_t NewTensor(Value* observed) {
-    tensors.push_back({});
-    tensors.back().observed = observed;
-    return tensors.size() - 1;
-  }
-
-  std::size_t TensorOf(Value* value) {
-    const auto [it, fresh] = tensor_of.emplace(value, 0);
-    if (fresh) it->second = NewTensor(value);
-    return it->second;
-  }
-
-  static Node* OnlyUser(const Value& value) {
-    if (value.is_graph_output() || value.uses().size() != 1) return nullptr;
-    Node* node = value.uses()[0].node;
-    return node->graph() == value.graph() ? node : nullptr;
-  }
-
-  // The Relu or Clip behind y that codes of the right range do by themselves.
-  Node* Absorbable(const Node& node) const {
-    if (precision_.activation_symmetric || Moves(node)) return nullptr;
-    Node* user = OnlyUser(*node.output());
-    if (user == nullptr || is_taken.count(user) == 0 || user->input(0) != node.output() || !IsF32(user->output())) {
-      return nullptr;
-    }
-    if (user->Is("Relu")) return user;
-    if (!user->Is("Clip")) return nullptr;
-    float low = user->FloatAttribute("min", -std::numeric_limits<float>::infinity());
-    float high = user->FloatAttribute("max", std::numeric_limits<float>::infinity());
-    for (std::size_t i = 1; i < 3; ++i) {
-      const Value* bound = user->input(i);
-      if (bound == nullptr) continue;
-      if (!IsConstantData(bound) || bound->data->elements() != 1 || !IsF32(bound)) return nullptr;
-      (i == 1 ? low : high) = bound->data->ToFloats()[0];
-    }
-    return low <= 0 && high >= 0 ? user : nullptr;
-  }
-
-  // Node by node in execution order: inputs are known when a node is reached.
-  void Join(Node& node) {
-    for (std::size_t i = 0; i < node.inputs().size(); ++i) {
-      if (RoleOf(node, i) == Role::kData && !node.input(i)->is_constant()) TensorOf(node.input(i));
-    }
-    if (absorbed.count(&node) > 0) return;
-    for (std::size_t i = 0; i < node.outputs().size(); ++i) {
-      if (!CarriesData(node, i)) continue;
-      Value* y = node.output(i);
-      if (Moves(node)) {
-        Value* x = node.input(0);
-        if (x->is_constant()) {
-          const std::size_t t = NewTensor(nullptr);
-          tensors[t].constant = x;
-          tensor_of[y] = t;
-        } else {
-          tensor_of[y] = TensorOf(x);
-        }
-        continue;
-      }
-      const std::size_t t = NewTensor(y);
-      tensor_of[y] = t;
-      if (Node* relu = Absorbable(node); relu != nullptr && i == 0) {
-        absorbs[&node] = relu;
-        absorbed.insert(relu);
-        tensor_of[relu->output()] = t;
-        tensors[t].observed = relu->output();
-      }
-    }
-  }
-
-  // score + mask in front of a Softmax, where the mask can be far below any score. Structure only: one operand of the
-  // Add comes, through data movement and arithmetic with constants alone, from integers or booleans (Cast, Where).
-  void FindMasks() {
-    for (Node* node : taken) {
-      if (!node->Is("Softmax")) continue;
-      const Value* v = node->input(0);
-      while (v->producer() != nullptr && Moves(*v->producer())) v = v->producer()->input(0);
-      const Node* add = v->producer();
-      if (add == nullptr || (!add->Is("Add") && !add->Is("Sub")) || is_taken.count(add) == 0) continue;
-      for (std::size_t i = 0; i < 2; ++i) {
-        if (!FromMask(add->input(i), 0)) continue;
-        mask_sums[add->output()] = add->input(1 - i);
-        CollectMask(add->input(i), 0);
-      }
-    }
-  }
-
-  void CollectMask(const Value* value, int depth) {
-    if (value == nullptr || depth > 16 || value->type.dtype != DType::kF32 || !mask_values.insert(value).second) return;
-    if (value->producer() == nullptr) return;
-    for (const Value* input : value->producer()->inputs()) CollectMask(input, depth + 1);
-  }
-
-  static bool FromMask(const Value* value, int depth) {
-    if (value == nullptr || depth > 16) return false;
-    const Node* node = value->producer();
-    if (node == nullptr) return false;
-    if (node->Is("Cast")) {
-      const DType from = node->input(0)->type.dtype;
-      return IsInteger(from) || from == DType::kBool;
-    }
-    const OpInfo& info = FindOp(*node);
-    if (node->Is("Where")) {
-      for (std::size_t i = 1; i < 3; ++i) {
-        if (!node->input(i)->is_constant() && !FromMask(node->input(i), depth + 1)) return false;
-      }
-      return true;
-    }
-    const bool arithmetic = node->Is("Add") || node->Is("Sub") || node->Is("Mul") || node->Is("Div");
-    if (info.category != OpCategory::kDataMovement && !arithmetic) return false;
-    bool any = false;
-    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      const Value* x = node->input(i);
-      if (x == nullptr || x->is_constant() || x->type.dtype != DType::kF32) continue;
-      if (!FromMask(x, depth + 1)) return false;
-      any = true;
-    }
-    return any;
-  }
-
-  const Model& model_;
-  const QuantizationConfig& config_;
-  const ResolvedPrecision& precision_;
-  const DeviceDescriptor& device_;
-};
+// Errors of weights are the same at every position: they do not average out as the rounding of activations does, by
+// which sensitivity is measured.
+constexpr double kCoherent = 4;
+// Weights get a scale a channel, where that is to be had, until they make at most this share of the target.
+constexpr double kWeightShare = 0.25;
+constexpr int kMostChecks = 4;
+constexpr double kFewestRuns = 32, kProbeSeconds = 4;
 
 DType Wide(DType narrow) { return IsSignedInteger(narrow) ? DType::kS16 : DType::kU16; }
 
 class WholeGraph {
  public:
   WholeGraph(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
-             const ResolvedPrecision& precision, const Statistics& statistics, int threads, QuantizeResult& result)
+             const ResolvedPrecision& precision, const Statistics& statistics, std::optional<Calibration>& calibration,
+             const std::unordered_map<std::string, std::size_t>& spec_of, int threads, QuantizeResult& result)
       : model_(model),
         graph_(*model.graph),
         config_(config),
         device_(device),
         precision_(precision),
         statistics_(statistics),
+        calibration_(calibration),
+        spec_of_(spec_of),
         threads_(threads),
         result_(result),
         plan_(model, config, precision, device) {}
@@ -362,7 +68,7 @@ class WholeGraph {
       LogWarning("no node of this model can be quantized for " + std::string(device_.name));
       return;
     }
-    ChooseWidths();
+    DecideWidths();
     QuantizeWeights();
     Apply();
     result_.nodes_quantized = static_cast<std::int64_t>(plan_.taken.size());
@@ -377,18 +83,22 @@ class WholeGraph {
 
   // --- widths: of nodes, and from those of tensors
 
-  void ChooseWidths() {
+  void DecideWidths() {
     for (const Node* node : plan_.taken) {
       DType type = precision_.activation;
       for (const Value* v : node->outputs()) {
         if (v == nullptr) continue;
         const DType wanted = OverrideOf(config_, v->name());
-        if (wanted != DType::kUndefined && wanted != DType::kF32) type = wanted;
+        if (wanted != DType::kUndefined && wanted != DType::kF32) {
+          type = wanted;
+          fixed_.insert(node);
+        }
       }
       type_of_node_[node] = type;
     }
-    if (config_.keep_float_auto) FindWideWeights();
-    if (config_.keep_float_auto && BitWidth(precision_.activation) == 8) Widen();
+    const bool narrow = BitWidth(precision_.activation) == 8 || BitWidth(precision_.weight) == 8;
+    if (config_.keep_float_auto && narrow) ReachTarget();
+    calibration_.reset();
     // What only moves is as wide as what it moves; what nobody here made, as its widest user.
     for (const Node* node : plan_.taken) {
       if (plan_.Moves(*node)) continue;
@@ -414,73 +124,270 @@ class WholeGraph {
     }
   }
 
-  // Matrices of one scale whose outliers leave the other weights less than kLeastWeightDb.
-  void FindWideWeights() {
-    if (BitWidth(precision_.weight) != 8) return;
-    for (const Node* node : plan_.taken) {
-      if (!node->Is("MatMul") && !node->Is("Gemm")) continue;
-      const Value* weight = node->input(1);
-      if (!IsConstantData(weight) || OverrideOf(config_, weight->name()) != DType::kUndefined) continue;
-      if (precision_.per_channel && device_.Row(node->op(), node->domain())->per_channel) continue;
-      const DType type = type_of_node_.at(node);
-      if (BitWidth(type) == 8 && type != precision_.activation) continue;  // the user's word stands
-      double square = 0;
-      std::vector<float> storage;
-      const std::span<const float> values = FloatView(*weight->data, storage);
-      for (const float f : values) square += static_cast<double>(f) * f;
-      const auto [low, high] = RangeOfConstant(*weight);
-      const double step = (static_cast<double>(high) - low) / 255;
-      if (step * step / 12 * static_cast<double>(values.size()) > square * std::pow(10.0, -kLeastWeightDb / 10)) {
-        wide_weights_.insert(node);
-        if (BitWidth(type) == 16) result_.nodes_16bit.push_back(NodeName(*node));
-      }
-    }
-    if (wide_weights_.empty()) return;
-    result_.effective_weights += ", s16 at " + std::to_string(wide_weights_.size()) + " matrices with outliers";
-  }
+  // An operator with a constant weight, while widths are looked for.
+  struct Weighed {
+    std::size_t index = 0;  // among the nodes that ChooseWidths sees
+    const Node* node = nullptr;
+    const Value* weight = nullptr;
+    std::size_t tensor = 0;  // that it writes
+    double noise = 0;        // at its output, of its weight as the precision says
+    double by_channel = -1;  // the same of s8 with a scale a channel; negative: not to be had
+  };
 
-  // Tensors whose rounding to 8 bits alone leaves less than kLeastLocalDb (outliers set the step, all else is lost in
-  // it) get 16 bits, and with them the operators that make and read them.
-  void Widen() {
-    std::vector<bool> wide(plan_.tensors.size());
-    for (std::size_t t = 0; t < wide.size(); ++t) {
+  // Predicted noise at the outputs against a target: what misses it goes to 16 bits, by what it costs.
+  void ReachTarget() {
+    const WidthOptions options;
+    std::vector<WidthNode> nodes;
+    std::vector<WidthSite> sites;
+    std::vector<const Node*> node_of;
+    std::vector<ProbeSite> probes;
+    std::vector<std::size_t> tensor_of_site;
+    std::vector<int> site_of(plan_.tensors.size(), -1);
+    std::vector<double> step_noise(plan_.tensors.size());  // of 8 bits, per element
+    for (std::size_t t = 0; t < plan_.tensors.size(); ++t) {
       const Value* observed = plan_.tensors[t].observed;
       if (observed == nullptr) continue;
-      const Node* maker = observed->producer();
-      if (maker != nullptr && FindOp(*maker).flow != ParamFlow::kOwn &&
-          FindOp(*maker).flow != ParamFlow::kSameAsInput) {
-        continue;
-      }
-      const TensorStatistics& stats = StatsOf(*observed);
-      if (!stats.channels || !stats.channels->finite || stats.channels->squares.empty()) continue;
-      double square = 0;
-      for (std::size_t c = 0; c < stats.channels->squares.size(); ++c) square += stats.ChannelMeanSquare(c);
-      square /= static_cast<double>(stats.channels->squares.size());
-      const double step = ParamsOf(t, precision_.activation).params.scale;
-      wide[t] = square > 0 && step * step / 12 > square * std::pow(10.0, -kLeastLocalDb / 10);
+      const PlannedTensor narrow = ParamsOf(t, Narrow(precision_.activation));
+      step_noise[t] = static_cast<double>(narrow.params.scale) * narrow.params.scale / 12;
+      const auto spec = spec_of_.find(observed->name());
+      if (spec == spec_of_.end()) ThrowInternal("a tensor was not calibrated", observed->name());
+      const double power = PowerOf(*observed);
+      site_of[t] = static_cast<int>(sites.size());
+      tensor_of_site.push_back(t);
+      probes.push_back({spec->second, {narrow.params, narrow.storage}, power > 0 ? step_noise[t] / power : 0});
+      sites.push_back({probes.back().prior, {}});
     }
-    std::size_t count = 0;
+    std::vector<Weighed> weights;
+    double macs = 0;
     for (const Node* node : plan_.taken) {
       if (plan_.Moves(*node) || plan_.absorbed.count(node) > 0) continue;
-      bool any = wide_weights_.count(node) > 0;
-      const auto see = [&](const Value* v) {
+      const std::size_t n = nodes.size();
+      node_of.push_back(node);
+      WidthNode& entry = nodes.emplace_back();
+      entry.fixed = fixed_.count(node) > 0;
+      entry.wide = BitWidth(type_of_node_.at(node)) == 16;
+      const auto add = [&](const Value* v) {
         const auto it = plan_.tensor_of.find(v);
-        any = any || (it != plan_.tensor_of.end() && wide[it->second]);
+        if (it == plan_.tensor_of.end() || site_of[it->second] < 0) return;
+        sites[static_cast<std::size_t>(site_of[it->second])].nodes.push_back(n);
       };
       for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-        if (RoleOf(*node, i) == Role::kData) see(node->input(i));
+        if (RoleOf(*node, i) == Role::kData) add(node->input(i));
       }
-      see(node->output());
-      if (!any) continue;
-      DType& type = type_of_node_[node];
-      if (type != precision_.activation) continue;  // the user's word stands
-      type = Wide(type);
-      ++count;
-      result_.nodes_16bit.push_back(NodeName(*node));
+      for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+        if (CarriesData(*node, i)) add(node->output(i));
+      }
+      const std::size_t y = plan_.tensor_of.at(node->output());
+      const double out = Elements(*plan_.tensors[y].observed), in = Elements(*node->input(0));
+      const auto products = static_cast<double>(
+          MultiplyAccumulates(*node, static_cast<std::uint64_t>(in), static_cast<std::uint64_t>(out)));
+      macs += products;
+      entry.cost = std::max(products, out);
+      const int w = FindOp(*node).weight_input;
+      if (w < 0 || NormalizesWithScale(*node) || RoleOf(*node, static_cast<std::size_t>(w)) != Role::kWeight) continue;
+      weights.push_back({n, node, node->input(static_cast<std::size_t>(w)), y});
     }
-    if (count == 0) return;
-    result_.effective_activations += ", " + std::string(Name(Wide(precision_.activation))) + " at " +
-                                     std::to_string(count) + " operators whose tensors have outliers";
+    ParallelFor(weights.size(), threads_, [&](std::size_t i) {
+      CheckInterrupt();
+      Weigh(weights[i]);
+    });
+
+    // A run costs what its products take on a nominal core. Beside the device's compiler seconds are cheap.
+    const double run_seconds = macs / 3e10 + static_cast<double>(plan_.nodes_total) * 5e-6;
+    ProbeOptions probe_options;
+    probe_options.max_runs = static_cast<int>(std::clamp(kProbeSeconds / run_seconds, kFewestRuns, 4000.0));
+    probe_options.allowance = options.target / 16;
+    probe_options.threads = threads_;
+    Probe probe(*calibration_, probes, statistics_.kept, probe_options);
+    const ProbeResult measured = probe.Run();
+    if (measured.groups > 0) {
+      for (std::size_t s = 0; s < sites.size(); ++s) sites[s].noise = measured.noise[s];
+    } else {
+      LogWarning(
+          "no calibration sample is small enough to be kept (16 MiB): what gets 16 bits was chosen from each tensor's "
+          "own rounding noise, not from what it does to the outputs");
+    }
+    char text[200];
+    std::snprintf(text, sizeof text, "widths: %zu tensors in %d groups, %d runs, %.2f dB with all of them in 8 bits",
+                  sites.size(), measured.groups, measured.runs, -10 * std::log10(std::max(measured.all, 1e-30)));
+    LogDebug(text);
+    // Within a group the noise was shared out by guess: what a choice leaves is measured, and the guesses follow.
+    Widths widths;
+    for (int check = 0;; ++check) {
+      by_channel_.clear();
+      SetWeightNoise(weights, sites, site_of, step_noise, options.target, nodes);
+      widths = octavo::ChooseWidths(nodes, sites, options);
+      if (measured.groups == 0 || check == kMostChecks) break;
+      std::vector<bool> left(sites.size());
+      double predicted = 0, all = 0;
+      for (std::size_t s = 0; s < sites.size(); ++s) {
+        left[s] =
+            std::any_of(sites[s].nodes.begin(), sites[s].nodes.end(), [&](std::size_t n) { return !widths.node[n]; });
+        all += sites[s].noise;
+        if (left[s]) predicted += sites[s].noise;
+      }
+      if (predicted <= 0) break;
+      const double found = probe.Noise(left);
+      std::snprintf(text, sizeof text, "widths: %.2f dB left of tensors in 8 bits, %.2f dB predicted",
+                    -10 * std::log10(std::max(found, 1e-30)), -10 * std::log10(predicted));
+      LogDebug(text);
+      const bool more = found > std::max(1.25 * predicted, 0.5 * options.target);
+      const bool less = found < 0.5 * predicted && predicted > 0.5 * options.target;
+      if (!more && !less) break;
+      const double others = less && all > predicted ? (all - found) / (all - predicted) : 1;
+      for (std::size_t s = 0; s < sites.size(); ++s) sites[s].noise *= left[s] ? found / predicted : others;
+    }
+    std::snprintf(text, sizeof text, "widths: predicted %.2f dB (%.2f dB in 8 bits), %.1f %% of the work in 16 bits",
+                  -10 * std::log10(std::max(widths.noise_left, 1e-30)),
+                  -10 * std::log10(std::max(widths.noise_all, 1e-30)), 100 * widths.cost_share);
+    LogDebug(text);
+    if (widths.noise_left > 0) result_.predicted_sqnr_db = -10 * std::log10(widths.noise_left);
+    TakeOver(widths, nodes, node_of, tensor_of_site);
+  }
+
+  static DType Narrow(DType type) { return IsSignedInteger(type) ? DType::kS8 : DType::kU8; }
+
+  // Mean square of a tensor; where that was not gathered, of a bell that reaches the range's ends at three sigma.
+  double PowerOf(const Value& value) const {
+    const TensorStatistics& stats = StatsOf(value);
+    if (stats.channels && stats.channels->finite && !stats.channels->squares.empty()) {
+      double square = 0;
+      for (std::size_t c = 0; c < stats.channels->squares.size(); ++c) square += stats.ChannelMeanSquare(c);
+      return square / static_cast<double>(stats.channels->squares.size());
+    }
+    const double span = static_cast<double>(stats.range.max) - stats.range.min;
+    return span * span / 36;
+  }
+
+  // Of one sample, as the calibration saw them.
+  double Elements(const Value& value) const {
+    const TensorStatistics* t = statistics_.Find(value.name());
+    if (t == nullptr && plan_.tensor_of.count(&value) > 0) {
+      const Value* observed = plan_.tensors[plan_.tensor_of.at(&value)].observed;
+      if (observed != nullptr) t = statistics_.Find(observed->name());
+    }
+    if (t == nullptr) return 0;
+    return static_cast<double>(t->range.elements) /
+           std::max<double>(1, static_cast<double>(statistics_.samples.size()));
+  }
+
+  void Weigh(Weighed& w) const {
+    if (BitWidth(precision_.weight) != 8 || OverrideOf(config_, w.weight->name()) != DType::kUndefined) return;
+    const Node& node = *w.node;
+    const OpSupport& row = *device_.Row(node.op(), node.domain());
+    const std::size_t rank = w.weight->data->dims.size();
+    const std::int64_t axis = ResolveAxis(FindOp(node).channel_axis, node, rank).value_or(0);
+    WeightOptions options = OptionsOf(node, row);
+    w.noise = NoiseOf(node, *w.weight->data, QuantizeWeight(*w.weight->data, axis, options));
+    if (!row.per_channel || options.per_channel || config_.per_channel || row.unsigned_weight) return;
+    options = {.storage = DType::kS8, .per_channel = true, .symmetric = true};
+    w.by_channel = NoiseOf(node, *w.weight->data, QuantizeWeight(*w.weight->data, axis, options));
+  }
+
+  WeightOptions OptionsOf(const Node& node, const OpSupport& row) const {
+    WeightOptions options;
+    options.storage = row.unsigned_weight ? DType::kU8 : precision_.weight;
+    options.symmetric = !row.unsigned_weight && precision_.weight_symmetric;
+    options.per_channel = precision_.per_channel && row.per_channel;
+    if (by_channel_.count(&node) > 0) options = {.storage = DType::kS8, .per_channel = true, .symmetric = true};
+    if (wide_weights_.count(&node) > 0) {
+      options.storage = DType::kS16;  // 16-bit products are of s16 weights
+      options.symmetric = true;
+    }
+    return options;
+  }
+
+  // Power of what the rounding of a weight leaves at one element of the output.
+  double NoiseOf(const Node& node, const TensorRef& weight, const QuantizedWeight& codes) const {
+    ChannelMoments moments = MomentsOf(node);
+    if (moments.mean.empty()) {
+      const auto it = plan_.tensor_of.find(node.input(0));
+      if (it == plan_.tensor_of.end() || plan_.tensors[it->second].observed == nullptr) return 0;
+      moments.mean = {0};
+      moments.mean_square = {PowerOf(*plan_.tensors[it->second].observed)};
+    }
+    if (AnalyzesWeight(node, weight)) {
+      return AnalyzeWeight(node, weight, codes, moments, FindOp(node).bias_input >= 0 && moments.mean.size() > 1).noise;
+    }
+    // Mean error of a weight, times the products of one output element.
+    std::vector<float> storage;
+    const std::span<const float> values = FloatView(weight, storage);
+    double square = 0;
+    for (const double m : moments.mean_square) square += m / static_cast<double>(moments.mean_square.size());
+    double step = 0;
+    for (const AffineParams& p : codes.params) {
+      step += static_cast<double>(p.scale) * p.scale / static_cast<double>(codes.params.size());
+    }
+    const double outputs = node.Is("ConvTranspose") ? static_cast<double>(weight.dims[1])
+                                                    : static_cast<double>(weight.dims[weight.dims.size() - 1]);
+    return step / 12 * square * static_cast<double>(values.size()) / std::max(outputs, 1.0);
+  }
+
+  // Whether AnalyzeWeight knows how this weight meets its input.
+  static bool AnalyzesWeight(const Node& node, const TensorRef& weight) {
+    if (node.Is("Conv")) return weight.dims.size() >= 3;
+    return (node.Is("Gemm") || node.Is("MatMul")) && weight.dims.size() == 2;
+  }
+
+  // What the rounding of weights does at the outputs: by the rounding of the tensor that each operator writes. Scales a
+  // channel cost the device nothing: where the weights' noise counts they are taken first.
+  void SetWeightNoise(std::span<const Weighed> weights, std::span<const WidthSite> sites, std::span<const int> site_of,
+                      std::span<const double> step_noise, double target, std::vector<WidthNode>& nodes) {
+    std::vector<double> sensitivity(weights.size());
+    std::vector<std::size_t> order;
+    double total = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const Weighed& w = weights[i];
+      const int site = site_of[w.tensor];
+      if (site < 0 || step_noise[w.tensor] <= 0) continue;
+      sensitivity[i] = kCoherent * sites[static_cast<std::size_t>(site)].noise / step_noise[w.tensor];
+      nodes[w.index].weight_noise = w.noise * sensitivity[i];
+      nodes[w.index].weight_widens = w.node->Is("MatMul") || w.node->Is("Gemm");
+      total += nodes[w.index].weight_noise;
+      if (w.by_channel >= 0 && w.by_channel < w.noise) order.push_back(i);
+    }
+    const auto gain = [&](std::size_t i) { return (weights[i].noise - weights[i].by_channel) * sensitivity[i]; };
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return gain(a) > gain(b); });
+    for (const std::size_t i : order) {
+      if (total <= kWeightShare * target) break;
+      total -= gain(i);
+      nodes[weights[i].index].weight_noise = weights[i].by_channel * sensitivity[i];
+      by_channel_.insert(weights[i].node);
+    }
+  }
+
+  void TakeOver(const Widths& widths, std::span<const WidthNode> nodes, std::span<const Node* const> node_of,
+                std::span<const std::size_t> tensor_of_site) {
+    std::size_t wide = 0, wide_weights = 0;
+    for (std::size_t n = 0; n < nodes.size(); ++n) {
+      if (widths.weight[n]) {
+        wide_weights_.insert(node_of[n]);
+        ++wide_weights;
+      }
+      if (!widths.node[n] || nodes[n].wide) continue;
+      DType& type = type_of_node_[node_of[n]];
+      type = Wide(type);
+      ++wide;
+      result_.nodes_16bit.push_back(NodeName(*node_of[n]));
+    }
+    char text[160];
+    for (std::size_t s = 0; s < tensor_of_site.size(); ++s) {
+      if (widths.site_gone[s] <= 0) continue;
+      std::snprintf(text, sizeof text, "in 8 bits it would make %.2g %% of the predicted noise at the outputs",
+                    100 * widths.site_gone[s]);
+      result_.tensors_16bit.push_back({plan_.tensors[tensor_of_site[s]].observed->name(), text});
+    }
+    if (!by_channel_.empty()) {
+      result_.effective_weights +=
+          ", s8 per channel at " + std::to_string(by_channel_.size()) + " operators that one scale serves badly";
+    }
+    if (wide_weights > 0) {
+      result_.effective_weights += ", s16 at " + std::to_string(wide_weights) + " matrices";
+    }
+    if (wide > 0) {
+      result_.effective_activations += ", " + std::string(Name(Wide(precision_.activation))) + " at " +
+                                       std::to_string(wide) + " operators by what 8 bits cost at the outputs";
+    }
   }
 
   DType& Type_(std::size_t tensor) {
@@ -501,7 +408,7 @@ class WholeGraph {
   PlannedTensor ParamsOf(std::size_t tensor, DType storage) {
     const auto key = std::make_pair(tensor, storage);
     if (const auto it = params_.find(key); it != params_.end()) return it->second;
-    const Tensor& t = plan_.tensors[tensor];
+    const WholeGraphTensor& t = plan_.tensors[tensor];
     PlannedTensor out;
     out.storage = storage;
     const bool symmetric = precision_.activation_symmetric;
@@ -517,12 +424,12 @@ class WholeGraph {
       } else if (flow == ParamFlow::kSymmetricUnitRange) {
         used = {-1, 1};
       } else {
-        const QuantRange range = ChooseRange(StatsOf(*t.observed), config_.calibration,
-                                             config_.percentile, storage, symmetric);
+        const QuantRange range =
+            ChooseRange(StatsOf(*t.observed), config_.calibration, config_.percentile, storage, symmetric);
         used = {range.min, range.max};
         if (const auto mask = plan_.mask_sums.find(t.observed); mask != plan_.mask_sums.end()) {
-          const QuantRange scores = ChooseRange(StatsOf(*mask->second), config_.calibration,
-                                                config_.percentile, storage, symmetric);
+          const QuantRange scores =
+              ChooseRange(StatsOf(*mask->second), config_.calibration, config_.percentile, storage, symmetric);
           used.min = std::max(used.min, scores.min - kMaskDepth);
           used.max = std::min(used.max, std::max(scores.max, 0.0f));
         } else if (!symmetric && BitWidth(storage) == 8) {
@@ -609,14 +516,7 @@ class WholeGraph {
     const Node& node = *job.node;
     const Value& weight = *node.input(job.weight_index);
     const OpSupport& row = *device_.Row(node.op(), node.domain());
-    WeightOptions options;
-    options.storage = row.unsigned_weight ? DType::kU8 : precision_.weight;
-    options.symmetric = !row.unsigned_weight && precision_.weight_symmetric;
-    options.per_channel = precision_.per_channel && row.per_channel;
-    if (wide_weights_.count(&node) > 0) {
-      options.storage = DType::kS16;  // 16-bit products are of s16 weights
-      options.symmetric = true;
-    }
+    WeightOptions options = OptionsOf(node, row);
     const DType override_type = OverrideOf(config_, weight.name());
     if (override_type != DType::kUndefined) {
       options.storage = override_type;
@@ -626,16 +526,19 @@ class WholeGraph {
     const std::int64_t axis =
         NormalizesWithScale(node) ? 0 : ResolveAxis(FindOp(node).channel_axis, node, rank).value_or(0);
     const PlannedTensor& x = x_params_.at(&node);
-    const bool matrix = !NormalizesWithScale(node) && rank >= 2;
-    const ChannelMoments moments = matrix ? MomentsOf(node) : ChannelMoments{};
+    const ChannelMoments moments = AnalyzesWeight(node, *weight.data) ? MomentsOf(node) : ChannelMoments{};
     const bool corrected = job.has_bias && !moments.mean.empty();
     std::vector<float> floor;
-    for (int attempt = 0; attempt < 3; ++attempt) {
+    // The correction grows with the scales that it makes grow: the last attempt goes without.
+    constexpr int kAttempts = 4;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
       job.weight = QuantizeWeight(*weight.data, axis, options, floor);
       if (!job.has_bias) return;
       const Value* bias = node.input(job.bias_index);
       std::vector<double> shift;
-      if (corrected) shift = AnalyzeWeight(node, *weight.data, job.weight, moments, true).bias_shift;
+      if (corrected && attempt + 1 < kAttempts) {
+        shift = AnalyzeWeight(node, *weight.data, job.weight, moments, true).bias_shift;
+      }
       job.bias.clear();
       if (bias == nullptr && shift.empty()) return;
       if (bias != nullptr) {
@@ -648,6 +551,9 @@ class WholeGraph {
       }
       if (BiasFits(job.bias, x.params.scale, job.weight)) return;
       floor = BiasScaleFloor(job.bias, x.params.scale);
+      // Dead channels: the product of the scales must be a normal number too.
+      const float least = std::numeric_limits<float>::min() / std::min(x.params.scale, 1.0f);
+      for (float& f : floor) f = 1.01f * std::max(f, least);
     }
     job.failure = "its bias does not fit in int32 at the scale of its products";
   }
@@ -805,11 +711,15 @@ class WholeGraph {
   const DeviceDescriptor& device_;
   const ResolvedPrecision& precision_;
   const Statistics& statistics_;
+  std::optional<Calibration>& calibration_;
+  const std::unordered_map<std::string, std::size_t>& spec_of_;  // of the calibration, by value
   int threads_;
   QuantizeResult& result_;
-  Plan plan_;
+  WholeGraphPlan plan_;
   std::unordered_map<const Node*, DType> type_of_node_;
+  std::unordered_set<const Node*> fixed_;         // their type is the user's
   std::unordered_set<const Node*> wide_weights_;  // their weight gets 16 bits
+  std::unordered_set<const Node*> by_channel_;    // their weight gets a scale a channel, whatever the precision says
   std::vector<DType> types_;                      // of plan_.tensors
   std::map<std::pair<std::size_t, DType>, PlannedTensor> params_;
   std::unordered_map<const Node*, PlannedTensor> x_params_;
@@ -822,7 +732,7 @@ class WholeGraph {
 
 std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const QuantizationConfig& config,
                                          const ResolvedPrecision& precision, const DeviceDescriptor& device) {
-  const Plan plan(prepared, config, precision, device);
+  const WholeGraphPlan plan(prepared, config, precision, device);
   const bool histogram = NeedsHistogram(config.calibration);
   std::map<std::string, ObserveSpec> specs;
   const auto add = [&](const Value& value) -> ObserveSpec& {
@@ -831,7 +741,7 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
     spec.histogram = histogram;
     return spec;
   };
-  for (const Tensor& t : plan.tensors) {
+  for (const WholeGraphTensor& t : plan.tensors) {
     if (t.observed != nullptr) add(*t.observed);
   }
   for (const auto& [sum, score] : plan.mask_sums) add(*score);
@@ -849,10 +759,12 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
     if (!fresh && it->second != axis) conflicts.insert(x->name());
   }
   for (const std::string& name : conflicts) specs[name].channel_axis.reset();
-  // The power of every tensor, to find those of outliers.
-  for (const Tensor& t : plan.tensors) {
-    if (t.observed == nullptr || !t.observed->type.shape || t.observed->type.shape->empty()) continue;
+  // The power of every tensor; and its rounding, whose cost at the outputs is measured.
+  for (const WholeGraphTensor& t : plan.tensors) {
+    if (t.observed == nullptr) continue;
     ObserveSpec& spec = add(*t.observed);
+    spec.rounds = config.keep_float_auto;
+    if (!t.observed->type.shape || t.observed->type.shape->empty()) continue;
     if (!spec.channel_axis && conflicts.count(t.observed->name()) == 0) spec.channel_axis = -1;
   }
   std::vector<ObserveSpec> list;
@@ -861,9 +773,11 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
 }
 
 void WholeGraphQuantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
-                        const ResolvedPrecision& precision, const Statistics& statistics, int threads,
+                        const ResolvedPrecision& precision, const Statistics& statistics,
+                        std::optional<Calibration>& calibration,
+                        const std::unordered_map<std::string, std::size_t>& spec_of, int threads,
                         QuantizeResult& result) {
-  WholeGraph(model, config, device, precision, statistics, threads, result).Run();
+  WholeGraph(model, config, device, precision, statistics, calibration, spec_of, threads, result).Run();
 }
 
 }  // namespace octavo

@@ -2,7 +2,9 @@
 // model stays in one piece on it. (placement.h quantizes only what gains on a CPU.)
 #pragma once
 
+#include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "octavo/calibrate/calibrate.h"
@@ -29,12 +31,16 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
 //  - a Relu or Clip that the range of its producer's codes does is gone;
 //  - where attention masks are added to scores, the range holds the scores and a few e-folds below them, and masked
 //    positions saturate there.
-// With keep_float_auto and 8-bit activations, operators around tensors that 8 bits hold badly (outliers set the step)
-// get 16 bits; matrices of one scale that 8 bits hold badly are s16, and their operators 16 bits wide. The result names
+// With keep_float_auto what the rounding of each tensor and weight costs at the outputs is measured by `calibration`
+// (whose specs `spec_of` finds by value; reset when it is not needed any more). Where the prediction misses the target
+// of whole_graph_widths.h, weights get scales a channel (s8) where the operator's row has them, and then the tensors
+// and matrices that cost most for their work get 16 bits, with the operators that make and read them. The result names
 // them.
 // An operator that the device does not take stays in float, with its reason, in result.nodes_skipped.
 void WholeGraphQuantize(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
-                        const ResolvedPrecision& precision, const Statistics& statistics, int threads,
+                        const ResolvedPrecision& precision, const Statistics& statistics,
+                        std::optional<Calibration>& calibration,
+                        const std::unordered_map<std::string, std::size_t>& spec_of, int threads,
                         QuantizeResult& result);
 
 }  // namespace octavo
