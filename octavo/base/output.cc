@@ -262,11 +262,12 @@ void OutputFile::Write(std::string_view text) { Write(std::as_bytes(std::span(te
 std::uint64_t OutputFile::offset() const { return impl_->written; }
 const fs::path& OutputFile::temp_path() const { return impl_->temp; }
 
-void OutputFile::Commit() {
+void OutputFile::Commit(bool durable) {
   if (impl_->committed) ThrowInternal("committed twice", impl_->target.string());
   impl_->Flush();
   if (!impl_->direct) {
-    if (::fsync(impl_->fd) != 0 && errno != EINVAL && errno != ENOTSUP) Fail("cannot write file", impl_->target, errno);
+    if (durable && ::fsync(impl_->fd) != 0 && errno != EINVAL && errno != ENOTSUP)
+      Fail("cannot write file", impl_->target, errno);
     const Parents parents(impl_->target);
     if (::rename(impl_->temp.c_str(), impl_->target.c_str()) != 0) {
       Fail("cannot put the finished file in place", impl_->target, errno);
@@ -276,7 +277,15 @@ void OutputFile::Commit() {
   impl_->committed = true;
   // Network file systems report a full disk as late as here.
   if (::close(std::exchange(impl_->fd, -1)) != 0 && errno != EINTR) Fail("cannot write file", impl_->target, errno);
-  if (!impl_->direct) SyncParent(impl_->target);
+  if (!impl_->direct && durable) SyncParent(impl_->target);
+}
+
+void SyncFile(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) Fail("cannot open file", path, errno);
+  const int result = ::fsync(fd), reason = errno;
+  ::close(fd);
+  if (result != 0 && reason != EINVAL && reason != ENOTSUP) Fail("cannot write file", path, reason);
 }
 
 struct OutputDirectory::Impl {

@@ -28,7 +28,9 @@ class OutputFile {
   void Write(std::string_view text);
   std::uint64_t offset() const;  // bytes written so far
   const std::filesystem::path& temp_path() const;
-  void Commit();  // flush, fsync, rename over target
+  // Flush, fsync, rename over target. Not `durable`: without the fsync, for files whose directory is not in place yet;
+  // SyncFile follows.
+  void Commit(bool durable = true);
 
  private:
   struct Impl;
@@ -57,6 +59,9 @@ class OutputDirectory {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Waits until a finished file is on the disk. kBadInput when the disk refuses.
+void SyncFile(const std::filesystem::path& path);
 
 // Removes every uncommitted temporary of this process; async-signal-unsafe, called on the normal exit path of an
 // interrupted run.

@@ -219,16 +219,21 @@ void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threads) {
   session.Run(sample.tensors, session.TensorOutputs());
 }
 
-// Writes the model, checks it by LoadAndRun, and only then replaces what `out` was.
-OnnxFiles WriteChecked(const Model& model, const fs::path& out, const DataSource* data, int threads) {
+// Writes the model, checks it by LoadAndRun, and only then replaces what `out` was. The model is gone while it runs.
+OnnxFiles WriteChecked(std::unique_ptr<Model> model, const fs::path& out, const DataSource* data, int threads) {
   std::error_code error;
   const fs::file_status status = fs::status(out, error);
   if (fs::exists(status) && !fs::is_regular_file(status)) {
     ThrowBadInput("a model is written to a file, and this is none", out.string(), "name a file");
   }
   OutputDirectory staged(out);
-  OnnxFiles files = WriteOnnx(model, staged.path() / staged.target().filename());
-  LoadAndRun(files, data, threads);
+  OnnxFiles files = WriteOnnx(*model, staged.path() / staged.target().filename(), {.durable = false});
+  ParallelFor(2, 2, [&](std::size_t i) {  // the disk works while the model is tried
+    if (i == 0) return LoadAndRun(files, data, threads);
+    model.reset();
+    for (const fs::path& file : files.data) SyncFile(file);
+    SyncFile(files.model);
+  });
   CheckInterrupt();
   for (fs::path& file : files.data) {
     staged.MoveOut(file.filename().string());
@@ -660,7 +665,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   if (result.synthetic && result.quantize.calibration_source == "data")
     result.quantize.calibration_source = "synthetic";
   LogDebug("lowered");
-  const OnnxFiles files = WriteChecked(model, out, data.source.get(), threads);
+  const OnnxFiles files = WriteChecked(std::make_unique<Model>(std::move(model)), out, data.source.get(), threads);
   result.out = files.model;
   result.bytes_after = fs::file_size(files.model, error);
   for (const fs::path& file : files.data) result.bytes_after += fs::file_size(file, error);

@@ -1,5 +1,7 @@
 #include "octavo/calibrate/calibrate.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -330,6 +332,7 @@ void Calibration::Impl::Load() const {
   LogDebug("calibrate: observers stand");
   session.emplace(skeleton.bytes, std::move(initializers), session_options);
   wanted = session->TensorOutputs();
+  ::malloc_trim(0);  // what loading has freed: the activations will not fit in the gaps
 }
 
 Calibration::Calibration(const Model& float_model, std::vector<ObserveSpec> observe, const CalibrateOptions& options)

@@ -58,7 +58,7 @@ OnnxFiles WriteOnnx(const Model& model, const std::filesystem::path& path, const
     if (rope.size() <= kProtobufLimit) {
       OutputFile file(path);
       WriteRope(file, rope);
-      file.Commit();
+      file.Commit(options.durable);
       return files;
     }
   }
@@ -87,10 +87,10 @@ OnnxFiles WriteOnnx(const Model& model, const std::filesystem::path& path, const
       data.Write(std::string_view(padding));
       WriteStreaming(data, tensor.tensor->bytes, tensor.tensor->file.get());
     }
-    data.Commit();
+    data.Commit(options.durable);
     files.data.push_back(data_path);
   }
-  file.Commit();
+  file.Commit(options.durable);
   return files;
 }
 

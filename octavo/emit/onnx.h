@@ -13,6 +13,7 @@ namespace octavo {
 struct OnnxEmitOptions {
   // Weights go to `<file name>.data` beside the model when the protobuf would pass 2 GB (or always, if set).
   bool force_external_data = false;
+  bool durable = true;  // as of OutputFile::Commit
 };
 
 // Raises the default opset where the quantized types need it (16-bit and 4-bit Q/DQ and block_size: 21; per-axis: 13)
