@@ -88,7 +88,7 @@ void CheckSettings(const QuantizationConfig& c) {
     if (!same) ThrowUsage(std::string("'") + name + "' does not apply to a GGUF", "configuration", "leave it out");
   };
   check(c.weight_type == d.weight_type, "weight_type");
-  check(c.activation_type == d.activation_type, "activation_type");
+  check(c.activation_type == d.activation_type && c.activation_mx == d.activation_mx, "activation_type");
   check(c.per_channel == d.per_channel, "per_channel");
   check(c.symmetric == d.symmetric, "symmetric");
   check(c.calibration == d.calibration, "calibration");

@@ -7,6 +7,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
 #include "octavo/numerics/ggml.h"
+#include "octavo/numerics/mx.h"
 #include "octavo/quantize/precision.h"
 
 namespace octavo {
@@ -42,6 +43,9 @@ void ForEachIdleField(const QuantizationConfig& c, F f) {
   if (!importance) f("imatrix", &C::imatrix, with, leave + ", or use a GGML format that takes an importance matrix");
   const bool blocks = HasBlocks(c.precision);
   if (!blocks) f("block", &C::block, with, leave + ", or use int4 or an mx format");
+  if (c.activation_mx != c.precision) {
+    f("activation_type", &C::activation_mx, with, leave + ", or name the precision's own MX format");
+  }
   const bool half = c.precision == "fp16" || c.precision == "bf16";
   const bool weight_only = blocks || ggml != nullptr;
   if (!half && !weight_only && c.precision != "fp32") return;
@@ -113,7 +117,7 @@ std::string ToJson(const QuantizationConfig& c) {
   Json j;
   j["precision"] = c.precision;
   j["weight_type"] = TypeJson(c.weight_type);
-  j["activation_type"] = TypeJson(c.activation_type);
+  j["activation_type"] = c.activation_mx.empty() ? TypeJson(c.activation_type) : Json(c.activation_mx);
   j["per_channel"] = BoolJson(c.per_channel);
   j["symmetric"] = BoolJson(c.symmetric);
   for (const auto& [method, name] : kMethods) {
@@ -160,7 +164,13 @@ QuantizationConfig QuantizationConfigFromJson(const std::string& text, const std
     }
     if (key == "precision") c.precision = GetString(v, key, where);
     if (key == "weight_type") c.weight_type = GetOptionalType(v, key, where);
-    if (key == "activation_type") c.activation_type = GetOptionalType(v, key, where);
+    if (key == "activation_type") {
+      if (v.is_string() && FindMxFormat(v.get<std::string>()) != nullptr) {
+        c.activation_mx = v.get<std::string>();
+      } else {
+        c.activation_type = GetOptionalType(v, key, where);
+      }
+    }
     if (key == "per_channel") c.per_channel = GetOptionalBool(v, key, where);
     if (key == "symmetric") c.symmetric = GetOptionalBool(v, key, where);
     if (key == "calibration") {

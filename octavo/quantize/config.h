@@ -15,6 +15,9 @@ struct QuantizationConfig {
   std::string precision = "uint8";   // as INTERFACE.md; resolved by ResolvePrecision for a device
   std::optional<DType> weight_type;  // unset: the precision's
   std::optional<DType> activation_type;
+  // The name of the precision, an MX format: what its products multiply takes that format too, at each run. In JSON and
+  // on the command line it is a value of activation_type.
+  std::string activation_mx;
   std::optional<bool> per_channel;  // unset: the precision's
   std::optional<bool> symmetric;    // activations; unset: the precision's. Weights follow their type.
   CalibrationMethod calibration = CalibrationMethod::kMinMax;

@@ -87,7 +87,9 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     p.kind = ResolvedPrecision::Kind::kWeightOnly;
     p.weight_text = format->weight_text;
     p.weight_bits = format->bits_per_weight;
-    p.activation_text = "f32";
+    p.activation_text = config.activation_mx.empty()
+                            ? "f32"
+                            : config.activation_mx + ", blocks of " + std::to_string(config.block);
   } else {
     ThrowInternal("precision '" + name + "' has no row");
   }

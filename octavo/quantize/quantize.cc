@@ -26,6 +26,7 @@
 #include "octavo/quantize/probe.h"
 #include "octavo/quantize/quantize_static.h"
 #include "octavo/quantize/select.h"
+#include "octavo/quantize/weight_mx.h"
 #include "octavo/quantize/weight_only.h"
 #include "octavo/quantize/weights.h"
 #include "octavo/quantize/whole_graph.h"
@@ -269,6 +270,7 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
       const Clock::time_point start = Clock::now();
       QuantizeWeightsOnly(model, config, *FindWeightOnlyFormat(config), threads > 0 ? threads : HardwareThreads(),
                           result, importance);
+      if (!config.activation_mx.empty()) QuantizeActivationsMx(model, config, result);
       result.insertion_seconds = Seconds(start);
       model.graph->EraseDead();
       RaiseOpsetForQuantization(model);
