@@ -29,7 +29,9 @@ int Run(const Flags& flags) {
   ExportRequest request;
   request.to = flags.to;
   request.out = flags.out;
-  request.config = MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
+  // The types of a GGUF are its own: what is set for it is checked when they are chosen.
+  request.config = flags.to == "gguf" ? CollectConfig(flags.model, flags.common, flags.data, &flags.quantization)
+                                      : MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
   if (request.config.model.empty()) {
     RequireArgument("", "the model", "octavo export M.onnx --to " + flags.to + " -o FILE");
   }

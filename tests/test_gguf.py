@@ -384,6 +384,23 @@ def test_export_writes_rows_of_the_summed_dimension(octavo, mlp, tmp_path):
     assert all(np.array_equal(got[n].data, ROWS.get(n, lambda w: w)(w)) for n, w in tensors.items())
 
 
+def test_export_types_of_single_tensors(octavo, mlp, tmp_path):
+    """--override with and without a precision: any type that a GGUF holds; the rest keeps what it had."""
+    model, tensors = mlp
+    pairs = ("--override", "w1=q4_1", "--override", "w2=bf16", "--override", "b*=fp16")
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "f.gguf", *pairs)
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "q.gguf", "--precision", "q8_0", *pairs)
+    for file, rest in (("f.gguf", T.F32), ("q.gguf", T.Q8_0)):
+        _, got = read(tmp_path / file)
+        types = {"w1": T.Q4_1, "w2": T.BF16, "b1": T.F16, "b2": T.F16, "w3": rest, "w4": rest}
+        assert {n: t.tensor_type for n, t in got.items()} == types
+        for name in ("w1", "w2", "w3"):
+            want = gguf.quants.quantize(np.ascontiguousarray(ROWS[name](tensors[name])), types[name])
+            np.testing.assert_array_equal(got[name].data, want)
+    for bad, text in (("nothing=q8_0", "matches no tensor"), ("w1=u8", "cannot hold 'u8'")):
+        assert text in octavo("export", model, "--to", "gguf", "-o", tmp_path / "n.gguf", "--override", bad, code=2).error
+
+
 @pytest.mark.parametrize("precision", ["q8_0", "q4_0", "fp16", "bf16", "fp32"])
 def test_weights_of_a_gguf_keep_their_bits(octavo, mlp, tmp_path, precision):
     model, tensors = mlp

@@ -112,12 +112,17 @@ ExportReport ExportGguf(const ExportRequest& request) {
 
   std::vector<GgufField> fields = {GgufField::String("general.architecture", "onnx")};
   if (!graph.name.empty()) fields.push_back(GgufField::String("general.name", graph.name));
-  if (request.quantize) {
-    const GgufTypeChooser chooser(config, names);
+  if (request.quantize || !config.overrides.empty() || !config.exclude.empty()) {
+    // Without a precision everything keeps its type but what an override names.
+    QuantizationConfig types = config;
+    if (!request.quantize) types.precision = "fp32";
+    const GgufTypeChooser chooser(types, names);
     bool quantized = false;
     for (Weight& weight : weights) {
       std::string keep;
-      if (weight.rows.conflict) {
+      if (!request.quantize) {
+        keep = "no precision is asked for";
+      } else if (weight.rows.conflict) {
         keep = "its users sum over different dimensions";
       } else if (!weight.rows.axis) {
         keep = "no operator multiplies with it or gathers its rows";
@@ -133,7 +138,8 @@ ExportReport ExportGguf(const ExportRequest& request) {
                                     weight.spec.name + ": " + weight.choice.note);
       }
     }
-    for (GgufField& field : GgufTypeFields(chooser.precision(), quantized)) fields.push_back(std::move(field));
+    const GgufType& type = request.quantize ? chooser.precision() : *FindGgufType("f32");
+    for (GgufField& field : GgufTypeFields(type, quantized)) fields.push_back(std::move(field));
   }
   std::vector<GgufTensorSpec> specs;
   for (const Weight& weight : weights) specs.push_back(weight.spec);

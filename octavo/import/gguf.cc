@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/numerics/gguf_cursor.h"
 
 namespace octavo {
 namespace {
@@ -19,39 +20,14 @@ namespace fs = std::filesystem;
 constexpr std::size_t kMaxName = 65535;  // of a key or a tensor; the specification's bound for keys
 constexpr std::string_view kSplitNo = "split.no", kSplitCount = "split.count", kSplitTensors = "split.tensors.count";
 
-class Cursor {
- public:
-  Cursor(std::span<const std::byte> bytes, const std::string& where) : bytes_(bytes), where_(where) {}
-
-  template <typename T>
-  T Take() {
-    T value;
-    std::memcpy(&value, Bytes(sizeof(T)).data(), sizeof(T));
-    return value;
+std::string TakeName(GgufCursor& cursor, const char* what) {
+  const auto n = cursor.Take<std::uint64_t>();
+  if (n > kMaxName) {
+    ThrowBadInput(std::string(what) + " of " + std::to_string(n) + " bytes is too long", cursor.Place());
   }
-  std::span<const std::byte> Bytes(std::uint64_t n) {
-    if (n > bytes_.size() - at_) ThrowBadInput("the GGUF header goes beyond the end of the file", Where());
-    const auto out = bytes_.subspan(at_, static_cast<std::size_t>(n));
-    at_ += static_cast<std::size_t>(n);
-    return out;
-  }
-  std::string TakeName(const char* what) {
-    const auto n = Take<std::uint64_t>();
-    if (n > kMaxName) {
-      ThrowBadInput(std::string(what) + " of " + std::to_string(n) + " bytes is too long", Where());
-    }
-    const auto text = Bytes(n);
-    return {reinterpret_cast<const char*>(text.data()), text.size()};
-  }
-  std::span<const std::byte> rest() const { return bytes_.subspan(at_); }
-  std::size_t at() const { return at_; }
-  std::string Where() const { return where_ + ", byte " + std::to_string(at_); }
-
- private:
-  std::span<const std::byte> bytes_;
-  const std::string& where_;
-  std::size_t at_ = 0;
-};
+  const auto text = cursor.Bytes(n);
+  return {reinterpret_cast<const char*>(text.data()), text.size()};
+}
 
 const GgufField* Find(const std::vector<GgufField>& fields, std::string_view key) {
   for (const GgufField& field : fields) {
@@ -71,12 +47,12 @@ std::uint64_t ReadAlignment(const GgufHeader& header, const std::string& where) 
   return alignment;
 }
 
-void ReadFields(Cursor& cursor, std::uint64_t count, const std::shared_ptr<const void>& owner, GgufHeader& header,
+void ReadFields(GgufCursor& cursor, std::uint64_t count, const std::shared_ptr<const void>& owner, GgufHeader& header,
                 const std::string& where) {
   std::unordered_set<std::string> keys;
   for (std::uint64_t i = 0; i < count; ++i) {
     GgufField field;
-    field.key = cursor.TakeName("a key");
+    field.key = TakeName(cursor, "a key");
     field.type = static_cast<GgufValueType>(cursor.Take<std::uint32_t>());
     const std::string place = where + ", field " + field.key;
     const std::size_t size = CheckGgufValue(cursor.rest(), field.type, place);
@@ -87,11 +63,11 @@ void ReadFields(Cursor& cursor, std::uint64_t count, const std::shared_ptr<const
   }
 }
 
-void ReadTensors(Cursor& cursor, std::uint64_t count, GgufHeader& header, const std::string& where) {
+void ReadTensors(GgufCursor& cursor, std::uint64_t count, GgufHeader& header, const std::string& where) {
   std::unordered_set<std::string> names;
   for (std::uint64_t i = 0; i < count; ++i) {
     GgufTensor tensor;
-    tensor.name = cursor.TakeName("a tensor's name");
+    tensor.name = TakeName(cursor, "a tensor's name");
     const std::string place = where + ", tensor " + tensor.name;
     const auto rank = cursor.Take<std::uint32_t>();
     if (rank > kGgufMaxDims) ThrowBadInput("has " + std::to_string(rank) + " dimensions, GGUF allows 4", place);
@@ -196,7 +172,7 @@ const GgufField* GgufHeader::FindField(std::string_view key) const { return Find
 const GgufField* Gguf::FindField(std::string_view key) const { return Find(fields, key); }
 
 GgufHeader ParseGguf(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const std::string& where) {
-  Cursor cursor(bytes, where);
+  GgufCursor cursor(bytes, where, "the GGUF header");
   if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) {
     ThrowBadInput("not a GGUF file: it does not start with GGUF", where);
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/numerics/gguf_cursor.h"
 
 namespace octavo {
 namespace {
@@ -27,49 +28,22 @@ constexpr std::array kTypes = {
     GgufType{41, "q1_0", 128, 18, 40},
 };
 
-// Bytes taken from the front, every size checked before it is used.
-class Cursor {
- public:
-  Cursor(std::span<const std::byte> bytes, const std::string& where) : all_(bytes), where_(where) {}
+void CheckValue(GgufCursor& cursor, GgufValueType type, int depth);
 
-  template <typename T>
-  T Take() {
-    T value;
-    std::memcpy(&value, Bytes(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
-  std::span<const std::byte> Bytes(std::uint64_t n) {
-    if (n > all_.size() - at_) ThrowBadInput("GGUF metadata goes beyond the end of the file", where_);
-    const auto out = all_.subspan(at_, static_cast<std::size_t>(n));
-    at_ += static_cast<std::size_t>(n);
-    return out;
-  }
-  std::size_t at() const { return at_; }
-  std::size_t left() const { return all_.size() - at_; }
-  const std::string& where() const { return where_; }
-
- private:
-  std::span<const std::byte> all_;
-  const std::string& where_;
-  std::size_t at_ = 0;
-};
-
-void CheckValue(Cursor& cursor, GgufValueType type, int depth);
-
-void CheckArray(Cursor& cursor, int depth) {
+void CheckArray(GgufCursor& cursor, int depth) {
   if (depth >= kGgufMaxArrayDepth) {
-    ThrowBadInput("arrays are nested more than " + std::to_string(kGgufMaxArrayDepth) + " deep", cursor.where());
+    ThrowBadInput("arrays are nested more than " + std::to_string(kGgufMaxArrayDepth) + " deep", cursor.Place());
   }
   const auto element = static_cast<GgufValueType>(cursor.Take<std::uint32_t>());
   const auto count = cursor.Take<std::uint64_t>();
   if (element == GgufValueType::kBool) {
     for (const std::byte b : cursor.Bytes(count)) {
-      if (b > std::byte{1}) ThrowBadInput("a boolean is neither 0 nor 1", cursor.where());
+      if (b > std::byte{1}) ThrowBadInput("a boolean is neither 0 nor 1", cursor.Place());
     }
     return;
   }
   if (const std::size_t size = GgufScalarBytes(element); size > 0) {
-    if (count > cursor.left() / size) ThrowBadInput("an array goes beyond the end of the file", cursor.where());
+    if (count > cursor.left() / size) ThrowBadInput("an array goes beyond the end of the file", cursor.Place());
     cursor.Bytes(count * size);
     return;
   }
@@ -77,11 +51,11 @@ void CheckArray(Cursor& cursor, int depth) {
   for (std::uint64_t i = 0; i < count; ++i) CheckValue(cursor, element, depth + 1);
   if (count == 0 && element != GgufValueType::kString && element != GgufValueType::kArray) {
     ThrowBadInput("metadata type " + std::to_string(static_cast<std::uint32_t>(element)) + " does not exist",
-                  cursor.where());
+                  cursor.Place());
   }
 }
 
-void CheckValue(Cursor& cursor, GgufValueType type, int depth) {
+void CheckValue(GgufCursor& cursor, GgufValueType type, int depth) {
   if (type == GgufValueType::kArray) return CheckArray(cursor, depth);
   if (type == GgufValueType::kString) {
     cursor.Bytes(cursor.Take<std::uint64_t>());
@@ -90,15 +64,15 @@ void CheckValue(Cursor& cursor, GgufValueType type, int depth) {
   const std::size_t size = GgufScalarBytes(type);
   if (size == 0) {
     ThrowBadInput("metadata type " + std::to_string(static_cast<std::uint32_t>(type)) + " does not exist",
-                  cursor.where());
+                  cursor.Place());
   }
   const auto bytes = cursor.Bytes(size);
   if (type == GgufValueType::kBool && bytes[0] > std::byte{1}) {
-    ThrowBadInput("a boolean is neither 0 nor 1", cursor.where());
+    ThrowBadInput("a boolean is neither 0 nor 1", cursor.Place());
   }
 }
 
-void Visit(Cursor& cursor, GgufValueType type, GgufVisitor& visitor) {
+void Visit(GgufCursor& cursor, GgufValueType type, GgufVisitor& visitor) {
   switch (type) {
     case GgufValueType::kU8:
       return visitor.Uint(cursor.Take<std::uint8_t>());
@@ -284,12 +258,12 @@ std::optional<std::vector<std::string>> GgufField::AsStrings() const {
 
 void VisitGgufValue(const GgufField& field, GgufVisitor& visitor) {
   const std::string where = "field " + field.key;
-  Cursor cursor(field.bytes, where);
+  GgufCursor cursor(field.bytes, where, "the GGUF metadata");
   Visit(cursor, field.type, visitor);
 }
 
 std::size_t CheckGgufValue(std::span<const std::byte> bytes, GgufValueType type, const std::string& where) {
-  Cursor cursor(bytes, where);
+  GgufCursor cursor(bytes, where, "the GGUF metadata");
   CheckValue(cursor, type, 0);
   return cursor.at();
 }
