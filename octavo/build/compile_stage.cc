@@ -70,7 +70,9 @@ void ValidateArtifact(const std::filesystem::path& source, const std::filesystem
   CompareOptions same = options;
   same.count = manifest.validate.samples;
   same.candidate_optimization = GraphOptimization::kNone;
-  manifest.quantized_on_cpu_db = PooledSqnrDb(CompareModels(source, portable, data, same).outputs);
+  const CompareResult on_cpu = CompareModels(source, portable, data, same);
+  manifest.quantized_on_cpu_db = PooledSqnrDb(on_cpu.outputs);
+  for (const OutputError& output : on_cpu.outputs) manifest.quantized_on_cpu_dbs.push_back(output.SqnrDb());
 }
 
 std::string ToJson(const CompileReport& report) {

@@ -129,7 +129,12 @@ std::string ToJson(const Manifest& m) {
   json.EndArray().Field("validated_on", m.validated_on).Field("accuracy_validated", m.accuracy_validated);
   json.Field("pooled_sqnr_db", PooledSqnrDb(m.validate.outputs));
   json.Field("reference_session", "optimizations off").Field("artifact_session", m.artifact_session);
-  if (m.quantized_on_cpu_db) json.Field("quantized_on_cpu_pooled_sqnr_db", *m.quantized_on_cpu_db);
+  if (m.quantized_on_cpu_db) {
+    json.Field("quantized_on_cpu_pooled_sqnr_db", *m.quantized_on_cpu_db);
+    json.Key("quantized_on_cpu_sqnr_db").BeginArray();
+    for (const double db : m.quantized_on_cpu_dbs) json.Number(db);
+    json.EndArray();
+  }
   if (m.float_seconds) json.Field("source_latency_seconds", *m.float_seconds);
   if (m.artifact_seconds) json.Field("artifact_latency_seconds", *m.artifact_seconds);
   json.EndObject();

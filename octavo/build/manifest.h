@@ -52,6 +52,7 @@ struct Manifest {
   std::int64_t ep_context_nodes = 0, boundary_nodes = 0;
   std::string not_compiled_here;              // why the artifact was not compiled, where it should be
   std::string artifact_session = "default";   // what ran it in validation
+  std::vector<double> quantized_on_cpu_dbs;   // of each output of `validate`
   std::optional<double> quantized_on_cpu_db;  // pooled SQNR of what was compiled, on the CPU, optimizations off
   std::vector<FallbackNode> cpu_fallback_nodes;
   CompareResult validate;
