@@ -629,7 +629,7 @@ MOVES = [("Transpose", {"perm": [2, 0, 1]}, [], 1, None), ("Reshape", {}, [np.ar
          ("Reshape", {}, [np.array([1, 4, 2, 15])], 0, None), ("Unsqueeze", {}, [np.array([1])], 2, None),
          ("Flatten", {"axis": 2}, [], 2, None),
          ("Slice", {}, [np.array([1]), np.array([-1]), np.array([0]), np.array([2])], 0, None),
-         ("Slice", {}, [np.array([3]), np.array([0]), np.array([0]), np.array([-1])], 0, "steps by -1"),
+         ("Slice", {}, [np.array([3]), np.array([0]), np.array([0]), np.array([-1])], 0, None),
          ("Slice", {}, [np.array([1]), np.array([2]), np.array([1])], 0, None),
          ("Gather", {"axis": 0}, [np.array([3, 0, -1, 0])], 0, None), ("Gather", {"axis": 0}, [np.array([[1, 0]])], 2, None),
          ("Gather", {"axis": 0}, [np.array([[1, 0]])], 0, "[1,2]")]

@@ -55,8 +55,8 @@ class DynamicMatMulRule final : public PatternRule<Chain> {
         "%i = MatMulInteger %q, %w, %z, z_w;  %f = Cast %i;  %s = Mul %s_x, s_w;  %y = Mul %f, %s",
         "%y = MatMulIntegerToFloat %q, %w, %s_x, s_w, %z, z_w",
         "the same int32 sum, scaled by the same product of scales: the float operations are those of the chain; "
-        "(q ^ 0x80) - (z + 128) == q - z for all codes (S8ToU8.EveryCodeAndZeroPoint)",
-        {}};
+        "(q ^ 0x80) - (z + 128) == q - z for all codes (S8ToU8.EveryCodeAndZeroPoint, DynamicMatMul.SameNumbers)",
+        {"dynamic-matmul/scales-of-columns", "dynamic-matmul/bias-of-columns"}};
   }
 
   MatchOr<Chain> Match(Node& node) const override {
@@ -111,13 +111,19 @@ class DynamicMatMulRule final : public PatternRule<Chain> {
       return Refusal{"its weight has " + std::to_string(c.scale.elements()) + " scales and " +
                      std::to_string(c.zero.elements()) + " zero points for " + std::to_string(n) + " columns"};
     }
+    const Dims& scale_dims = weight_scale->data->dims;
+    if (!Holds("dynamic-matmul/scales-of-columns",
+               c.scale.elements() == 1 || scale_dims.back() == static_cast<std::int64_t>(n))) {
+      return Refusal{"the scales of its weight do not run along its columns"};
+    }
     c.scale = *scales;
     c.zero = *zeros;
     c.unsigned_weight =
         SaturatesU8S8(device_) && c.weight.dtype == DType::kS8 && node.input(0)->type.dtype != DType::kS8;
     if (Node* add = follow(*c.scaled, "Add")) {
       Value* bias = add->input(add->input(0) == c.scaled->output() ? 1 : 0);
-      if (Floats(bias) != nullptr && bias->data->dims == Dims{static_cast<std::int64_t>(n)}) {
+      if (Floats(bias) != nullptr &&
+          Holds("dynamic-matmul/bias-of-columns", bias->data->dims == Dims{static_cast<std::int64_t>(n)})) {
         c.add = add;
         c.bias = bias;
       }

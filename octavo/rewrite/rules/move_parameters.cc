@@ -69,6 +69,33 @@ Affine Picked(const Affine& in, const std::vector<std::int64_t>& at) {
   return out;
 }
 
+// Of parameters with a dimension for each of the tensor's: those at `at` along `axis`.
+Affine PickedAlong(const Affine& in, std::size_t axis, const std::vector<std::int64_t>& at) {
+  Affine out = in;
+  const Dims& dims = in.scale.dims;
+  std::size_t outer = 1, inner = 1;
+  for (std::size_t i = 0; i < axis; ++i) outer *= static_cast<std::size_t>(dims[i]);
+  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
+  const std::vector<float> scales = Scales(in);
+  const std::vector<std::int64_t> zeros = Zeros(in);
+  std::vector<float> s;
+  std::vector<std::int64_t> z;
+  for (std::size_t o = 0; o < outer; ++o) {
+    for (const std::int64_t k : at) {
+      for (std::size_t i = 0; i < inner; ++i) {
+        const std::size_t from = (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * inner + i;
+        s.push_back(scales[from]);
+        z.push_back(zeros[from]);
+      }
+    }
+  }
+  Dims to = dims;
+  to[axis] = std::ssize(at);
+  out.scale = TensorRef::FromFloats(to, s);
+  if (in.zero_point) out.zero_point = TensorRef::FromInts(in.storage, to, z);
+  return out;
+}
+
 MatchOr<Affine> AfterTranspose(const Node& node, const Affine& in, const Dims& from) {
   const std::vector<std::int64_t> perm = PermOf(node, from.size());
   if (perm.size() != from.size())
@@ -95,7 +122,7 @@ MatchOr<Affine> AfterReshape(const Affine& in, const Dims& from, const std::opti
       std::accumulate(from.begin(), from.begin() + *in.axis, std::int64_t{1}, std::multiplies<>());
   std::int64_t before = 1;
   for (std::size_t i = 0; i < to->size(); ++i) {
-    if (before == outer && (*to)[i] == from[axis]) {
+    if ((*to)[i] == from[axis] && Holds("move-parameters/axis-survives", before == outer)) {
       Affine out = in;
       out.axis = static_cast<std::int64_t>(i);
       return out;
@@ -107,7 +134,8 @@ MatchOr<Affine> AfterReshape(const Affine& in, const Dims& from, const std::opti
                  " is that one"};
 }
 
-MatchOr<Affine> AfterSlice(const Node& node, const Affine& in, const Dims& from) {
+// What a Slice keeps of each axis.
+MatchOr<std::vector<std::vector<std::int64_t>>> Kept(const Node& node, const Dims& from) {
   const auto starts = Numbers(node.input(1)), ends = Numbers(node.input(2));
   if (!starts || !ends || starts->size() != ends->size()) return Refusal{"its bounds are computed"};
   std::vector<std::int64_t> axes(starts->size()), steps(starts->size(), 1);
@@ -123,26 +151,83 @@ MatchOr<Affine> AfterSlice(const Node& node, const Affine& in, const Dims& from)
     steps = *given;
   }
   const auto rank = std::ssize(from);
-  const std::int64_t n = from[static_cast<std::size_t>(*in.axis)];
+  std::vector<std::vector<std::int64_t>> kept(from.size());
   for (std::size_t i = 0; i < axes.size(); ++i) {
-    const bool along = (axes[i] < 0 ? axes[i] + rank : axes[i]) == *in.axis;
-    if (!along) {
-      if (in.block > 0) return Refusal{"it cuts axis " + std::to_string(axes[i]) + " of a tensor in blocks"};
-      continue;
+    const std::int64_t axis = axes[i] < 0 ? axes[i] + rank : axes[i], step = steps[i];
+    if (axis < 0 || axis >= rank || step == 0 || !kept[static_cast<std::size_t>(axis)].empty()) {
+      return Refusal{"its axes or steps are not those of a Slice"};
     }
-    if (steps[i] < 1) return Refusal{"it steps by " + std::to_string(steps[i]) + " along the axis of the scales"};
-    const auto bound = [&](std::int64_t v) { return std::clamp<std::int64_t>(v < 0 && v >= -n ? v + n : v, 0, n); };
-    const std::int64_t start = bound((*starts)[i]), end = bound((*ends)[i]);
-    if (in.block > 0) {
-      return Refusal{"it cuts " + std::to_string(start) + ".." + std::to_string(end) + " out of blocks of " +
-                     std::to_string(in.block) + ", whose scales would have to be cut too"};
+    const std::int64_t n = from[static_cast<std::size_t>(axis)];
+    std::vector<std::int64_t>& at = kept[static_cast<std::size_t>(axis)];
+    // The operator's: indices count from the end, then are cut to the dimension.
+    const auto bound = [&](std::int64_t v, std::int64_t low, std::int64_t high) {
+      return std::clamp(v < 0 && v >= -n ? v + n : v, low, std::max(low, high));
+    };
+    if (step > 0) {
+      const std::int64_t end = bound((*ends)[i], 0, n);
+      for (std::int64_t k = bound((*starts)[i], 0, n); k < end; k += std::min(step, n)) at.push_back(k);
+    } else {
+      const std::int64_t end = bound((*ends)[i], -1, n - 1);
+      for (std::int64_t k = bound((*starts)[i], 0, n - 1); k > end; k += std::max(step, -n)) at.push_back(k);
     }
-    std::vector<std::int64_t> at;
-    for (std::int64_t k = start; k < end; k += std::min(steps[i], n)) at.push_back(k);
-    if (at.empty()) return Refusal{"it leaves none of the " + std::to_string(n) + " scales"};
-    return Picked(in, at);
+    if (at.empty()) return Refusal{"it leaves none of the " + std::to_string(n) + " indices"};
   }
-  return in;
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    if (!kept[i].empty()) continue;
+    kept[i].resize(static_cast<std::size_t>(from[i]));
+    std::iota(kept[i].begin(), kept[i].end(), 0);
+  }
+  return kept;
+}
+
+MatchOr<Affine> AfterSlice(const Node& node, const Affine& in, const Dims& from) {
+  const auto kept = Kept(node, from);
+  if (const auto* refusal = std::get_if<Refusal>(&kept)) return *refusal;
+  const auto& indices = std::get<std::vector<std::vector<std::int64_t>>>(kept);
+  const auto axis = static_cast<std::size_t>(*in.axis);
+  if (in.block == 0) return Picked(in, indices[axis]);
+  if (in.scale.dims.size() != from.size()) {
+    return Refusal{"the scales of its blocks have another rank than the tensor"};
+  }
+  Affine out = in;
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    std::vector<std::int64_t> at = indices[i];
+    if (i == axis) {
+      const std::int64_t first = at.front(), end = at.back() + 1;
+      const bool whole =
+          end - first == std::ssize(at) && first % in.block == 0 && (end % in.block == 0 || end == from[axis]);
+      if (!Holds("move-parameters/block-borders", whole)) {
+        return Refusal{"it cuts " + std::to_string(first) + ".." + std::to_string(end) + " out of blocks of " +
+                       std::to_string(in.block) + ", not along their borders"};
+      }
+      const std::int64_t blocks = (std::ssize(at) + in.block - 1) / in.block;
+      at.resize(static_cast<std::size_t>(blocks));
+      std::iota(at.begin(), at.end(), first / in.block);
+    }
+    out = PickedAlong(out, i, at);
+  }
+  return out;
+}
+
+// Constant data at `at` along `axis`.
+TensorRef Cut(const TensorRef& data, std::size_t axis, const std::vector<std::int64_t>& at) {
+  const Dims& dims = data.dims;
+  const std::vector<std::int64_t> values = data.ToInts();
+  std::size_t outer = 1, inner = 1;
+  for (std::size_t i = 0; i < axis; ++i) outer *= static_cast<std::size_t>(dims[i]);
+  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
+  std::vector<std::int64_t> to;
+  to.reserve(outer * at.size() * inner);
+  for (std::size_t o = 0; o < outer; ++o) {
+    for (const std::int64_t k : at) {
+      const std::size_t from = (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * inner;
+      to.insert(to.end(), values.begin() + static_cast<std::ptrdiff_t>(from),
+                values.begin() + static_cast<std::ptrdiff_t>(from + inner));
+    }
+  }
+  Dims shape = dims;
+  shape[axis] = std::ssize(at);
+  return TensorRef::FromInts(data.dtype, std::move(shape), to);
 }
 
 MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from) {
@@ -160,7 +245,7 @@ MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from
   if (!at)
     return Refusal{"it picks along the axis of the " + std::to_string(Scales(in).size()) +
                    " scales, by computed indices"};
-  if (indices->data->dims.size() != 1 || at->empty())
+  if (at->empty() || !Holds("move-parameters/one-axis", indices->data->dims.size() == 1))
     return Refusal{"its indices have shape " + Text(indices->data->dims)};
   const std::int64_t n = from[static_cast<std::size_t>(axis)];
   for (std::int64_t& i : *at) {
@@ -187,12 +272,14 @@ class MoveParametersRule final : public PatternRule<Moved> {
   RuleDoc doc() const override {
     return {
         "Scales that run along an axis move with the codes: Transpose and Reshape take the axis along, Slice and "
-        "Gather cut the scales; a constant is moved at once.",
+        "Gather cut the scales, those of blocks along their borders; a constant is moved at once.",
         "%y : f32 = Transpose (%w : u8(axis=0)) {perm=[1, 0]}",
         "%y : u8(axis=1) = Transpose %w_codes",
         "each code keeps its scale and zero point: compared number by number with the float operator for every "
-        "operator and axis (test_parameters_move_with_the_codes)",
-        {}};
+        "operator and axis, over all codes (MoveParameters.EveryCodeKeepsItsScale, "
+        "test_parameters_move_with_the_codes)",
+        {"move-parameters/axis-survives", "move-parameters/block-borders", "move-parameters/one-axis",
+         "move-parameters/same-parameters"}};
   }
   MatchOr<Moved> Match(Node& node) const override {
     if (!node.domain().empty() || node.form == QuantForm::kQLinear || node.outputs().size() != 1) return Refusal{};
@@ -206,8 +293,12 @@ class MoveParametersRule final : public PatternRule<Moved> {
     if (y->type.dtype != DType::kF32 || y->is_graph_output()) return Refusal{};
     const std::optional<Dims> from = constant ? std::optional(x->data->dims) : StaticShape(x->type);
     if (!from) return Refusal{"the shape of its input is not known, so the axis of the scales is not either"};
+    // A constant is moved here and now, which takes no kernel.
+    const bool known = node.op() == "Transpose" || node.op() == "Slice" || StaticShape(y->type).has_value();
+    const bool at_once = constant && known && node.op() != "Gather" && Rewriter::CanBypass(node, *x);
     const IntegerKernel* kernel = FindIntegerKernel(device_, node.op(), KernelKind::kOnCodes);
-    if (kernel == nullptr || !TakesCodes(*kernel, in->storage) || opset_ < kernel->opset) {
+    const bool runs = kernel != nullptr && TakesCodes(*kernel, in->storage) && opset_ >= kernel->opset;
+    if (!at_once && !runs) {
       return Refusal{"the device has no " + node.op() + " for " + std::string(Name(in->storage))};
     }
     MatchOr<Affine> out = *in;
@@ -224,7 +315,7 @@ class MoveParametersRule final : public PatternRule<Moved> {
     }
     if (IsQuantized(y)) {
       const Affine* have = AffineOf(y);
-      if (have == nullptr || !SameParams(*have, std::get<Affine>(out))) {
+      if (!Holds("move-parameters/same-parameters", have != nullptr && SameParams(*have, std::get<Affine>(out)))) {
         return Refusal{"its result is quantized with other parameters than those that moving its input's gives"};
       }
     }
@@ -236,11 +327,20 @@ class MoveParametersRule final : public PatternRule<Moved> {
     const std::optional<Dims> to = StaticShape(y->type);
     QuantType quant;
     quant.affine = m.affine;
-    const bool transpose = node.op() == "Transpose", cut = node.op() == "Slice" || node.op() == "Gather";
-    if (x->is_constant() && x->data && !cut && (transpose || to) && Rewriter::CanBypass(node, *x)) {
+    const bool transpose = node.op() == "Transpose", slice = node.op() == "Slice", gather = node.op() == "Gather";
+    if (x->is_constant() && x->data && !gather && (transpose || slice || to) && Rewriter::CanBypass(node, *x)) {
       const TensorRef& data = *x->data;
       TensorRef moved;
-      if (transpose) {
+      if (slice) {
+        moved = data;
+        const auto kept = Kept(node, data.dims);
+        const auto& indices = std::get<std::vector<std::vector<std::int64_t>>>(kept);
+        for (std::size_t i = 0; i < indices.size(); ++i) {
+          if (std::ssize(indices[i]) != moved.dims[i] || !std::is_sorted(indices[i].begin(), indices[i].end())) {
+            moved = Cut(moved, i, indices[i]);
+          }
+        }
+      } else if (transpose) {
         const std::vector<std::int64_t> perm = PermOf(node, data.dims.size());
         moved = TensorRef::FromInts(data.dtype, Permuted(data.dims, perm), Permute(data.ToInts(), data.dims, perm));
       } else {
