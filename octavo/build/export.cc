@@ -105,7 +105,8 @@ Model PrepareExport(const ExportRequest& request) {
     std::optional<WeightReplacement> weights;
     Model model = ReadSource(config, weights);
     // While Q/DQ pairs are nodes still: then the runtime can infer types, and shapes fold in quantized models too.
-    SimplifyFloat(model);
+    // A quantized model, written as ONNX again, computes the same numbers.
+    SimplifyFloat(model, request.to == "onnx" && IsQuantized(model) ? RuleClass::kExact : RuleClass::kImproves);
     if (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model);
     FoldQdq(model);
     if (weights) weights->Put(model);

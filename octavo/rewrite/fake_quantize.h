@@ -24,6 +24,10 @@ std::int64_t DecomposeFakeQuantize(Model& model);
 // "even". Returns how many QuantizeMx went. (QuantizeLinear and DequantizeLinear: FoldQdq.)
 std::int64_t FoldQuantOps(Model& model);
 
+// For Circle, whose MX tensors round ties away from zero: a Quantize to MX that rounds them to even rounds away. Returns
+// how many changed.
+std::int64_t RoundMxAway(Model& model);
+
 // Hands parameters on through operators that move values and compute none (Reshape, MaxPool, ...): from the input to a
 // float output, and from the output to a float input that nothing else reads. Per-tensor affine parameters only; exact.
 // Returns how many values got a type.

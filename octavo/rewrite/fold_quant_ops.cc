@@ -130,6 +130,16 @@ void Fold(Node& q, const QuantType& quant) {
 
 }  // namespace
 
+std::int64_t RoundMxAway(Model& model) {
+  std::int64_t changed = 0;
+  VisitNodes(*model.graph, [&](Node& node) {
+    if (node.domain() != kIrDomain || node.StringAttribute("rounding", "away") != "even") return;
+    node.SetAttribute("rounding", std::string("away"));
+    ++changed;
+  });
+  return changed;
+}
+
 std::int64_t FoldQuantOps(Model& model) {
   std::vector<Node*> found;
   VisitNodes(*model.graph, [&](Node& node) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "octavo/ir/graph.h"
+#include "octavo/rewrite/rule.h"
 
 namespace octavo {
 
@@ -27,8 +28,9 @@ bool IsQuantized(const Model& model);
 // Function-preserving simplification of a float model before calibration: constant folding (nodes of which all inputs
 // are constant are run once by the runtime), shape chains with static shapes, Identity/Dropout/no-op Cast removed,
 // BatchNormalization and Mul/Add/Div/Sub by per-channel constants folded into Conv/ConvTranspose/Gemm/MatMul weights
-// and bias, dead code. Results differ from the input model by float rounding only. Returns what was applied.
-std::vector<PassCount> SimplifyFloat(Model& model);
+// and bias, dead code. Results differ from the input model by float rounding only; not at all with rules up to kExact.
+// Returns what was applied.
+std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most = RuleClass::kImproves);
 
 // For a device of static shapes, after SimplifyFloat, which leaves them alone: the Shape of a graph output becomes a
 // constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.

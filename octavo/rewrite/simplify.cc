@@ -19,7 +19,7 @@ RuleSet FloatRules() {
   return rules;
 }
 
-std::vector<PassCount> SimplifyFloat(Model& model) {
+std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most) {
   std::map<std::string, std::int64_t> counts;
   const RuleSet rules = FloatRules();
   counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
@@ -29,7 +29,7 @@ std::vector<PassCount> SimplifyFloat(Model& model) {
   for (int round = 0; round < kMaxRounds; ++round) {
     std::int64_t changes = 0;
     InferTypes(model);
-    for (const RuleCount& count : RunRules(model, rules, RuleClass::kImproves).rules) {
+    for (const RuleCount& count : RunRules(model, rules, most).rules) {
       counts[count.rule] += count.applied;
       changes += count.applied;
     }
