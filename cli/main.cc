@@ -1,10 +1,14 @@
 // octavo: parses the command line, runs one command, turns every failure into one line and an exit code.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <new>
 #include <optional>
+#include <system_error>
 #include <type_traits>
 #include <variant>
 
@@ -21,6 +25,21 @@
 namespace octavo::cli {
 namespace {
 
+// The name that messages give an option: "--output" of "-o,--output".
+std::string LongName(const Option& option) { return option.names.substr(option.names.rfind(',') + 1); }
+
+// The whole text as a number; the parser's own conversion takes an empty text and clamps what does not fit.
+template <class T>
+T ParseNumber(const std::string& text, const std::string& option) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    ThrowUsage("'" + text + "' is not a " + (std::is_integral_v<T> ? "whole number" : "number"), option,
+               error == std::errc::result_out_of_range ? "it is too large" : "");
+  }
+  return value;
+}
+
 // The option as the parser sees it; every kind of target is one line here and nowhere else.
 void AddOption(CLI::App& app, const Option& option) {
   CLI::Option* made = std::visit(
@@ -32,8 +51,19 @@ void AddOption(CLI::App& app, const Option& option) {
           CLI::Option* list = app.add_option(option.names, *target, option.help);
           // One value each time it is given; a positional takes all that there are.
           return option.names[0] == '-' ? list->expected(1)->take_all()->type_name("") : list->type_name("");
-        } else {
+        } else if constexpr (std::is_same_v<T, std::string>) {
           return app.add_option(option.names, *target, option.help)->type_name("");
+        } else {
+          using Value = typename T::value_type;
+          const auto set = [target, name = LongName(option)](const std::string& text) {
+            if constexpr (std::is_same_v<Value, std::string>) {
+              if (text.empty()) ThrowUsage("the value is empty", name, "leave the option out");
+              *target = text;
+            } else {
+              *target = ParseNumber<Value>(text, name);
+            }
+          };
+          return app.add_option_function<std::string>(option.names, set, option.help)->type_name("");
         }
       },
       option.target);
@@ -68,7 +98,7 @@ void RefuseClashes(const Command& command) {
     if (!value.empty() && !error) named.push_back({option, std::move(path)});
   };
   for (const Option& option : command.options) {
-    const std::string name = option.names.substr(option.names.rfind(',') + 1);
+    const std::string name = LongName(option);
     std::visit(
         [&](const auto* target) {
           using T = std::remove_cvref_t<decltype(*target)>;
@@ -83,13 +113,30 @@ void RefuseClashes(const Command& command) {
   for (const Named& written : named) {
     if (written.option != "--json" && written.option != "--save-statistics") continue;
     std::error_code error;
-    if (fs::exists(written.path, error) && !fs::is_regular_file(written.path, error)) continue;  // /dev/stdout
+    const fs::file_status status = fs::status(written.path, error);
+    if (fs::exists(status) && !fs::is_regular_file(status) && !fs::is_directory(status)) continue;  // /dev/stdout
     for (const Named& other : named) {
-      if (&other == &written || other.path != written.path) continue;
+      if (&other == &written) continue;
+      const fs::path& outer = other.path;  // an output directory owns what is in it
+      const bool within =
+          other.option == "--output" &&
+          std::mismatch(outer.begin(), outer.end(), written.path.begin(), written.path.end()).first == outer.end();
+      if (other.path != written.path && !within) continue;
       const bool flag = other.option.starts_with("-");
+      if (within && other.path != written.path) {
+        ThrowUsage(written.option + " names a file in the output directory", written.path.string(),
+                   "name another file");
+      }
       ThrowUsage(written.option + " names the file that " + (flag ? other.option + " names" : "the command works on"),
                  written.path.string(), "name another file");
     }
+    char first = '{';
+    std::ifstream(written.path) >> first;  // an empty file, and one that is not there, leave it
+    if (first != '{' && first != '[' && fs::is_regular_file(status)) {
+      ThrowUsage(written.option + " names a file that exists and is no JSON", written.path.string(),
+                 "name another file");
+    }
+    OutputFile probe(written.path);  // what cannot be written is said before the work, not after it
   }
 }
 
@@ -172,6 +219,10 @@ int Run(int argc, char** argv) {
   std::string known;
   for (const std::string& name : names) known += (known.empty() ? "" : ", ") + name;
   for (const std::string& extra : app.remaining()) {
+    if (extra == "help") {
+      Print(app.help());
+      return 0;
+    }
     const std::string how = DidYouMean(extra, names);
     ThrowUsage((extra.starts_with("-") ? "unknown option '" : "unknown command '") + extra + "'", "octavo",
                how.empty() ? "commands are " + known : how);

@@ -224,7 +224,11 @@ std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<st
         std::stoll(value) < 1) {
       ThrowUsage("'" + text + "' is not NAME=VALUE with a positive value", "--dim", "write for example --dim batch=1");
     }
-    out.emplace_back(text.substr(0, eq), std::stoll(value));
+    const std::string name = text.substr(0, eq);
+    if (std::any_of(out.begin(), out.end(), [&name](const auto& dim) { return dim.first == name; })) {
+      ThrowUsage("dimension '" + name + "' is set twice", "--dim", "keep one of the two");
+    }
+    out.emplace_back(name, std::stoll(value));
   }
   return out;
 }
@@ -316,7 +320,8 @@ void CheckOutputFile(const std::string& file, const CommonFlags& common, std::st
   }
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(file, error);
-  if (std::filesystem::is_directory(status)) ThrowUsage("the output is a directory", file, "name a file");
+  if (file.ends_with('/') || std::filesystem::is_directory(status))
+    ThrowUsage("the output is a directory", file, "name a file");
   if (std::filesystem::is_regular_file(status) && !common.force) {
     ThrowUsage("output file exists", file, "pass --force to replace it");
   }

@@ -27,6 +27,9 @@ int Run(const Flags& flags) {
   const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, nullptr);
   PerfOptions options;
   options.threads = ThreadCount(flags.common);
+  if (flags.iterations && flags.duration) {
+    ThrowUsage("both --iterations and --duration were given", "command line", "keep one of the two");
+  }
   if (flags.iterations) {
     if (*flags.iterations < 1 || *flags.iterations > 10'000'000)
       ThrowUsage("iterations must be from 1 to 10000000", "--iterations");

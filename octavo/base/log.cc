@@ -73,7 +73,7 @@ std::vector<std::string> TakeWarnings() {
   return std::exchange(g_warnings, {});
 }
 
-Progress::Progress(std::string label, std::uint64_t total)
+Progress::Progress(std::string_view label, std::uint64_t total)
     : label_(Clean(label, false)),
       total_(total),
       active_(GetLogLevel() == LogLevel::kInfo && total > 0 && ::isatty(STDERR_FILENO) == 1) {

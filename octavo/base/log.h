@@ -23,7 +23,7 @@ std::vector<std::string> TakeWarnings();
 // Advance is thread safe.
 class Progress {
  public:
-  Progress(std::string label, std::uint64_t total);
+  Progress(std::string_view label, std::uint64_t total);
   ~Progress();
   void Advance(std::uint64_t by = 1);
 

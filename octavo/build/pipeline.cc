@@ -366,6 +366,11 @@ DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require
     ThrowUsage("no calibration data were given, and they are required",
                require_data ? "--require-data" : "OCTAVO_REQUIRE_DATA", "give --data D with real samples");
   }
+  constexpr std::size_t kMostSynthetic = 1'000'000;
+  if (wanted > kMostSynthetic) {
+    ThrowUsage("at most " + std::to_string(kMostSynthetic) + " samples can be made up", "--samples",
+               "lower it, or give --data D");
+  }
   plan.source = SyntheticData(inputs, ParseDistribution(quantization.distribution), quantization.seed, wanted + extra);
   plan.synthetic = true;
   plan.calibration = wanted;
