@@ -34,10 +34,11 @@ def litert_tensors(path, sample):
             if d["dtype"] in (np.uint8, np.int8) and d["quantization"][0] and np.prod(d["shape"])}
 
 
-def litert(path, samples):
+def litert(path, samples, delegates=True):
+    """As its users run it: with XNNPACK, which rounds a requantization once. Without delegates its built-in kernels round twice."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
-    it = Interpreter(model_content=as_tflite(path),
-                     experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    resolver = OpResolverType.BUILTIN if delegates else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    it = Interpreter(model_content=as_tflite(path), experimental_op_resolver_type=resolver)
     it.allocate_tensors()
     results = []
     for sample in samples:

@@ -247,9 +247,10 @@ def test_integer_operator(octavo, tmp_path, storage, name):
     samples = [{i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]).astype(np.float32) for i in model.graph.input}
                for _ in range(4)]
     want = np.concatenate([r["y"].ravel() for r in named(tmp_path / "m.onnx", samples, optimize=False)])
-    got = np.concatenate([r["y"].ravel() for r in consumers.litert(out, samples)])
-    steps = np.rint(np.abs(want - got) / scale)
-    assert (steps <= 1).mean() >= 0.999, f"{np.bincount(steps.astype(int))}"
+    for delegates in (True, False):
+        got = np.concatenate([r["y"].ravel() for r in consumers.litert(out, samples, delegates)])
+        steps = np.rint(np.abs(want - got) / scale)
+        assert (steps <= 1).mean() >= 0.999, f"{delegates} {np.bincount(steps.astype(int))}"
     types = {t.Type() for t in check_structure(out)[3].values()}
     assert (3 if storage == "u8" else 9) in types
 
@@ -389,6 +390,94 @@ def test_each_operator_of_a_quantized_cnn(octavo, models, data, tmp_path, tool):
     assert all(w[k].argmax() == g[k].argmax() or np.ptp(w[k]) < 0.3 for w, g in zip(want, got) for k in w)
 
 
+def expose(source, target):
+    """Every quantized activation of a Q/DQ model becomes an output: {name: scale}."""
+    m = onnx.load(str(source))
+    producer = {o: n for n in m.graph.node for o in n.output}
+    init = {i.name: numpy_helper.to_array(i) for i in m.graph.initializer}
+    known = {v.name: v for v in onnx.shape_inference.infer_shapes(m).graph.value_info}
+    outputs, scales = {o.name for o in m.graph.output}, {}
+    for n in m.graph.node:
+        q = producer.get(n.input[0]) if n.op_type == "DequantizeLinear" else None
+        if q is None or q.op_type != "QuantizeLinear":
+            continue
+        scales[n.output[0]] = float(init[n.input[1]])
+        if n.output[0] not in outputs:
+            m.graph.output.append(known.get(n.output[0]) or helper.make_empty_tensor_value_info(n.output[0]))
+            outputs.add(n.output[0])
+    onnx.save(m, str(target))
+    return scales
+
+
+def within_one_step(want, got, scales):
+    steps = [np.rint(np.abs(w[k].ravel().astype(np.float64) - g[k].ravel()) / s) for w, g in zip(want, got) for k, s in scales.items()]
+    return (np.concatenate(steps) <= 1).mean()
+
+
+@pytest.mark.parametrize("source", ["onnxruntime", "octavo-uint8", "i8-channel", "u8-layer"])
+def test_all_activations_of_a_quantized_cnn(octavo, models, data, tmp_path, source):
+    """Through the whole CNN LiteRT stays within a step of ONNX Runtime, or as near as ONNX Runtime's own integer kernels do.
+
+    A sum that its float arithmetic puts on the other side of a half is a step apart in one layer and more in the next ones.
+    """
+    q = tmp_path / "q.onnx"
+    if source == "onnxruntime":
+        octavo("quantize", models["cls"], "-o", tmp_path / "f.onnx", "--precision", "fp32")
+        q = quantized_by_onnx_runtime(tmp_path / "f.onnx", tmp_path, load_samples(data["cls"], 16), False)
+    elif source == "octavo-uint8":
+        octavo("quantize", models["cls"], "-o", q, "--precision", "uint8", "--data", data["cls"], "--samples", "16")
+    else:
+        export(octavo, models["cls"], tmp_path / "p.circle", *DIMS["cls"], "--profile", source, "--data", data["cls"], "--samples", "16")
+        octavo("export", tmp_path / "p.circle", "--to", "onnx", "-o", q)
+    every, out = tmp_path / "e.onnx", tmp_path / "e.circle"
+    scales = expose(q, every)
+    export(octavo, every, out, *DIMS["cls"])
+    samples = load_samples(data["cls"], 36)[32:]
+    want = named(every, samples, optimize=False)
+    ours = within_one_step(want, consumers.litert(out, samples), scales)
+    theirs = within_one_step(want, named(every, samples), scales)
+    assert len(scales) >= 20 and ours >= min(0.999, theirs - 0.005), (ours, theirs)
+    plain = consumers.litert(tmp_path / "p.circle", samples) if source.endswith(("layer", "channel")) else None
+    if plain is not None:
+        exact = named(q, samples, optimize=False)
+        assert all(w[k].argmax() == g[k].argmax() for w, g in zip(exact, plain) for k in w)
+
+
+def test_weights_that_were_moved_to_uint8(octavo, models, data, tmp_path):
+    """octavo quantize --precision int8 may store s8 weights as u8 with zero point 128: LiteRT has no such kernel, and gets s8."""
+    q, out = tmp_path / "q.onnx", tmp_path / "q.circle"
+    octavo("quantize", models["cls"], "-o", q, "--precision", "int8", "--data", data["cls"], "--samples", "16")
+    export(octavo, q, out, *DIMS["cls"])
+    samples = load_samples(data["cls"], 36)[32:]
+    want, got = named(q, samples, optimize=False), consumers.litert(out, samples)
+    assert all(w[k].argmax() == g[k].argmax() for w, g in zip(want, got) for k in w)
+
+
+def test_16_bits_read_back(octavo, models, data, tmp_path):
+    """A bias of 64 bits has no ONNX form but its numbers."""
+    out, back = tmp_path / "m.circle", tmp_path / "b.onnx"
+    export(octavo, models["cls"], out, *DIMS["cls"], "--profile", "i16", "--data", data["cls"], "--samples", "8")
+    octavo("export", out, "--to", "onnx", "-o", back)
+    samples = load_samples(data["cls"], 36)[32:]
+    want, got = named(back, samples, optimize=False), consumers.litert(out, samples)
+    assert sqnr([list(w.values()) for w in want], [list(g.values()) for g in got]) > 45
+
+
+@pytest.mark.parametrize("how", ["own", "at once"])
+def test_quantized_models_of_symbolic_shapes(octavo, models, data, tmp_path, how):
+    """A Shape of a graph output, of a model that was quantized before its dimensions were known."""
+    q, out = models["minilm"], tmp_path / "m.circle"
+    args = ["--precision", "int8", "--data", data["minilm"], "--samples", "4"]
+    if how == "own":
+        octavo("quantize", q, "-o", tmp_path / "q.onnx", *args)
+        q, args = tmp_path / "q.onnx", []
+    export(octavo, q, out, *DIMS["minilm"], *args)
+    assert "SHAPE" not in check_structure(out)[2]
+    samples = load_samples(data["minilm"], 33)[32:]
+    want, got = named(models["minilm"], samples), consumers.litert(out, samples)
+    assert all(v > 16 for v in all_sqnr(want, got).values())
+
+
 def test_outliers_stay_float(octavo, tmp_path):
     """Tensors that 8 bits do not hold: float, with the bounds of the activations that went into the codes' ranges."""
     nodes = [helper.make_node("Gemm", ["x", "a", "c"], ["h"], "first"), helper.make_node("Relu", ["h"], ["r"], "relu"),
@@ -403,7 +492,8 @@ def test_outliers_stay_float(octavo, tmp_path):
         np.savez(tmp_path / "d" / f"{i:04}.npz", **sample)
     out = tmp_path / "m.circle"
     report = export(octavo, tmp_path / "m.onnx", out, "--profile", "u8-layer", "--data", tmp_path / "d", "--samples", "300", "--calibration", "minmax")
-    assert int(report["facts"]["values that 8 bits do not hold"]) > 0, report
+    assert int(report["facts"]["values kept in float for their noise"]) > 0, report
+    assert len(report["details"]["float_for_noise"]) == int(report["facts"]["values kept in float for their noise"])
     want, got = named(tmp_path / "m.onnx", samples[300:350]), consumers.litert(out, samples[300:350])
     assert sqnr([[w["y"]] for w in want], [[g["y"]] for g in got]) > 15
 
@@ -419,7 +509,7 @@ def test_profiles_of_a_transformer(octavo, models, data, tmp_path, name, profile
     """LiteRT loses no more than 1 dB to ONNX Runtime on the same quantization, which the file read back is."""
     out, back = tmp_path / "m.circle", tmp_path / "b.onnx"
     report = export(octavo, models[name], out, *DIMS[name], "--profile", profile, "--data", data[name], "--samples", "8")
-    assert int(report["facts"]["integer"]) > 60
+    assert int(report["facts"]["integer"]) > 15
     assert len(report["details"]["kept_float"]) == int(report["facts"]["kept in float"]) > 0
     octavo("export", out, "--to", "onnx", "-o", back)
     samples = load_samples(data[name], 44 if name == "vit" else 36)[32:]
@@ -427,7 +517,7 @@ def test_profiles_of_a_transformer(octavo, models, data, tmp_path, name, profile
     ours, theirs = all_sqnr(exact, consumers.litert(out, samples)), all_sqnr(exact, named(back, samples, optimize=False))
     assert ours
     for key in ours:
-        assert ours[key] >= theirs[key] - 1 and ours[key] > 10, (ours, theirs)
+        assert ours[key] >= theirs[key] - 1 and ours[key] > 16, (ours, theirs)
 
 
 @pytest.mark.parametrize("profile", ["u8-layer", "u8-channel"])

@@ -1,16 +1,21 @@
 // `octavo export --to circle`: a Circle flatbuffer for ONE, onert and (with another identifier) LiteRT.
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <iterator>
+#include <set>
 #include <string>
+#include <unordered_set>
 
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/base/names.h"
+#include "octavo/build/circle_select.h"
 #include "octavo/build/export.h"
 #include "octavo/build/pipeline.h"
 #include "octavo/emit/circle.h"
 #include "octavo/quantize/quantize.h"
+#include "octavo/quantize/select.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
 
@@ -85,8 +90,6 @@ DeviceDescriptor Descriptor(bool int8) {
 constexpr std::string_view kProfiles[] = {"float", "u8-layer", "u8-channel", "i8-channel", "i16", "mxint8", "mxfp4"};
 
 QuantizationConfig ProfileConfig(const std::string& profile, QuantizationConfig config) {
-  // What 8 bits do not hold gets 16, and is float in the end (WideToFloat).
-  config.keep_float_auto = profile == "u8-layer" || profile == "u8-channel" || profile == "i8-channel";
   if (profile == "u8-layer" || profile == "u8-channel") {
     config.precision = "uint8";
     config.per_channel = profile == "u8-channel";
@@ -122,6 +125,11 @@ std::string ProfileOf(const Model& model) {
       const Affine& a = v->type.quant->affine;
       if (BitWidth(a.storage) == 8 && a.axis && a.scale.elements() > 1) channel = true;
       if (a.storage == DType::kS8) s8 = true;
+      // s8 moved by 128, which is written as s8.
+      if (a.storage == DType::kU8 && a.axis && a.scale.elements() > 1 && a.zero_point) {
+        const std::vector<std::int64_t> zeros = a.zero_point->ToInts();
+        s8 = s8 || std::all_of(zeros.begin(), zeros.end(), [](std::int64_t z) { return z == 128; });
+      }
     }
   });
   if (!mx.empty()) return u8 || s8 || s16 ? "" : mx;
@@ -144,52 +152,20 @@ void FoldStaticShapes(Model& model) {
   if (folded) SimplifyFloat(model);
 }
 
-bool IsWide(const Value* v) {
-  return v != nullptr && v->type.quant && v->type.quant->kind == QuantType::Kind::kAffine &&
-         BitWidth(v->type.quant->affine.storage) == 16;
-}
-
-TensorRef NumbersOf(const Value& constant) {
-  const Affine& affine = constant.type.quant->affine;
-  const std::vector<std::int64_t> codes = constant.data->ToInts();
-  const std::vector<float> scales = affine.scale.ToFloats();
-  std::vector<std::int64_t> zeros(scales.size(), 0);
-  if (affine.zero_point) zeros = affine.zero_point->ToInts();
-  std::size_t inner = 1;
-  if (affine.axis) {
-    for (std::size_t i = static_cast<std::size_t>(*affine.axis) + 1; i < constant.data->dims.size(); ++i)
-      inner *= static_cast<std::size_t>(constant.data->dims[i]);
-  }
-  std::vector<float> numbers(codes.size());
-  for (std::size_t i = 0; i < codes.size(); ++i) {
-    const std::size_t c = scales.size() == 1 ? 0 : i / inner % scales.size();
-    numbers[i] = static_cast<float>(codes[i] - zeros[c]) * scales[c];
-  }
-  return TensorRef::FromFloats(constant.data->dims, numbers);
-}
-
-// No consumer has a graph of 8 and 16 bits. Values that 8 bits do not hold, which the quantizer gave 16, become float
-// instead, and the operators around them; `clips`: activations may have gone into the ranges of codes, and the float
-// values keep those bounds. Returns how many values became float.
-std::size_t WideToFloat(Model& model, bool clips) {
+// Makes values float, and so the operators around them. `prepared` is the float model that was quantized: activations
+// that went into the ranges of codes come back from it, and the weights and biases of operators that are float now.
+void ToFloat(Model& model, const Model& prepared, const std::unordered_set<const Value*>& floats) {
   Graph& graph = *model.graph;
-  std::vector<std::pair<Value*, Affine>> values;
+  std::vector<Value*> values;
   for (Node* node : graph.nodes()) {
     for (Value* v : node->outputs()) {
-      if (IsWide(v)) values.emplace_back(v, v->type.quant->affine);
+      if (floats.contains(v)) values.push_back(v);
     }
   }
-  std::vector<Value*> constants;
-  for (Value* v : graph.constants()) {
-    if (IsWide(v)) constants.push_back(v);
-  }
-  for (Value* v : constants) {
-    graph.ReplaceAllUses(v, graph.AddConstant(v->name(), NumbersOf(*v)));
-    graph.Erase(v);
-  }
-  for (auto& [v, affine] : values) v->type.quant.reset();
+  for (Value* v : values) v->type.quant.reset();
   for (Node* node : graph.nodes()) {
-    if (!node->Is(kQuantize, kIrDomain) && !node->Is(kRequantize, kIrDomain)) continue;
+    if (!node->Is(kQuantize, kIrDomain) && !node->Is(kRequantize, kIrDomain) && !node->Is(kDequantize, kIrDomain))
+      continue;
     if (node->output()->type.quant) {
       node->SetOp(std::string(node->input(0)->type.quant ? kRequantize : kQuantize), std::string(kIrDomain));
     } else if (node->input(0)->type.quant) {
@@ -198,23 +174,45 @@ std::size_t WideToFloat(Model& model, bool clips) {
       node->SetOp("Identity");
     }
   }
-  for (const auto& [v, affine] : values) {
+  for (Value* v : values) {
     const Node& maker = *v->producer();
-    if (!clips || maker.Is(kDequantize, kIrDomain) || maker.Is("Identity") || maker.Is("Relu") || maker.Is("Clip") ||
-        !affine.per_tensor()) {
-      continue;
+    if (maker.Is(kDequantize, kIrDomain) || maker.Is("Identity") || maker.Is("Relu") || maker.Is("Clip")) continue;
+    const Value* before = prepared.graph->FindValue(v->name());
+    const Node* activation = before == nullptr ? nullptr : before->producer();
+    if (activation == nullptr || (!activation->Is("Relu") && !activation->Is("Clip"))) continue;
+    // It went into the range of the codes: it is an operator again.
+    std::vector<Value*> inputs{v};
+    bool whole = true;
+    for (std::size_t i = 1; i < activation->inputs().size(); ++i) {
+      const Value* bound = activation->input(i);
+      whole = whole && (bound == nullptr || (bound->is_constant() && bound->data && !bound->type.quant));
+      inputs.push_back(bound == nullptr || !whole ? nullptr : graph.AddConstant(v->name() + "_bound", *bound->data));
     }
-    const float scale = affine.scale.ToFloats()[0];
-    const std::int64_t zero = affine.zero_point ? affine.zero_point->ToInts()[0] : 0;
-    const std::int64_t low = affine.storage == DType::kU16 ? 0 : -32768;
-    Value* least = graph.AddConstant(v->name() + "_least", TensorRef::Scalar(static_cast<float>(low - zero) * scale));
-    Value* most =
-        graph.AddConstant(v->name() + "_most", TensorRef::Scalar(static_cast<float>(low + 65535 - zero) * scale));
-    Node* clip = graph.AddNode("Clip", "", {v, least, most}, {{v->name() + "_bounded", v->type}}, maker.next());
-    if (v->is_graph_output()) graph.SwapNames(v, clip->output());
-    graph.ReplaceAllUses(v, clip->output(), clip);
+    if (!whole) ThrowInternal("an activation with computed bounds went into the range of codes", v->name());
+    Node* again =
+        graph.AddNode(activation->op(), "", std::move(inputs), {{v->name() + "_bounded", v->type}}, maker.next());
+    for (const char* name : {"min", "max"}) {
+      if (activation->FindAttribute(name) != nullptr) again->SetAttribute(name, activation->FloatAttribute(name, 0));
+    }
+    if (v->is_graph_output()) graph.SwapNames(v, again->output());
+    graph.ReplaceAllUses(v, again->output(), again);
   }
-  return values.size();
+  for (Node* node : graph.nodes()) {
+    if (!node->domain().empty() || node->output() == nullptr) continue;
+    const Value* x = node->input(0);
+    if (x == nullptr || x->is_constant() || (x->type.quant && node->output()->type.quant)) continue;
+    for (std::size_t i = 1; i < node->inputs().size(); ++i) {
+      const Value* w = node->input(i);
+      if (w == nullptr || !w->is_constant() || !w->type.quant) continue;
+      const Value* original = prepared.graph->FindValue(w->name());
+      if (original == nullptr || !original->is_constant() || !original->data || original->type.quant ||
+          original->data->dims != w->data->dims) {
+        continue;
+      }
+      node->SetInput(i, graph.AddConstant(w->name() + "_f", *original->data));
+    }
+  }
+  graph.EraseDead();
 }
 
 }  // namespace
@@ -232,7 +230,8 @@ ExportReport ExportCircle(const ExportRequest& request) {
   }
   Model model = PrepareExport(request);
   std::string effective = profile;
-  std::size_t wide = 0;
+  CircleSelection chosen;
+  std::set<std::string> chosen_names;
   FoldStaticShapes(model);
   if (IsQuantized(model)) {
     const std::string found = ProfileOf(model);
@@ -247,7 +246,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
     FoldQuantOps(model);
   } else if (!profile.empty() && profile != "float") {
     const DeviceDescriptor device = Descriptor(profile == "i8-channel" || profile == "i16");
-    const QuantizationConfig config = ProfileConfig(profile, EffectiveQuantization(request.config));
+    QuantizationConfig config = ProfileConfig(profile, EffectiveQuantization(request.config));
     DataPlan data;
     if (config.load_path.empty()) {
       data = OpenSamples(model, request.config, request.require_data, 0);
@@ -256,13 +255,29 @@ ExportReport ExportCircle(const ExportRequest& request) {
             "calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
       }
     }
-    bool clips = false;
-    VisitNodes(static_cast<const Graph&>(*model.graph),
-               [&](const Node& node) { clips = clips || node.Is("Relu") || node.Is("Clip"); });
+    const Model reference = Clone(model);
+    Model prepared = Clone(model);
+    // No consumer has a graph of 8 and 16 bits: what costs too much in 8 bits is float, chosen below.
+    const bool choose = config.keep_float_auto && profile != "i16" && data.source != nullptr;
+    config.keep_float_auto = false;
     Quantize(model, config, device, data.source.get(), request.threads);
-    if (config.keep_float_auto) wide = WideToFloat(model, clips);
+    if (choose) {
+      PrepareFloat(prepared, config, device);
+      const auto to_float = [&](Model& m, const std::unordered_set<const Value*>& values) {
+        ToFloat(m, prepared, values);
+      };
+      chosen = SelectCircleFloats(model, reference, *data.source, static_cast<std::size_t>(config.samples),
+                                  SelectOptions().target, request.threads, to_float);
+      for (const Value* v : chosen.floats) chosen_names.insert(v->name());
+      to_float(model, chosen.floats);
+    }
   } else {
     effective = "float";
+  }
+  // An MX precision is this format's own where Octavo chose it; a model that says "even" is changed, and hears of it.
+  if (const std::int64_t even = RoundMxAway(model); even > 0 && !request.quantize) {
+    LogWarning(std::to_string(even) +
+               " MX activations round ties to even; Circle's MX tensors round them away from zero");
   }
   PropagateParams(model);
   const std::vector<std::string> without = IsQuantized(model) ? ValuesWithoutParams(model) : std::vector<std::string>{};
@@ -284,7 +299,17 @@ ExportReport ExportCircle(const ExportRequest& request) {
   report.facts.emplace_back("quantize", count("QUANTIZE"));
   report.facts.emplace_back("dequantize", count("DEQUANTIZE"));
   report.facts.emplace_back("kept in float", std::to_string(lowered.kept_float.size()));
-  if (wide > 0) report.facts.emplace_back("values that 8 bits do not hold", std::to_string(wide));
+  if (chosen.tensors > 0) {
+    const auto db = [](double v) {
+      char text[32];
+      std::snprintf(text, sizeof text, "%.1f dB", v);
+      return std::string(text);
+    };
+    report.facts.emplace_back("values kept in float for their noise", std::to_string(chosen.floats.size()));
+    report.facts.emplace_back("SQNR on calibration samples", db(chosen.after_db));
+    report.facts.emplace_back("SQNR with everything in 8 bits", db(chosen.before_db));
+    for (const std::string& name : chosen_names) report.details.emplace_back("float_for_noise", name);
+  }
   if (!without.empty()) report.facts.emplace_back("values without parameters", std::to_string(without.size()));
   for (const std::string& name : without) report.details.emplace_back("without_parameters", name);
   for (const auto& [op, n] : lowered.operators) report.details.emplace_back("operator", op + " " + std::to_string(n));

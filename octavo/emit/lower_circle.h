@@ -36,6 +36,22 @@ QuantType PermutedQuant(QuantType quant, std::span<const std::int64_t> perm);
 Type MakeType(DType dtype, const Dims& dims, std::optional<QuantType> quant = std::nullopt);
 QuantType PerTensor(DType storage, float scale, std::int64_t zero_point);
 bool SameQuant(const Type& a, const Type& b);
+Dims ShapeOf(const Value* v);  // precondition: static
+std::vector<float> ScalesOf(const Type& type);
+bool HasZeroPoints(const Type& type);  // one that is not 0
+bool PerTensorType(const Type& type);  // affine, one scale
+
+// Padding of one spatial dimension, before and after.
+struct Pads {
+  std::int64_t before = 0, after = 0;
+};
+// What SAME means (TensorFlow): out = ceil(in / stride), the odd one of the padding after.
+bool IsSame(std::int64_t in, std::int64_t kernel, std::int64_t stride, std::int64_t dilation, Pads pads);
+// The first n numbers of an attribute; `fallback` where it has fewer.
+std::vector<std::int64_t> Ints(const Node& node, std::string_view name, std::size_t n, std::int64_t fallback);
+// The node's padding for spatial sizes `in`.
+std::vector<Pads> PadsOf(const Node& node, const std::vector<std::int64_t>& in, const std::vector<std::int64_t>& kernel,
+                         const std::vector<std::int64_t>& strides, const std::vector<std::int64_t>& dilations);
 
 class CircleLowering {
  public:

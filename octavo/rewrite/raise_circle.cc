@@ -26,6 +26,7 @@ class Raising {
     for (Value* input : std::vector<Value*>(graph_.inputs().begin(), graph_.inputs().end())) {
       if (input->type.quant) RawInput(*input);
     }
+    for (Value* constant : graph_.constants()) WideBias(*constant);
     for (Node* node : graph_.nodes()) {
       if (node->domain() == kCircleDomain) Raise(*node);
     }
@@ -35,6 +36,29 @@ class Raising {
  private:
   [[noreturn]] void Refuse(const Node& node, const std::string& why) const {
     ThrowUnsupported("no ONNX form: " + why, node.op() + " '" + node.output()->name() + "'");
+  }
+
+  // ONNX has no codes of 64 bits: what is one, the bias of 16-bit activations, is written as its numbers.
+  static void WideBias(Value& constant) {
+    if (!constant.data || !constant.type.quant || constant.type.quant->kind != QuantType::Kind::kAffine ||
+        constant.type.quant->affine.storage != DType::kS64) {
+      return;
+    }
+    const std::vector<std::int64_t> codes = constant.data->ToInts();
+    const Affine& affine = constant.type.quant->affine;
+    const std::vector<float> scales = affine.scale.ToFloats();
+    std::uint64_t inner = 1;
+    if (affine.axis) {
+      for (std::size_t i = static_cast<std::size_t>(*affine.axis) + 1; i < constant.data->dims.size(); ++i)
+        inner *= static_cast<std::uint64_t>(constant.data->dims[i]);
+    }
+    std::vector<float> numbers(codes.size());
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      const double scale = scales[scales.size() == 1 ? 0 : i / std::max<std::uint64_t>(inner, 1) % scales.size()];
+      numbers[i] = static_cast<float>(static_cast<double>(codes[i]) * scale);
+    }
+    constant.data = TensorRef::FromFloats(constant.data->dims, numbers);
+    constant.type.quant.reset();
   }
 
   void RawInput(Value& input) {
