@@ -23,32 +23,11 @@ class QuantizeBeforeClipRule final : public PatternRule<Node*> {
         {"quantize-before-clip/one-use"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
-    if (!IsClip(node) || node.form == QuantForm::kQLinear) return Refusal{};
-    Value* x = node.input(0);
-    const std::optional<ScalarParams> out = ScalarOf(node.output());
-    if (!out || x == nullptr || IsQuantized(x) || x->producer() == nullptr || x->graph() != node.graph()) {
-      return Refusal{};
-    }
-    const Node& producer = *x->producer();
-    const OpInfo& info = FindOp(producer);
-    if (info.category != OpCategory::kWeighted && info.category != OpCategory::kMatMul &&
-        info.category != OpCategory::kElementwise && info.category != OpCategory::kPool) {
-      return Refusal{};
-    }
-    if (!IsQuantized(producer.input(0))) return Refusal{};  // a float layer: it would not run in integers
-    if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kUndefined) return Refusal{"its input is not f32"};
-    if (!Holds("quantize-before-clip/one-use", OnlyUser(*x) == &node)) {
-      return Refusal{"the output of " + Describe(producer) + " has other uses, which want its float value"};
-    }
+    if (!IsClip(node)) return Refusal{};
+    if (std::optional<Refusal> refusal = MatchQuantizeBefore(name(), node)) return *refusal;
     return &node;
   }
-  void Apply(Node* const& node, Rewriter& rewriter) const override {
-    Value* x = node->input(0);
-    x->type.dtype = DType::kF32;
-    x->type.quant = node->output()->type.quant;
-    if (x->producer()->form == QuantForm::kNone) x->producer()->form = QuantForm::kQdq;
-    rewriter.Touch(x);
-  }
+  void Apply(Node* const& node, Rewriter& rewriter) const override { QuantizeBefore(*node, rewriter); }
 };
 
 class DropClipRule final : public PatternRule<Node*> {

@@ -39,34 +39,13 @@ class QuantizeBeforeMoveRule final : public PatternRule<Node*> {
             {"quantize-before-move/one-use", "quantize-before-move/only-moves"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
-    if (!node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
-    Value* x = node.input(0);
-    const std::optional<ScalarParams> out = ScalarOf(node.output());
-    if (!out || x == nullptr || IsQuantized(x) || x->producer() == nullptr || x->graph() != node.graph() ||
-        node.outputs().size() != 1) {
-      return Refusal{};
-    }
-    const Node& producer = *x->producer();
-    if (!IsQuantized(producer.input(0)) || producer.domain() == kIrDomain) return Refusal{};
-    const OpCategory category = FindOp(producer).category;
-    if (category == OpCategory::kOther || category == OpCategory::kShape || category == OpCategory::kControl ||
-        category == OpCategory::kQuantized) {
-      return Refusal{};
-    }
-    if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kUndefined) return Refusal{"its input is not f32"};
+    if (!node.domain().empty()) return Refusal{};
+    if (std::optional<Refusal> refusal = MatchQuantizeBefore(name(), node)) return *refusal;
     const std::string why = OnlyMoves(node);
     if (!Holds("quantize-before-move/only-moves", why.empty())) return Refusal{why};
-    if (!Holds("quantize-before-move/one-use", OnlyUser(*x) == &node)) {
-      return Refusal{"the output of " + Describe(producer) + " has other uses, which want its float value"};
-    }
     return &node;
   }
-  void Apply(Node* const& node, Rewriter& rewriter) const override {
-    Value* x = node->input(0);
-    x->type.dtype = DType::kF32;
-    x->type.quant = node->output()->type.quant;
-    rewriter.Touch(x);
-  }
+  void Apply(Node* const& node, Rewriter& rewriter) const override { QuantizeBefore(*node, rewriter); }
 };
 
 class MoveCodesRule final : public PatternRule<Node*> {

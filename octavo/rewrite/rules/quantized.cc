@@ -174,6 +174,36 @@ MatchOr<std::int64_t> MatchBias(std::string_view rule, const Value* bias, const 
   return most;
 }
 
+std::optional<Refusal> MatchQuantizeBefore(std::string_view rule, const Node& node) {
+  const Value* x = node.input(0);
+  const std::optional<ScalarParams> out = ScalarOf(node.output());
+  if (node.form == QuantForm::kQLinear || node.outputs().size() != 1 || !out || x == nullptr || IsQuantized(x) ||
+      x->producer() == nullptr || x->graph() != node.graph()) {
+    return Refusal{};
+  }
+  const Node& producer = *x->producer();
+  // Behind a float layer nothing would run in integers.
+  if (!IsQuantized(producer.input(0)) || producer.domain() == kIrDomain) return Refusal{};
+  const OpCategory category = FindOp(producer).category;
+  if (category == OpCategory::kOther || category == OpCategory::kShape || category == OpCategory::kControl ||
+      category == OpCategory::kQuantized) {
+    return Refusal{};
+  }
+  if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kUndefined) return Refusal{"its input is not f32"};
+  if (!Holds(std::string(rule) + "/one-use", OnlyUser(*x) == &node)) {
+    return Refusal{"the output of " + Describe(producer) + " has other uses, which want its float value"};
+  }
+  return std::nullopt;
+}
+
+void QuantizeBefore(Node& node, Rewriter& rewriter) {
+  Value* x = node.input(0);
+  x->type.dtype = DType::kF32;
+  x->type.quant = node.output()->type.quant;
+  if (x->producer()->form == QuantForm::kNone) x->producer()->form = QuantForm::kQdq;
+  rewriter.Touch(x);
+}
+
 RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset) {
   RuleSet rules;
   rules.push_back(DropRequantize());

@@ -61,6 +61,12 @@ MatchOr<bool> MatchStorages(std::string_view rule, const DeviceDescriptor& devic
 MatchOr<std::int64_t> MatchBias(std::string_view rule, const Value* bias, const ScalarParams& x,
                                 const KernelWeight& weight);  // gives the largest |code|
 
+// For a node of one quantized output that commutes with quantization: whether the operator in front, of quantized
+// inputs, can write the codes instead (nullopt), or why not. `rule` prefixes the condition "<rule>/one-use".
+std::optional<Refusal> MatchQuantizeBefore(std::string_view rule, const Node& node);
+// Input 0 of the node gets the parameters of its output.
+void QuantizeBefore(Node& node, Rewriter& rewriter);
+
 // The rules of the quantized road, in order of preference, for a model of this operator set.
 RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset);
 
