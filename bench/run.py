@@ -6,6 +6,7 @@ of the pairs' ratios, followed by its smallest and largest. Memory is the proces
 
   ours/peer    octavo quantize against onnxruntime.quantization (quant_pre_process where it works, quantize_static QDQ, MinMax)
   ours/bare    octavo quantize against a bare float session that runs the same samples
+  memory       the high-water marks with 8 and with all samples of the data (highest of the runs), which should not differ
   SQNR         held-out samples, pooled over all outputs, against the float model: optimizations off / default session
 """
 import argparse
@@ -107,8 +108,8 @@ def main():
         print(f"{name}: {model.stat().st_size / 1e6:.1f} MB, 32 calibration samples, {options.held} held-out samples", flush=True)
         with tempfile.TemporaryDirectory() as tmp:
             tmp = pathlib.Path(tmp)
-            ours = lambda precision, *more: [OCTAVO, "quantize", model, "-o", tmp / f"{precision}.onnx", "--precision", precision,
-                                             "--data", calib, "--samples", 32, "--force", "--quiet", *more]
+            ours = lambda precision, *more, data=calib, count=32: [OCTAVO, "quantize", model, "-o", tmp / f"{precision}.onnx", "--precision",
+                                                                   precision, "--data", data, "--samples", count, "--force", "--quiet", *more]
             peer = lambda kind: [sys.executable, "-c", PEER, model, calib, 32, kind, tmp / f"{kind}.onnx"]
             bare = [sys.executable, "-c", BARE, model, calib, 32]
             results[name] = r = {"peer": paired(ours("uint8"), peer("u8u8"), options.runs),
@@ -117,16 +118,21 @@ def main():
             show("quantize uint8 : peer u8u8", r["peer"])
             show("quantize uint8 minmax : bare float", r["bare"])
             show("quantize uint8 mse : bare float", r["bare_histogram"])
+            r["few_many"] = [max(process(ours("uint8", data=data, count=count))[1] for _ in range(options.runs))
+                             for count in (8, len(list(data.iterdir())))]
+            print(f"  memory with 8 / all {len(list(data.iterdir()))} samples: {r['few_many'][0] / 1e6:.0f} / {r['few_many'][1] / 1e6:.0f} MB",
+                  flush=True)
             process(ours("uint8"))
             process(ours("int8"))
+            process([OCTAVO, "quantize", model, "-o", tmp / "fp16.onnx", "--precision", "fp16", "--force", "--quiet"])
             process(peer("u8s8"))
             process(peer("u8s8c"))
             held = load_samples(data)[32:32 + options.held]
             reference = outputs(model, held)
-            for kind in ("uint8", "int8", "u8u8", "u8s8", "u8s8c"):
+            for kind in ("uint8", "int8", "fp16", "u8u8", "u8s8", "u8s8c"):
                 path = tmp / f"{kind}.onnx"
                 r[kind] = [sqnr(reference, outputs(path, held, optimize)) for optimize in (False, True)]
-                print(f"  SQNR {('octavo ' if kind.endswith('int8') else 'onnxruntime ') + kind:22} {r[kind][0]:6.2f} / {r[kind][1]:6.2f} dB"
+                print(f"  SQNR {('onnxruntime ' if kind.startswith('u8') else 'octavo ') + kind:22} {r[kind][0]:6.2f} / {r[kind][1]:6.2f} dB"
                       f"   {path.stat().st_size / 1e6:6.2f} MB", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
