@@ -133,6 +133,29 @@ def test_onnx_weights_are_the_blocks(octavo, ggml, layers, tmp_path, name):
             np.testing.assert_array_equal(g, v)
 
 
+def test_q4_0_in_the_operators_of_the_runtime(octavo, ggml, tmp_path):
+    """--form qlinear: products and lookups on the codes themselves, with the numbers of the blocks."""
+    rng = np.random.default_rng(8)
+    w, table = weights(rng, 512, 48), weights(rng, 100, 512)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["x2", "w"], ["a2"]),
+             helper.make_node("Cast", ["f"], ["i"], to=TensorProto.INT64), helper.make_node("Gather", ["t", "i"], ["b"])]
+    ids = np.arange(100, dtype=np.int64)[::-1].copy()
+    path = save(tmp_path / "m.onnx", nodes, [("x", [512, 512]), ("x2", [2, 3, 512]), ("f", [100])],
+                [("a", [512, 48]), ("a2", [2, 3, 48]), ("b", [100, 512])], {"w": w, "t": table})
+    octavo("export", path, "--to", "onnx", "--form", "qlinear", "--precision", "q4_0", "-o", tmp_path / "q.onnx")
+    # scales stay f16 in the file, behind a Cast
+    ops = sorted(n.op_type for n in onnx.load(tmp_path / "q.onnx").graph.node if n.op_type != "Cast")
+    assert ops == ["GatherBlockQuantized", "MatMulNBits", "MatMulNBits"]
+    rows = meaning(ggml, "q4_0", w.T).T
+    x = np.eye(512, dtype=np.float32)
+    y = rng.normal(size=(2, 3, 512)).astype(np.float32)
+    a, a2, b = ort.InferenceSession(tmp_path / "q.onnx", providers=["CPUExecutionProvider"]).run(
+        None, {"x": x, "x2": y, "f": ids.astype(np.float32)})
+    np.testing.assert_array_equal(a, rows)
+    np.testing.assert_allclose(a2, y @ rows, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(b, meaning(ggml, "q4_0", table)[ids])
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_onnx_is_small(octavo, tmp_path, name):
     """At most 1.2 times the bytes of the blocks, and half a bit a weight."""

@@ -1,12 +1,16 @@
 #include <algorithm>
+#include <cstring>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "octavo/base/error.h"
 #include "octavo/emit/clip_codes.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/emit/scales.h"
+#include "octavo/emit/stablehlo_blocks.h"
 #include "octavo/numerics/affine.h"
+#include "octavo/numerics/half.h"
 
 namespace octavo {
 namespace {
@@ -28,6 +32,12 @@ class QLinearLowering {
       if (node.form == QuantForm::kQLinear && node.domain() != kIrDomain) nodes.push_back(&node);
     });
     for (Node* node : nodes) Lower(*node);
+    nodes.clear();
+    VisitNodes(*model_.graph, [&](Node& node) {
+      if (IsQ4_0Product(node) || IsQ4_0Lookup(node)) nodes.push_back(&node);
+    });
+    for (Node* node : nodes) Q4_0(*node);
+    if (!nodes.empty()) model_.graph->EraseDead();
   }
 
  private:
@@ -317,19 +327,82 @@ class QLinearLowering {
         scales[static_cast<std::size_t>(j * blocks + b)] = from[static_cast<std::size_t>(b * n + j)];
       }
     }
+    NBits(w, k, n, a.block, std::move(packed), scales);
+  }
+
+  // packed: u8 [N, blocks, block / 2]; scales: [N, blocks]. The product's inputs stay floats.
+  void NBits(const Value* w, std::int64_t k, std::int64_t n, std::int64_t block, std::vector<std::byte> packed,
+             const std::vector<float>& scales) {
+    const std::int64_t blocks = (k + block - 1) / block;
     Params& shared = params_[w];  // one packing for all its users
     if (shared.scale == nullptr) {
       shared.zero = graph_->AddConstant(w->name() + "_blocks",
-                                        TensorRef::FromBytes(DType::kU8, {n, blocks, a.block / 2}, std::move(packed)));
+                                        TensorRef::FromBytes(DType::kU8, {n, blocks, block / 2}, std::move(packed)));
       shared.scale = AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({n * blocks}, scales));
     }
     Node* fresh = Emit("MatMulNBits", kMs, {node_->input(0), shared.zero, shared.scale});
     fresh->SetAttribute("K", k);
     fresh->SetAttribute("N", n);
     fresh->SetAttribute("bits", std::int64_t{4});
-    fresh->SetAttribute("block_size", a.block);
+    fresh->SetAttribute("block_size", block);
     fresh->SetAttribute("accuracy_level", std::int64_t{0});
     Replace(*fresh);
+  }
+
+  // A Q4_0 weight of two dimensions whose rows run along `axis`.
+  static bool IsQ4_0(const Value* w, std::int64_t axis) {
+    if (w == nullptr || !w->is_constant() || !w->type.quant || w->type.quant->kind != QuantType::Kind::kGgml)
+      return false;
+    const GgmlBlock& ggml = w->type.quant->ggml;
+    const std::optional<Dims> dims = StaticShape(w->type);
+    return ggml.format == "q4_0" && ggml.axis == axis && w->type.dtype == DType::kF32 && dims && dims->size() == 2;
+  }
+  // What the runtime computes on the codes themselves: a product along the blocks, and rows that are looked up.
+  static bool IsQ4_0Product(const Node& node) {
+    if (!node.Is("MatMul") || node.inputs().size() != 2) return false;
+    const Value* x = node.input(0);
+    return x != nullptr && x->type.shape && x->type.shape->size() >= 2 && !x->type.quant && IsQ4_0(node.input(1), 0);
+  }
+  static bool IsQ4_0Lookup(const Node& node) {
+    return node.Is("Gather") && node.IntAttribute("axis", 0) == 0 && IsQ4_0(node.input(0), 1);
+  }
+
+  // Before: %w : q4_0(axis=0) [K, N], N rows of blocks      After: MatMulNBits of the same codes and f32 scales
+  // Before: %w : q4_0(axis=1) [V, K]                        After: GatherBlockQuantized of s4 [V, K]
+  void Q4_0(Node& node) {
+    node_ = before_ = &node;
+    graph_ = node.graph();
+    const bool lookup = node.Is("Gather");
+    const Value* w = node.input(lookup ? 0 : 1);
+    const Dims dims = *StaticShape(w->type);
+    const stablehlo::BlockForm& form = *stablehlo::FindBlockForm("q4_0");
+    stablehlo::BlockParts parts = stablehlo::TakeApart(form, w->data->bytes);
+    std::vector<float> scales(parts.d.size() / 2);
+    for (std::size_t i = 0; i < scales.size(); ++i) {
+      std::uint16_t bits = 0;
+      std::memcpy(&bits, parts.d.data() + 2 * i, 2);
+      scales[i] = HalfToFloat(bits);
+    }
+    if (!lookup) {
+      for (std::byte& code : parts.codes) code = static_cast<std::byte>(static_cast<int>(code) + 8) & std::byte{15};
+      return NBits(w, dims[0], dims[1], form.block, PackNibbles(parts.codes), scales);
+    }
+    Params& shared = params_[w];
+    if (shared.scale == nullptr) {
+      shared.zero =
+          graph_->AddConstant(w->name() + "_codes", TensorRef::FromBytes(DType::kS4, dims, PackNibbles(parts.codes)));
+      shared.scale =
+          AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({dims[0], dims[1] / form.block}, scales));
+    }
+    Node* fresh = Emit("GatherBlockQuantized", kMs, {shared.zero, node.input(1), shared.scale});
+    SetGatherBlocks(*fresh, form.block);
+    Replace(*fresh);
+  }
+
+  static void SetGatherBlocks(Node& node, std::int64_t block) {
+    node.SetAttribute("gather_axis", std::int64_t{0});
+    node.SetAttribute("quantize_axis", std::int64_t{1});
+    node.SetAttribute("block_size", block);
   }
 
   void GatherBlocks() {
@@ -338,9 +411,7 @@ class QLinearLowering {
     const Params p = ParamsOf(w);
     const std::int64_t block = a.block;
     Node* fresh = Emit("GatherBlockQuantized", kMs, {Codes(w), node_->input(1), p.scale, p.zero});
-    fresh->SetAttribute("gather_axis", std::int64_t{0});
-    fresh->SetAttribute("quantize_axis", std::int64_t{1});
-    fresh->SetAttribute("block_size", block);
+    SetGatherBlocks(*fresh, block);
     Replace(*fresh);
   }
 
