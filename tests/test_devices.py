@@ -3,6 +3,7 @@ artifacts, ONNX Runtime the quantized form; QNN's own compiler says what it took
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import onnx
@@ -140,6 +141,133 @@ def test_a_missing_and_a_truncated_plugin(octavo, small_cnn, small_data, tmp_pat
     (tmp_path / "libQnnHtp.so").write_bytes(b"")
     r = build(octavo, small_cnn, small_data, folder / "out", code=4, env={"OCTAVO_QNN_LIBRARY": str(broken)})
     assert r.err.count("octavo: error:") == 1 and nothing_left(folder)
+
+
+def fake_plugin(folder):
+    """A library that is there, with its backend; only a worker would find out that it is none."""
+    folder.mkdir()
+    library = folder / PLUGIN.name
+    library.write_bytes(b"\x7fELF" + b"\0" * 1000)
+    (folder / "libQnnHtp.so").write_bytes(b"")
+    return library
+
+
+def script(path, text):
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("worker, says", [("kill -9 $$", "signal"), ("exit 3", "exited with code 3"),
+                                          ("echo a strange word; exit 0", "a strange word")])
+def test_a_worker_that_dies_is_one_line(octavo, small_cnn, small_data, tmp_path, worker, says):
+    folder = tmp_path / "o"
+    folder.mkdir()
+    env = {"OCTAVO_QNN_LIBRARY": str(fake_plugin(tmp_path / "p")), "OCTAVO_WORKER": str(script(tmp_path / "w", worker))}
+    r = build(octavo, small_cnn, small_data, folder / "out", code=4, env=env)
+    assert says in r.error and nothing_left(folder)
+
+
+def test_a_compiler_that_hangs_is_ended(octavo, small_cnn, small_data, tmp_path):
+    folder = tmp_path / "o"
+    folder.mkdir()
+    worker = script(tmp_path / "w", f"echo $$ > {tmp_path}/pid; exec sleep 600")
+    env = {"OCTAVO_QNN_LIBRARY": str(fake_plugin(tmp_path / "p")), "OCTAVO_WORKER": str(worker), "OCTAVO_DEVICE_SECONDS": "1"}
+    r = build(octavo, small_cnn, small_data, folder / "out", code=4, env=env)
+    assert "no answer within 1 s" in r.error and nothing_left(folder)
+    state = pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_an_output_that_cannot_be_written(octavo, small_cnn, small_data, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    r = build(octavo, small_cnn, small_data, file / "out", code=3, device="dml")
+    assert "octavo: error:" in r.error and file.read_text() == "no folder"
+    r = build(octavo, small_cnn, small_data, "/proc/out", code=3, device="dml")
+    assert "octavo: error:" in r.error
+
+
+@needs_qnn
+def test_what_changes_is_built_again(octavo, small_cnn, small_data, tmp_path):
+    """One byte of the data, of the model, an option, a library of the provider: each is another build."""
+    plugin, data, model, out = tmp_path / "p", tmp_path / "data", tmp_path / "m.onnx", tmp_path / "out"
+    def link(source, target):
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            shutil.copy2(source, target)
+
+    shutil.copytree(PLUGIN.parent.parent, plugin, copy_function=link)
+    plugin = plugin / PLUGIN.parent.name
+    shutil.copytree(small_data, data)
+    shutil.copy(small_cnn, model)
+    env = {"OCTAVO_QNN_LIBRARY": str(plugin / PLUGIN.name)}
+
+    def up_to_date(*more):
+        r = build(octavo, model, data, out, *more, code=None, env=env)
+        if r.code == 0 and "up to date" in r.out:
+            return True
+        if out.exists() and r.code != 0:  # an OUT of other inputs is refused
+            assert "--force" in r.error
+            build(octavo, model, data, out, "--force", *more, env=env)
+        return False
+
+    assert not up_to_date() and up_to_date()
+    sample = sorted(data.iterdir())[0]
+    arrays = dict(np.load(sample))
+    name = next(iter(arrays))
+    bits = arrays[name].view(np.uint8)
+    bits.flat[0] ^= 1
+    np.savez(sample, **arrays)
+    assert not up_to_date() and up_to_date()
+    changed = onnx.load(str(model))
+    changed.producer_name += "x"
+    onnx.save(changed, str(model))
+    assert not up_to_date() and up_to_date()
+    assert not up_to_date("--epoption", "htp_graph_finalization_optimization_mode=1") and not up_to_date()
+    other = plugin / "libQnnIr.so"
+    other.unlink()
+    shutil.copy(PLUGIN.parent / other.name, other)
+    os.utime(other, (1, 1))
+    assert not up_to_date() and up_to_date()
+
+
+@needs_qnn
+@pytest.mark.parametrize("precision", ["uint8", "int8"])
+def test_the_manifest_names_what_got_16_bits_and_why(octavo, tmp_path, precision):
+    """A tensor with one huge channel, which 8 bits do not hold: 16 bits for it, and for what makes and reads it."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng = np.random.default_rng(11)
+    scale = np.ones(64, np.float32)
+    scale[0] = 3000
+    const = lambda name, a: numpy_helper.from_array(np.asarray(a, np.float32), name)
+    init = [const("s", scale), const("i", 1 / scale), const("w", rng.normal(size=(64, 64))), const("v", rng.normal(size=(64, 64)))]
+    nodes = [helper.make_node("Mul", ["x", "s"], ["wide"]), helper.make_node("Mul", ["wide", "i"], ["back"]),
+             helper.make_node("MatMul", ["back", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])]
+    info = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64])
+    model = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [info("x")], [info("y")], init),
+                                opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(model))
+    data = tmp_path / "data"
+    data.mkdir()
+    for k in range(12):
+        np.savez(data / f"{k:02}.npz", x=rng.uniform(-1, 1, (1, 64)).astype(np.float32))
+    common = ("build", "--onnx", model, "--device", "qnn", "--precision", precision, "--data", data, "--samples", "8",
+              "--validate-samples", "4")
+    octavo(*common, "-o", tmp_path / "auto", env=qnn_env())
+    octavo(*common, "-o", tmp_path / "none", "--keep-float", "none", env=qnn_env())
+    auto, none = manifest(tmp_path / "auto"), manifest(tmp_path / "none")
+    assert "wide" in {t["tensor"] for t in auto["quantize"]["tensors_16bit"]}
+    assert all("% of the predicted noise" in t["reason"] for t in auto["quantize"]["tensors_16bit"])
+    assert "u16" in auto["effective_types"]["activations"]
+    assert "nodes_16bit" not in none["quantize"] and none["effective_types"]["activations"] == "u8"
+    assert auto["compile"]["ep_context_nodes"] == 1 and auto["compile"]["cpu_fallback_nodes"] == []
+    # The oracle is ONNX Runtime on both quantized forms.
+    samples = load_samples(data)[8:12]
+    reference = outputs(model, samples)
+    with_, without = (sqnr(reference, outputs(tmp_path / d / "quantized.onnx", samples, optimize=False)) for d in ("auto", "none"))
+    assert with_ > 20 and with_ > without + 10
 
 
 def test_dynamic_dimensions_are_refused_by_name(octavo, small_cnn, small_data, tmp_path):

@@ -87,6 +87,18 @@ class Reasons {
   const std::vector<std::string>& log_;
 };
 
+// The first message of the provider that speaks of a failure of its own, not of one node.
+std::string FirstComplaint(const std::vector<std::string>& log) {
+  for (std::string line : log) {
+    const bool failure = line.find("nable to") != std::string::npos || line.find("ailed to") != std::string::npos ||
+                         line.find("rror") != std::string::npos;
+    if (!failure || line.find("alidation") != std::string::npos) continue;
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    return "the provider says: " + line.substr(0, 400);
+  }
+  return {};
+}
+
 void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<std::string>& log,
                 CompileReport& report) {
   const Model compiled = ReadOnnx(model);
@@ -250,13 +262,19 @@ std::string ProviderIdentity(const DeviceDescriptor& device) {
   const FoundLibrary found = FindPluginLibrary(*device.plugin);
   if (found.path.empty()) return "no plugin";
   std::string text = Sha256::OfFile(found.path);
-  if (!device.plugin->backend.empty()) {
-    // The backend is a hundred megabytes: its size and the time it was written stand for it.
-    const fs::path backend = found.path.parent_path() / device.plugin->backend;
-    std::error_code error;
-    text += " " + std::to_string(fs::file_size(backend, error)) + " " +
-            std::to_string(fs::last_write_time(backend, error).time_since_epoch().count());
+  // The libraries beside it (the backend, its compiler) are hundreds of megabytes: their sizes and the times they were
+  // written stand for them. Of a folder of many other libraries too many are seen, never too few.
+  std::vector<std::string> beside;
+  std::error_code error;
+  for (fs::directory_iterator it(found.path.parent_path(), error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    std::error_code unreadable;
+    if (name.find(".so") == std::string::npos || !it->is_regular_file(unreadable)) continue;
+    beside.push_back(name + " " + std::to_string(fs::file_size(it->path(), unreadable)) + " " +
+                     std::to_string(fs::last_write_time(it->path(), unreadable).time_since_epoch().count()));
   }
+  std::sort(beside.begin(), beside.end());
+  for (const std::string& file : beside) text += "\n" + file;
   return text;
 }
 
@@ -301,7 +319,8 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   }
   CountNodes(out, device, compiled.log, report);
   if (report.ep_context_nodes == 0) {
-    const std::string why = report.cpu_nodes.empty() ? "" : report.cpu_nodes.front().reason;
+    std::string why = FirstComplaint(compiled.log);
+    if (why.empty() && !report.cpu_nodes.empty()) why = report.cpu_nodes.front().reason;
     ThrowUnsupported(ep.name + " took no node of the model", model.filename().string(), why);
   }
   report.compiled = true;

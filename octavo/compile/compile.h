@@ -55,7 +55,8 @@ struct DeviceState {
 };
 DeviceState LookForDevice(const DeviceDescriptor& device);
 
-// A hash of the provider's library and backend, and the runtime's version: artifacts made by others are not reused.
+// The provider's library by its hash, and the libraries beside it by size and time: artifacts made by others are not
+// reused.
 // Empty for a device without a plugin, or without its library.
 std::string ProviderIdentity(const DeviceDescriptor& device);
 
