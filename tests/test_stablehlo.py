@@ -423,6 +423,32 @@ def test_size_of_the_compiled_module(octavo, precision, limit, tmp_path):
     assert relative(got, x @ rows.T) < 1e-5
 
 
+@pytest.mark.parametrize("operator", ("Transpose", "Reshape", "Slice"))
+def test_encoding_is_followed_through(octavo, tmp_path, operator):
+    """Super-blocks of 256 through one operator each: the trace names it, the bits stay in blocks and are the file's."""
+    w = (RNG.normal(size=(512, 24)) / 16).astype(np.float32)
+    x = {"Transpose": np.eye(512), "Reshape": np.eye(512), "Slice": np.eye(256)}[operator].astype(np.float32)
+    node = {"Transpose": h.make_node("Transpose", ["w"], ["v"], "move", perm=[1, 0]),
+            "Reshape": h.make_node("Reshape", ["w", "shape"], ["v"], "move"),
+            "Slice": h.make_node("Slice", ["w", "from", "to", "axis"], ["v"], "move")}[operator]
+    weights = {"w": w, "shape": np.array([1, 512, 24]), "from": np.array([256]), "to": np.array([512]), "axis": np.array([0])}
+    # the product with w itself says along which dimension its blocks run
+    use = ("Gemm", {"transB": 1}) if operator == "Transpose" else ("MatMul", {})
+    nodes = [h.make_node("MatMul", ["one", "w"], ["z"], "first"), node, h.make_node(use[0], ["x", "v"], ["y"], "mm", **use[1])]
+    one = np.eye(512, dtype=np.float32)
+    used = {k: v for k, v in weights.items() if k == "w" or k in node.input}
+    model = save(tmp_path / "m.onnx", nodes, {"one": one, "x": x}, ["z", "y"], used)
+    octavo("export", model, "--to", "gguf", "-o", tmp_path / "w.gguf", "--precision", "q4_k")
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--weights", tmp_path / "w.gguf", "--json", tmp_path / "r.json")
+    trace = json.loads((tmp_path / "r.json").read_text())["details"]["trace"]
+    assert any(f"weight 'w' (Q4_K) reaches {use[0]} 'mm' through {operator}" in line for line in trace), trace
+    assert not any("dequantized" in line for line in trace)
+    want = reference(octavo, model, "q4_k", tmp_path)[0].T
+    z, y = tools.program(tmp_path / "m.mlir")(one, x)
+    np.testing.assert_array_equal(z, want)
+    np.testing.assert_array_equal(y, {"Transpose": want, "Reshape": want[None], "Slice": want[256:]}[operator])
+
+
 def test_encoding_is_followed(octavo, tmp_path):
     """Through Transpose, Reshape and Slice on block borders; where a Slice cuts blocks, the trace says so."""
     w = (RNG.normal(size=(512, 64)) / 16).astype(np.float32)
