@@ -276,6 +276,18 @@ TEST_F(Output, LeftoversOfMissingParentsAreRemoved) {
   EXPECT_THAT(Names(), IsEmpty());
 }
 
+TEST_F(Output, FilesCanBeSyncedLater) {
+  {
+    OutputFile file(folder_ / "f");
+    file.Write("content");
+    file.Commit(false);
+  }
+  EXPECT_EQ(Read(folder_ / "f"), "content");
+  SyncFile(folder_ / "f");
+  EXPECT_EQ(CodeOf([&] { SyncFile(folder_ / "missing"); }), ExitCode::kBadInput);
+  EXPECT_THAT(Names(), ElementsAre("f"));
+}
+
 TEST_F(Output, FilesMoveOutTogether) {
   Put(folder_ / "f", "old");
   {

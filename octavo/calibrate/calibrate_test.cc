@@ -520,6 +520,25 @@ TEST(Calibration, RunsASampleWithTensorsRounded) {
   }
 }
 
+// What Gather remembers of the samples that are kept is what a run would give, whatever the number of threads.
+TEST(Calibration, ReferencesAreThoseOfARun) {
+  const Model model = ConvModel();
+  const Samples data(ConvSamples(20));
+  for (const int threads : {1, 3}) {
+    CalibrateOptions options;
+    options.threads = threads;
+    Calibration calibration(model, kConvSpecs, options);
+    const Statistics statistics = calibration.Gather(data, 0, 20);
+    ASSERT_EQ(statistics.kept.size(), kKeptSamples);
+    for (const KeptSample& sample : statistics.kept) {
+      const auto run = calibration.RunRounded(sample, {});
+      ASSERT_EQ(run.size(), 2u);
+      EXPECT_EQ(calibration.Reference(sample), run);
+      EXPECT_EQ(calibration.Reference(sample), run) << "it was handed out: now it is run";
+    }
+  }
+}
+
 TEST(Calibration, RoundsAGraphInputWithoutTouchingTheSample) {
   const Model model = ConvModel();
   std::vector<float> x(4 * 6 * 6, 0.1f);

@@ -78,6 +78,9 @@ TEST(Library, LoadsAndSaysWhichOneItIs) {
   EXPECT_THAT(OrtVersion(), ::testing::MatchesRegex("[0-9]+\\.[0-9]+.*"))
       << "these tests need ONNX Runtime: set OCTAVO_ORT_LIBRARY";
   EXPECT_THAT(OrtLibraryPath(), HasSubstr("onnxruntime"));
+  const char* telemetry = std::getenv("ORT_DISABLE_TELEMETRY");
+  ASSERT_NE(telemetry, nullptr) << "the runtime must not report its use unless the user wants it";
+  const RuntimePreload again;  // what is loaded already is not loaded twice, nor waited for
 }
 
 TEST(Session, RunsAndReportsItsSignature) {
