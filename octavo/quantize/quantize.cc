@@ -139,6 +139,13 @@ void FreezeDefaults(Model& model) {
   }
 }
 
+// Whether the node reads or writes a tensor of this type.
+bool TouchesType(const Node& node, DType type) {
+  const auto is = [type](const Value* v) { return v != nullptr && v->type.dtype == type; };
+  return std::any_of(node.inputs().begin(), node.inputs().end(), is) ||
+         std::any_of(node.outputs().begin(), node.outputs().end(), is);
+}
+
 }  // namespace
 
 void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
@@ -255,10 +262,19 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
           ConvertToHalf(model, precision.half, [&config](const Node& node) { return KeptByUser(node, config); });
       result.insertion_seconds = Seconds(start);
       result.fp16_overflows = half.overflows;
-      result.nodes_quantized = result.nodes_total - static_cast<std::int64_t>(half.kept_float.size());
       for (KeptNode& kept : half.kept_float) {
         result.nodes_skipped.push_back({std::move(kept.node), std::move(kept.op), std::move(kept.reason)});
       }
+      VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node& node) {
+        if (node.graph() != model.graph.get()) {
+          if (FindOp(node).category != OpCategory::kShape && !node.Is("Constant")) {
+            result.nodes_skipped.push_back(
+                {NodeName(node), node.op(), "it stands in a subgraph, which computes in f32"});
+          }
+        } else if (!node.Is("Cast") && TouchesType(node, precision.half)) {
+          ++result.nodes_quantized;
+        }
+      });
       if (half.overflows > 0) {
         LogWarning(std::to_string(half.overflows) + " weights are beyond the range of " +
                    std::string(Name(precision.half)) + " and were clamped");

@@ -252,6 +252,58 @@ TEST_F(QuantizeTest, ExcludesAndOverrides) {
   EXPECT_EQ(f->type.quant->affine.storage, DType::kU16);
 }
 
+TEST_F(QuantizeTest, ATableWhoseRowsAProductQuantizes) {
+  Model reference;
+  reference.opsets = {{"", 17}};
+  reference.graph = std::make_unique<Graph>();
+  Graph& g = *reference.graph;
+  Type ids;
+  ids.dtype = DType::kS64;
+  ids.shape.emplace();
+  ids.shape->push_back({8, {}});
+  Value* x = g.AddInput("ids", ids);
+  Value* rows = g.AddNode("Gather", "", {Weight(g, "table", {512, 64}, 7), x}, {{"rows", F32({8, 64})}})->output();
+  g.AddOutput(g.AddNode("MatMul", "", {rows, Weight(g, "w", {64, 32}, 3)}, {{"y", F32({8, 32})}})->output());
+  const auto data = SyntheticData(InputSpecs(g), Distribution::kUniform, 1, 8);
+  for (const char* precision : {"uint8", "int8"}) {
+    Model m = Clone(reference);
+    QuantizationConfig config;
+    config.precision = precision;
+    const QuantizeResult r = Quantize(m, config, *FindDevice("cpu"), data.get(), 1);
+    VerifyOrThrow(m, precision);
+    EXPECT_EQ(r.nodes_quantized, 1);
+    const Value* codes = m.graph->FindValue("table_codes");
+    ASSERT_NE(codes, nullptr);
+    EXPECT_EQ(codes->data->dtype, DType::kS8);
+    EXPECT_GT(Sqnr(reference, m, *data, 0, 8), 30) << precision;
+  }
+}
+
+TEST_F(QuantizeTest, HalfCountsOnlyWhatIsHalf) {
+  Model m;
+  m.opsets = {{"", 17}};
+  m.graph = std::make_unique<Graph>();
+  Graph& g = *m.graph;
+  Type flag;
+  flag.dtype = DType::kBool;
+  flag.shape.emplace();
+  Value* condition = g.AddInput("condition", flag);
+  Value* x = g.AddInput("x", F32({4}));
+  Node* branch = g.AddNode("If", "", {condition}, {{"y", F32({4})}});
+  for (const char* name : {"then_branch", "else_branch"}) {
+    auto sub = std::make_unique<Graph>(&g);
+    sub->AddOutput(sub->AddNode("Relu", "", {x}, {{std::string(name) + "_y", F32({4})}})->output());
+    branch->SetAttribute(name, std::move(sub));
+  }
+  g.AddOutput(branch->output());
+  QuantizationConfig config;
+  config.precision = "fp16";
+  const QuantizeResult r = Quantize(m, config, *FindDevice("cpu"), nullptr, 1);
+  EXPECT_EQ(r.nodes_total, 3);
+  EXPECT_EQ(r.nodes_quantized, 0);
+  EXPECT_EQ(r.nodes_skipped.size(), 3u);
+}
+
 TEST(Placement, SaysWhyNot) {
   Model m;
   m.opsets = {{"", 14}};
