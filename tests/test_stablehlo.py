@@ -180,6 +180,17 @@ def test_resize(octavo, tmp_path):
     c.check(octavo, tmp_path, 13)
 
 
+def test_cubic_resize(octavo, tmp_path):
+    c = Cases()
+    x = c.data(1, 2, 5, 6)
+    for mode in ("asymmetric", "half_pixel", "align_corners", "pytorch_half_pixel"):
+        for s in ((1, 1, 2, 2), (1, 1, 0.6, 1.7), (1, 1, 3, 1.5)):
+            s = c.weight(np.array(s, np.float32))
+            c.add("Resize", x, "", s, mode="cubic", coordinate_transformation_mode=mode, cubic_coeff_a=-0.5)
+            c.add("Resize", x, "", s, mode="cubic", coordinate_transformation_mode=mode, exclude_outside=1)
+    c.check(octavo, tmp_path, 13, tolerance=1e-5)  # the runtime makes its weights in f32
+
+
 def test_windows(octavo, tmp_path):
     c = Cases()
     x, line, cube = c.data(2, 6, 9, 8), c.data(2, 6, 11), c.data(1, 4, 5, 6, 7)
@@ -578,9 +589,9 @@ def test_refusals(octavo, tmp_path, small_cnn, blocked):
     model = save(tmp_path / "p.onnx", [h.make_node("MaxPool", ["i"], ["y", "indices"], "pool", kernel_shape=[2, 2])],
                  {"i": RNG.normal(size=(1, 1, 4, 4)).astype(np.float32)}, ["y", "indices"])
     assert "its indices are used: node MaxPool 'pool'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
-    cubic = [h.make_node("Resize", ["i", "", "s"], ["y"], "resize", mode="cubic")]
+    cubic = [h.make_node("Resize", ["i", "", "s"], ["y"], "resize", mode="cubic", coordinate_transformation_mode="tf_crop_and_resize")]
     model = save(tmp_path / "c.onnx", cubic, {"i": RNG.normal(size=(1, 1, 4, 4)).astype(np.float32)}, ["y"], {"s": np.array([1, 1, 2, 2], np.float32)})
-    assert "mode 'cubic': node Resize 'resize'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    assert "coordinate transformation 'tf_crop_and_resize': node Resize 'resize'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
     assert not out.exists()
 
 

@@ -1,5 +1,6 @@
 // Operators that move, copy or drop elements, and those that make shapes and indices.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -333,6 +334,28 @@ struct AxisMap {
   }
 };
 
+// The weights of the four neighbours at floor(x) - 1 .. floor(x) + 2, `t` behind the second (Keys 1981).
+std::array<double, 4> CubicWeights(double t, double a) {
+  return {((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a, ((a + 2) * t - (a + 3)) * t * t + 1,
+          ((a + 2) * (1 - t) - (a + 3)) * (1 - t) * (1 - t) + 1,
+          ((a * (2 - t) - 5 * a) * (2 - t) + 8 * a) * (2 - t) - 4 * a};
+}
+
+// Sums of `taps` elements along axis `a`, each at its place (row of `at`) with its weight.
+Tensor Interpolate(Builder& b, const Tensor& x, std::size_t a, const std::vector<std::vector<std::int64_t>>& at,
+                   const std::vector<std::vector<float>>& weights) {
+  const auto m = static_cast<std::int64_t>(at[0].size());
+  Dims along(x.rank(), 1);
+  along[a] = m;
+  std::optional<Tensor> sum;
+  for (std::size_t tap = 0; tap < at.size(); ++tap) {
+    const Tensor w = b.Convert(b.Reshape(b.Floats({m}, weights[tap]), along), x.dtype);
+    const Tensor part = b.Mul(b.Gather(x, b.Ints(DType::kS32, {m}, at[tap]), a), w);
+    sum = sum ? b.Add(*sum, part) : part;
+  }
+  return *sum;
+}
+
 void Resize(Emitter& e, const Node& node) {
   Tensor x = e.In(node, 0);
   const bool old = node.op() == "Upsample" || e.opset(node) < 11;
@@ -340,7 +363,8 @@ void Resize(Emitter& e, const Node& node) {
   const std::string coordinates =
       old ? "asymmetric" : node.StringAttribute("coordinate_transformation_mode", "half_pixel");
   const std::string nearest = old ? "floor" : node.StringAttribute("nearest_mode", "round_prefer_floor");
-  if (mode != "nearest" && mode != "linear" && mode != "bilinear") e.Refuse(node, "mode '" + mode + "'");
+  const bool cubic = mode == "cubic" && !old;
+  if (mode != "nearest" && mode != "linear" && mode != "bilinear" && !cubic) e.Refuse(node, "mode '" + mode + "'");
   if (coordinates != "half_pixel" && coordinates != "asymmetric" && coordinates != "align_corners" &&
       coordinates != "pytorch_half_pixel") {
     e.Refuse(node, "coordinate transformation '" + coordinates + "'");
@@ -376,8 +400,9 @@ void Resize(Emitter& e, const Node& node) {
     }
     if (n < 1 || map.m < 1 || map.m > (std::int64_t{1} << 30)) e.Refuse(node, "an empty dimension");
     if (map.m == n && map.scale == 1) continue;
-    std::vector<std::int64_t> low, high;
-    std::vector<float> weight;
+    std::vector<std::int64_t> low;
+    std::vector<std::vector<std::int64_t>> places(cubic ? 4 : 2);
+    std::vector<std::vector<float>> weights(places.size());
     for (std::int64_t i = 0; i < map.m; ++i) {
       const double at = map.Source(i);
       if (mode == "nearest") {
@@ -386,11 +411,24 @@ void Resize(Emitter& e, const Node& node) {
         if (nearest == "round_prefer_floor") r = std::ceil(at - 0.5);
         if (nearest == "round_prefer_ceil") r = std::floor(at + 0.5);
         low.push_back(std::clamp<std::int64_t>(static_cast<std::int64_t>(r), 0, n - 1));
+      } else if (cubic) {
+        const double floor = std::floor(at);
+        std::array<double, 4> w = CubicWeights(at - floor, node.FloatAttribute("cubic_coeff_a", -0.75f));
+        double sum = 0;
+        for (std::size_t tap = 0; tap < 4; ++tap) {
+          const std::int64_t place = static_cast<std::int64_t>(floor) + static_cast<std::int64_t>(tap) - 1;
+          if (node.IntAttribute("exclude_outside", 0) != 0 && (place < 0 || place >= n)) w[tap] = 0;
+          places[tap].push_back(std::clamp<std::int64_t>(place, 0, n - 1));
+          sum += w[tap];
+        }
+        if (node.IntAttribute("exclude_outside", 0) == 0) sum = 1;
+        for (std::size_t tap = 0; tap < 4; ++tap) weights[tap].push_back(static_cast<float>(w[tap] / sum));
       } else {
-        const double inside = std::clamp(at, 0.0, static_cast<double>(n - 1));
-        low.push_back(static_cast<std::int64_t>(std::floor(inside)));
-        high.push_back(std::min(low.back() + 1, n - 1));
-        weight.push_back(static_cast<float>(inside - std::floor(inside)));
+        const double inside = std::clamp(at, 0.0, static_cast<double>(n - 1)), floor = std::floor(inside);
+        places[0].push_back(static_cast<std::int64_t>(floor));
+        places[1].push_back(std::min(places[0].back() + 1, n - 1));
+        weights[1].push_back(static_cast<float>(inside - floor));
+        weights[0].push_back(1.0f - weights[1].back());
       }
     }
     const Dims length = {map.m};
@@ -399,27 +437,21 @@ void Resize(Emitter& e, const Node& node) {
       bool repeats = map.m % n == 0;
       for (std::int64_t i = 0; repeats && i < map.m; ++i) repeats = low[static_cast<std::size_t>(i)] == i / factor;
       if (repeats) {  // [.., n, ..] -> [.., n, factor, ..] -> [.., n factor, ..]
-        Dims wide, places, result = x.dims;
+        Dims wide, spread, result = x.dims;
         for (std::size_t d = 0; d < x.rank(); ++d) {
-          places.push_back(static_cast<std::int64_t>(wide.size()));
+          spread.push_back(static_cast<std::int64_t>(wide.size()));
           wide.push_back(x.dims[d]);
           if (d == a) wide.push_back(factor);
         }
         result[a] = map.m;
-        x = e.b.Reshape(e.b.BroadcastInDim(x, std::move(wide), places), std::move(result));
+        x = e.b.Reshape(e.b.BroadcastInDim(x, std::move(wide), spread), std::move(result));
       } else {
         x = e.b.Gather(x, e.b.Ints(DType::kS32, length, low), a);
       }
       continue;
     }
     if (!IsFloat(x.dtype)) e.Refuse(node, "interpolation of " + std::string(Name(x.dtype)));
-    Dims along(x.rank(), 1);
-    along[a] = map.m;
-    const Tensor w = e.b.Convert(e.b.Reshape(e.b.Floats(length, weight), along), x.dtype);
-    const Tensor first = e.b.Gather(x, e.b.Ints(DType::kS32, length, low), a);
-    const Tensor second = e.b.Gather(x, e.b.Ints(DType::kS32, length, high), a);
-    const Tensor rest = e.b.Sub(e.b.Splat(x.dtype, {}, 1), w);
-    x = e.b.Add(e.b.Mul(first, rest), e.b.Mul(second, w));
+    x = Interpolate(e.b, x, a, places, weights);
   }
   e.Out(node, 0, x);
 }
@@ -444,7 +476,7 @@ constexpr Lowering kTable[] = {
     {"Size", "", Size, ""},
     {"ConstantOfShape", "", ConstantOfShape, "a computed shape"},
     {"Trilu", "", Trilu, "a computed diagonal"},
-    {"Resize", "", Resize, "cubic, antialiasing, tf_crop_and_resize, computed sizes"},
+    {"Resize", "", Resize, "antialiasing, tf_crop_and_resize, computed sizes"},
     {"Upsample", "", Resize, "computed scales"},
 };
 
