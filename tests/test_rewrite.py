@@ -296,6 +296,25 @@ def test_the_loading_machine_chooses_the_kernel(octavo, tmp_path):
         np.testing.assert_array_equal(a[0], b[0])
 
 
+def test_an_old_operator_set_is_raised_for_integer_kernels(octavo, tmp_path):
+    rng = np.random.default_rng(6)
+    nodes, init = [], []
+    x = pair(nodes, init, "x", 1 / 32, 100)
+    nodes.append(helper.make_node("MaxPool", [x], ["m"], kernel_shape=[2, 2]))
+    same = ["x_p_s", "x_p_z"]
+    nodes += [helper.make_node("QuantizeLinear", ["m", *same], ["mq"]), helper.make_node("DequantizeLinear", ["mq", *same], ["md"]),
+              helper.make_node("Relu", ["md"], ["r"]), helper.make_node("QuantizeLinear", ["r", *same], ["rq"]),
+              helper.make_node("DequantizeLinear", ["rq", *same], ["y"])]
+    onnx.save(make(nodes, init, [("x", [1, 3, 6, 6])], [("y", [1, 3, 5, 5])], opset=10), str(tmp_path / "q.onnx"))
+    report = rewrite(octavo, tmp_path / "q.onnx", tmp_path / "r.onnx")
+    assert {"move-codes", "integer-clip"} <= set(applied(report)), report["trace"]
+    assert onnx.load(str(tmp_path / "r.onnx")).opset_import[0].version >= 12
+    samples = [{"x": rng.normal(size=(1, 3, 6, 6)).astype(np.float32)} for _ in range(4)]
+    right = outputs(tmp_path / "q.onnx", samples, optimize=False)
+    for a, b in zip(right, outputs(tmp_path / "r.onnx", samples)):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
 # --- random graphs ---------------------------------------------------------------------------------------------------
 
 class RandomGraphs:

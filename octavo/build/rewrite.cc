@@ -7,6 +7,7 @@
 #include "octavo/base/log.h"
 #include "octavo/base/resources.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/device/kernels.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
 #include "octavo/numerics/error_stats.h"
@@ -57,10 +58,32 @@ std::string Percent(double part, double all) {
   return text;
 }
 
+// Kernels that take codes came with later operator sets. Where the model has an operator that such a kernel could run
+// and every node's meaning survives the raise, it is raised; else the rules say which set they miss.
+void RaiseForKernels(Model& model, const DeviceDescriptor& device) {
+  std::int64_t need = 0;
+  VisitNodes(static_cast<const Graph&>(*model.graph), [&](const Node& node) {
+    if (!node.domain().empty() || node.input(0) == nullptr || !node.input(0)->type.quant) return;
+    const IntegerKernel* kernel = FindIntegerKernel(device, node.op(), KernelKind::kOnCodes);
+    if (kernel != nullptr) need = std::max(need, kernel->opset);
+  });
+  if (need <= model.OpsetVersion()) return;
+  Model raised = Clone(model);
+  try {
+    RaiseOpset(raised, need, "operators on codes");
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kUnsupported) throw;
+    LogWarning(std::string("the model keeps its operator set: ") + error.what());
+    return;
+  }
+  model = std::move(raised);
+}
+
 }  // namespace
 
 QuantizedRewriteResult RewriteOnnx(Model& model, const DeviceDescriptor& device, const QuantizedRewriteOptions& rules) {
   FoldQuantized(model);
+  RaiseForKernels(model, device);
   QuantizedRewriteResult result = RewriteQuantized(model, device, rules);
   RaiseOpsetForQuantization(model);
   LowerToQLinear(model);
