@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "octavo/base/error.h"
+#include "octavo/base/interrupt.h"
 
 namespace octavo {
 namespace fs = std::filesystem;
@@ -191,6 +192,7 @@ struct OutputFile::Impl {
   static constexpr std::uint64_t kWriteback = std::uint64_t{8} << 20;
 
   void WriteOut(std::span<const std::byte> data) {
+    CheckInterrupt();
     while (!data.empty()) {
       const ssize_t n = ::write(fd, data.data(), std::min(data.size(), std::size_t{1} << 30));
       if (n < 0) {
@@ -264,7 +266,7 @@ const fs::path& OutputFile::temp_path() const { return impl_->temp; }
 
 void OutputFile::Commit(bool durable) {
   if (impl_->committed) ThrowInternal("committed twice", impl_->target.string());
-  impl_->Flush();
+  impl_->Flush();  // whoever interrupts a run wants no result of it: not from here on
   if (!impl_->direct) {
     if (durable && ::fsync(impl_->fd) != 0 && errno != EINVAL && errno != ENOTSUP)
       Fail("cannot write file", impl_->target, errno);

@@ -16,7 +16,8 @@ namespace octavo {
 
 // A file written under a temporary sibling name and renamed by Commit(). Destroyed without Commit: removed.
 // Leftovers of a killed earlier run for the same target (its pid is dead) are removed by the constructor.
-// Errors: Error(kBadInput) naming the path when it cannot be created or written (disk full included).
+// Errors: Error(kBadInput) naming the path when it cannot be created or written (disk full included); kInterrupted by
+// Write and Commit of a run that was interrupted (interrupt.h).
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path target);
