@@ -8,9 +8,10 @@ import sys
 import numpy as np
 
 
-def as_tflite(path):
-    """The file with TFLite's identifier and version: the schemas are the same in what we write."""
-    b = bytearray(pathlib.Path(path).read_bytes())
+def as_tflite(path, most=None):
+    """The file (or its first bytes) with TFLite's identifier and version: the schemas are the same in what we write."""
+    with open(path, "rb") as f:
+        b = bytearray(f.read(most))
     assert b[4:8] == b"CIR0"
     b[4:8] = b"TFL3"
     root = struct.unpack_from("<I", b, 0)[0]

@@ -586,6 +586,44 @@ def test_hostile_bytes(octavo, tmp_path):
         assert r.code in (0, 3, 4), (i, r.code, r.err)
 
 
+@pytest.mark.slow
+def test_files_over_two_gigabytes(octavo, tmp_path):
+    """Payloads behind the flatbuffer, with offsets over 2 GB: read back and by LiteRT."""
+    n, layers = 14336, 3
+    nodes, init = [], []
+    for i in range(layers):
+        nodes.append(helper.make_node("MatMul", [f"h{i}" if i else "x", f"w{i}"], [f"h{i + 1}" if i + 1 < layers else "y"], f"m{i}"))
+        path = tmp_path / f"w{i}.bin"
+        with open(path, "wb") as f:
+            rng = np.random.default_rng(i)
+            for _ in range(16):
+                f.write((rng.standard_normal((n // 16, n), np.float32) / np.float32(np.sqrt(n))).tobytes())
+        t = TensorProto(name=f"w{i}", data_type=F32, dims=[n, n], data_location=TensorProto.EXTERNAL)
+        t.external_data.add(key="location", value=path.name)
+        init.append(t)
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [1, n])], [helper.make_tensor_value_info("y", F32, [1, n])], init)
+    (tmp_path / "m.onnx").write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+    out, back = tmp_path / "m.circle", tmp_path / "b.onnx"
+    octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", out)
+    assert out.stat().st_size > 2**31
+    assert "Circle flatbuffer" in octavo("inspect", out).out
+    sample = {"x": np.random.default_rng(9).normal(size=(1, n)).astype(np.float32)}
+    want = named(tmp_path / "m.onnx", [sample])[0]["y"]
+    octavo("export", out, "--to", "onnx", "-o", back)
+    np.testing.assert_allclose(named(back, [sample])[0]["y"], want, rtol=0, atol=1e-4 * np.abs(want).max())
+    # TFLite's identifier and version, in place.
+    head = consumers.as_tflite(out, 1 << 20)
+    with open(out, "r+b") as f:
+        f.write(head)
+    from ai_edge_litert.interpreter import Interpreter
+    it = Interpreter(model_path=str(out))
+    it.allocate_tensors()
+    it.set_tensor(it.get_input_details()[0]["index"], sample["x"])
+    it.invoke()
+    np.testing.assert_allclose(it.get_tensor(it.get_output_details()[0]["index"]), want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 def test_refusals(octavo, models, small_cnn, small_data, tmp_path):

@@ -282,8 +282,19 @@ class Reader {
     std::int64_t number = static_cast<std::int64_t>(code.builtin_code());
     if (number == 0 || number == 127) number = std::max<std::int64_t>(number, code.deprecated_builtin_code());
     const std::string_view name = NameOf(*fbs::BuiltinOperatorTypeTable(), number);
-    if (name.empty() || name == "CUSTOM")
-      ThrowUnsupported("operator " + std::to_string(number) + " is not read", where_);
+    if (name == "CUSTOM") {
+      ThrowUnsupported("custom operator '" +
+                           (code.custom_code() == nullptr ? std::string() : code.custom_code()->str()) +
+                           "' is not read",
+                       where_, "only operators of the schema are: leave that part out");
+    }
+    if (number == 124) {
+      ThrowUnsupported("sparse weights (DENSIFY) are not read", where_, "write the file with dense weights");
+    }
+    if (name.empty()) {
+      ThrowUnsupported("operator " + std::to_string(number) + " of the schema's list BuiltinOperator is not read",
+                       where_);
+    }
     std::vector<Value*> inputs;
     for (std::size_t i = 0; i < Size(op.inputs()); ++i) {
       const std::int32_t t = op.inputs()->Get(static_cast<flatbuffers::uoffset_t>(i));
