@@ -435,6 +435,25 @@ TEST(DynamicMatMul, SameNumbers) {
   }
 }
 
+// With a zero point, one a column, and none; the weight's other reader keeps its signed codes.
+TEST(S8SumsToU8, SameSums) {
+  for (const std::string zero : {"s8[] -3", "s8[5] [0,1,-128,127,5]", ""}) {
+    const std::string text =
+        "graph @g(%x: f32[3,52]) -> (%i, %r) {\n%q: u8[3,52], %s: f32[], %z: u8[] = DynamicQuantizeLinear(%x)\n%w = "
+        "constant s8[52,5] " +
+        Ints(260, [](std::size_t i) { return static_cast<std::int64_t>(i % 256) - 128; }) +
+        (zero.empty() ? "" : "\n%wz = constant " + zero) + "\n%i: s32[3,5] = MatMulInteger(%q, %w, %z" +
+        (zero.empty() ? "" : ", %wz") + ")\n%r: s8[52,5] = Identity(%w)\n}";
+    SCOPED_TRACE(text);
+    Model model = ParseIr(text);
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 8);
+    const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+    EXPECT_EQ(RewriteQuantized(model, Cpu(), Only({"s8-sums-to-u8"})).rules.rules[0].applied, 1);
+    EXPECT_EQ(model.graph->FindValue("i")->producer()->input(1)->type.dtype, DType::kU8);
+    EXPECT_TRUE(testing::SameBits(before, testing::RunModel(model, inputs)));
+  }
+}
+
 // --- Mutation ----------------------------------------------------------------------------------------------------
 
 struct Case {

@@ -213,6 +213,7 @@ RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset) {
   rules.push_back(MoveParameters(device, opset));
   rules.push_back(S8ToU8(device));
   rules.push_back(S8WeightToU8(device));
+  rules.push_back(S8SumsToU8(device));
   rules.push_back(FloatWeight(device));
   rules.push_back(ScaleIntoWeight());
   rules.push_back(AddIntoBias());

@@ -73,6 +73,7 @@ RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset);
 // One function a file.
 std::unique_ptr<Rule> S8ToU8(const DeviceDescriptor& device);
 std::unique_ptr<Rule> S8WeightToU8(const DeviceDescriptor& device);
+std::unique_ptr<Rule> S8SumsToU8(const DeviceDescriptor& device);
 std::unique_ptr<Rule> FloatWeight(const DeviceDescriptor& device);
 std::unique_ptr<Rule> DropRequantize();
 std::unique_ptr<Rule> SkipFinerRequantize();

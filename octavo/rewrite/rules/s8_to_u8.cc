@@ -117,8 +117,58 @@ class S8WeightToU8Rule final : public PatternRule<Value*> {
   const DeviceDescriptor& device_;
 };
 
+// Products of codes whose activations' parameters are computed, so that nothing is folded.
+class S8SumsToU8Rule final : public PatternRule<Node*> {
+ public:
+  explicit S8SumsToU8Rule(const DeviceDescriptor& device) : device_(device) {}
+  std::string_view name() const override { return "s8-sums-to-u8"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"ConvInteger", "MatMulInteger"}; }
+  RuleDoc doc() const override {
+    return {"Signed constant weights of integer products become unsigned where u8 times s8 saturates.",
+            "%i = ConvInteger (%q : u8), %w : s8, %z, z_w",
+            "%i = ConvInteger (%q : u8), %w ^ 0x80 : u8, %z, z_w + 128   (the same sums)",
+            "all 256 codes: (q ^ 0x80) - (z + 128) == q - z, and sums of equal integers are equal "
+            "(S8ToU8.EveryCodeAndZeroPoint, S8SumsToU8.SameSums)",
+            {}};
+  }
+
+  MatchOr<Node*> Match(Node& node) const override {
+    const Value *x = node.input(0), *w = node.input(1), *zero = node.input(3);
+    if (!SaturatesU8S8(device_) || !node.domain().empty() || x == nullptr || w == nullptr) return Refusal{};
+    if (w->type.dtype != DType::kS8 || w->type.quant || x->type.dtype != DType::kU8) return Refusal{};
+    if (!w->is_constant() || !w->data) return Refusal{"its right operand is computed: u8 times s8 stays"};
+    if (zero != nullptr && (!zero->is_constant() || !zero->data || zero->data->dtype != DType::kS8)) {
+      return Refusal{"the zero point of its weight is computed: u8 times s8 stays"};
+    }
+    return &node;
+  }
+
+  void Apply(Node* const& node, Rewriter& rewriter) const override {
+    const auto flipped = [](const TensorRef& codes) {
+      std::vector<std::int64_t> numbers = codes.ToInts();
+      for (std::int64_t& n : numbers) n += 128;
+      return TensorRef::FromInts(DType::kU8, codes.dims, numbers);
+    };
+    rewriter.ReplaceConstant(*node, 1, flipped(*node->input(1)->data));
+    const Value* zero = node->input(3);
+    const std::int64_t middle = 128;
+    TensorRef number = zero != nullptr ? flipped(*zero->data) : TensorRef::FromInts(DType::kU8, {}, {&middle, 1});
+    if (zero != nullptr) {
+      rewriter.ReplaceConstant(*node, 3, std::move(number));
+    } else {
+      node->SetInput(3, node->graph()->AddConstant(node->input(1)->name() + "_zero_point", std::move(number)));
+      rewriter.Touch(node);
+    }
+  }
+
+ private:
+  const DeviceDescriptor& device_;
+};
+
 }  // namespace
 
+std::unique_ptr<Rule> S8SumsToU8(const DeviceDescriptor& device) { return std::make_unique<S8SumsToU8Rule>(device); }
 std::unique_ptr<Rule> S8ToU8(const DeviceDescriptor& device) { return std::make_unique<S8ToU8Rule>(device); }
 std::unique_ptr<Rule> S8WeightToU8(const DeviceDescriptor& device) {
   return std::make_unique<S8WeightToU8Rule>(device);
