@@ -61,6 +61,7 @@ test: unit asan fuzz-smoke e2e
 
 bench: build models
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) bench/run.py
+	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) bench/rewrite.py
 	@$(PYTHON) bench/ggml.py
 	@$(PYTHON) bench/mx.py
 

@@ -20,8 +20,7 @@ namespace {
 
 DType ParseTypeFlag(const std::string& text, const char* option) {
   if (text.starts_with("mx")) {
-    ThrowUnsupported("activations cannot be quantized to '" + text + "' by an option", option,
-                     "leave it out: the mx precisions store weights only; or put MXFakeQuantize nodes into the model");
+    ThrowUsage("'" + text + "' is a precision and no type", option, "give --precision " + text);
   }
   const std::optional<DType> type = ParseDType(text);
   const std::vector<std::string> known = {"u8", "s8", "u16", "s16"};

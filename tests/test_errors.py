@@ -35,8 +35,8 @@ from onnx import TensorProto, helper, numpy_helper
     (["build", "--onnx", "{cnn}", "--data", "{data}", "--block", "64", "-o", "{out}"], 2, "block.*no effect.*uint8"),
     (["quantize", "{cnn}", "-p", "fp16", "--calibration", "mse", "-o", "{out}"], 2, "calibration.*no effect.*fp16"),
     (["quantize", "{cnn}", "-p", "int4", "--calibration", "mse", "-o", "{out}"], 2, "calibration.*no effect.*int4"),
-    (["quantize", "{cnn}", "-p", "mxfp4", "--save-statistics", "{out}", "-o", "{out}"], 2, "save_path.*no effect.*mxfp4"),
-    (["quantize", "{cnn}", "-p", "mxfp4", "--activation-type", "mxfp4", "-o", "{out}"], 4, "mxfp4.*--activation-type"),
+    (["quantize", "{cnn}", "-p", "mxfp4", "--save-statistics", "s.json", "-o", "{out}"], 2, "save_path.*no effect.*mxfp4"),
+    (["quantize", "{cnn}", "-p", "mxfp4", "--activation-type", "mxint8", "-o", "{out}"], 2, "activation_type.*no effect.*mxfp4"),
     (["quantize", "{cnn}", "--weight-type", "f16", "-o", "{out}"], 4, "f16.*--weight-type"),
     (["quantize", "{cnn}", "-p", "fp32", "--exclude", "fc", "-o", "{out}"], 2, "exclude.*no effect.*fp32"),
     (["quantize", "{cnn}", "-p", "fp16", "--exclude", "cf", "-o", "{out}"], 2, "cf.*fc"),
@@ -55,6 +55,47 @@ from onnx import TensorProto, helper, numpy_helper
     (["compare", "{cnn}", "missing", "--data", "{data}"], 3, "No such file.*missing"),
     (["perf", "{cnn}", "--against", "{text}"], 3, "text"),
     (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", ".", "--force"], 2, "the present directory"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--samples", "99999999999999999999", "-o", "{out}"], 2, "whole number.*--samples"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--samples", "", "-o", "{out}"], 2, "whole number.*--samples"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--samples", "1e3", "-o", "{out}"], 2, "whole number.*--samples"),
+    (["build", "--onnx", "{cnn}", "--dim", "n=1", "--samples", "9223372036854775807", "-o", "{out}"], 2, "samples can be made up"),
+    (["build", "--onnx", "{cnn}", "--dim", "n=999999999999", "-o", "{out}"], 2, "too large"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--dim", "n=1", "--dim", "n=2", "-o", "{out}"], 2, "'n' is set twice"),
+    (["build", "--onnx", "{cnn}", "--data", "", "-o", "{out}"], 2, "empty.*--data"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--data", "{data}", "-o", "{out}"], 2, "--data"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-p", "int8", "-p", "uint8", "-o", "{out}"], 2, "--precision"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--threads", "0", "-o", "{out}"], 2, "threads"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--seed", "-1", "-o", "{out}"], 2, "seed"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--validate-samples", "0", "-o", "{out}"], 2, "validate_samples"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--min-sqnr", "nan", "-o", "{out}"], 2, "min_sqnr"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--image-size", "0x5", "-o", "{out}"], 2, "--image-size"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--image-size", "16x16", "-o", "{out}"], 2, "no images"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--epoption", "x=1", "-o", "{out}"], 4, "--epoption x"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "--embed-context", "-o", "{out}"], 4, "--embed-context"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{text}"], 2, "exists.*--force"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{text}/x"], 3, "not a directory"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{out}", "stray"], 2, "'stray'"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{out}", "--config", "gone.json"], 2, "gone.json"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{out}", "--json", "{out}/manifest.json"], 2, "--json.*output directory"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{out}", "--json", "."], 3, "directory of this name"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{out}", "--json", "/proc/x"], 3, "/proc/x"),
+    (["build", "--onnx", "/dev/zero", "-o", "{out}"], 3, "not a regular file"),
+    (["inspect", "{cnn}", "--json", "{cnn}"], 2, "--json names the file that the command works on"),
+    (["inspect", "{cnn}", "--json", "{text}"], 2, "exists and is no JSON"),
+    (["quantize", "{cnn}", "--data", "{data}", "-o", "{out}", "--save-statistics", "{out}"], 2, "--save-statistics.*--output"),
+    (["quantize", "{cnn}", "--data", "{data}", "-o", "{cnn}"], 2, "exists.*--force"),
+    (["quantize", "{cnn}", "--data", "{data}", "-o", "{out}/"], 2, "is a directory"),
+    (["quantize", "{cnn}", "--data", "{data}", "-o", "q.gguf"], 2, "would be onnx.*--to gguf"),
+    (["quantize", "{cnn}", "--data", "{data}", "-o", "{out}", "--max-memory", "1G"], 2, "--max-memory"),
+    (["quantize", "{cnn}", "-p", "q4_0", "--override", "y=f32", "-o", "{out}"], 2, "'y' has no effect with precision 'q4_0'"),
+    (["export", "{cnn}", "--to", "stablehlo", "--dim", "n=1", "-o", "m.onnx"], 2, "would be stablehlo"),
+    (["export", "{cnn}", "--to", "circle", "--dim", "n=1", "--constants", "codes", "-o", "{out}"], 2, "--constants"),
+    (["calibrate", "{cnn}", "--data", "{data}", "-o", "s.onnx"], 2, "would be json"),
+    (["calibrate", "merge", "a", "b", "-o", "{out}", "--dry-run"], 3, "No such file.*a"),
+    (["rewrite", "{cnn}", "-o", "{out}", "--rules", "nosuch"], 2, "nosuch"),
+    (["rewrite", "{cnn}", "-o", "r.circle"], 2, "would be onnx"),
+    (["perf", "{cnn}", "--data", "{data}", "--iterations", "3", "--duration", "1"], 2, "keep one"),
+    (["compare", "{cnn}", "{cnn}", "--data", "{data}", "--samples", "0"], 2, "samples"),
     (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{data}", "--force"], 2, "holds the data"),
     (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{cnn}/..", "--force"], 2, "holds the model"),
 ])
@@ -282,6 +323,119 @@ def test_disk_full(octavo, small_cnn, small_data, tmp_path):
         assert r.error and list(mount.iterdir()) == []
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_nothing_is_left_where_nothing_can_be_written(octavo, small_cnn, small_data, tmp_path):
+    """A full disk, a read-only one: each command that writes ends in one line, and what was there stays."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(mount)], capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        octavo("export", small_cnn, "--to", "gguf", "-o", tmp_path / "w.gguf")
+        (mount / "old.onnx").write_bytes(b"x" * 8192)
+        commands = [
+            ["quantize", small_cnn, "--data", small_data, "-o", mount / "old.onnx", "--force"],
+            ["calibrate", small_cnn, "--data", small_data, "-o", mount / "s.json"],
+            ["rewrite", small_cnn, "-o", mount / "r.onnx"],
+            ["export", small_cnn, "--to", "circle", "--dim", "n=1", "-o", mount / "m.circle"],
+            ["export", small_cnn, "--to", "stablehlo", "--dim", "n=1", "-o", mount / "m.mlir"],
+            ["export", small_cnn, "--to", "gguf", "-o", mount / "m.gguf"],
+            ["quantize", tmp_path / "w.gguf", "-p", "q8_0", "-o", mount / "q.gguf"],
+        ]
+        for state, reason in (("full", "No space left"), ("read-only", "Read-only file system")):
+            if state == "read-only":
+                subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+            for command in commands:
+                r = octavo(*command, code=3)
+                assert reason in r.error, (state, command, r.error)
+                assert [p.name for p in mount.iterdir()] == ["old.onnx"]
+        assert (mount / "old.onnx").read_bytes() == b"x" * 8192
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("command", [
+    ["quantize", "{model}", "-p", "int4", "-o", "{out}.onnx"],
+    ["export", "{vit}", "--to", "stablehlo", "--dim", "batch_size=1", "-o", "{out}.mlir"],
+    ["quantize", "{gguf}", "-p", "q2_k", "-o", "{out}.gguf"],
+])
+def test_interrupted(octavo, environment, models, tmp_path, command):
+    """SIGINT: exit 130, nothing left, and the file that --force was to replace is still there."""
+    names = {"model": models["minilm"], "vit": models["vit"], "gguf": tmp_path / "w.gguf", "out": tmp_path / "out"}
+    if "{gguf}" in command:
+        octavo("export", models["minilm"], "--to", "gguf", "-o", names["gguf"])
+    args = [str(OCTAVO), *[a.format(**names) for a in command], "--force"]
+    out = pathlib.Path(args[-2])
+    out.write_text("old")
+    before = sorted(tmp_path.iterdir())
+    for wait in (0.4, 0.2, 0.1, 0.8, 0.05, 1.6):  # before the handler stands it is -SIGINT, after the end it is 0
+        p = subprocess.Popen(args, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        time.sleep(wait)
+        p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=60)
+        if p.returncode == 130:
+            break
+        out.write_text("old")
+    assert p.returncode == 130 and err.count("octavo: error:") == 1, err
+    assert sorted(tmp_path.iterdir()) == before and out.read_text() == "old"
+
+
+def test_names_that_are_no_ascii(octavo, small_cnn, small_data, tmp_path):
+    folder = tmp_path / "ein Ördner" / "数据"
+    shutil.copytree(small_data, folder / "prøver 1")
+    shutil.copy(small_cnn, folder / "möd el.onnx")
+    octavo("build", "--onnx", folder / "möd el.onnx", "--data", folder / "prøver 1", "-o", folder / "aus gabe")
+    assert manifest(folder / "aus gabe")["source"]["path"].endswith("möd el.onnx")
+
+
+@pytest.mark.parametrize("command", [
+    ["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{out}"],
+    ["quantize", "{cnn}", "--data", "{data}", "-o", "{out}"],
+    ["calibrate", "{cnn}", "--data", "{data}", "-o", "{out}"],
+    ["compile", "{cnn}", "--data", "{data}", "-o", "{out}"],
+    ["export", "{cnn}", "--to", "circle", "--dim", "n=1", "-o", "{out}"],
+    ["rewrite", "{cnn}", "-o", "{out}"],
+    ["quantize", "{gguf}", "-p", "q8_0", "-o", "{out}"],
+    ["calibrate", "merge", "{stats}", "{stats}", "-o", "{out}"],
+])
+def test_dry_runs_write_json_and_nothing_else(octavo, small_cnn, small_data, tmp_path, command):
+    names = {"cnn": small_cnn, "data": small_data, "out": tmp_path / "out", "gguf": tmp_path / "w.gguf", "stats": tmp_path / "s.json"}
+    octavo("export", small_cnn, "--to", "gguf", "-o", names["gguf"])
+    octavo("calibrate", small_cnn, "--data", small_data, "-o", names["stats"])
+    r = octavo(*[a.format(**names) for a in command], "--dry-run", "--json", tmp_path / "plan.json")
+    assert r.out and json.loads((tmp_path / "plan.json").read_text())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plan.json", "s.json", "w.gguf"]
+
+
+def test_strings_as_inputs(octavo, tmp_path):
+    """NumPy's U and S arrays feed inputs of strings; an array of objects is refused."""
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("LabelEncoder", ["s"], ["f"], "labels", domain="ai.onnx.ml", keys_strings=["yes", "nein", "ü€"],
+                              values_floats=[1.0, 2.0, 3.0], default_float=-9.0),
+             helper.make_node("Conv", ["x", "w"], ["c"], "conv"), helper.make_node("Mul", ["c", "f"], ["y"], "mul")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("s", TensorProto.STRING, [1]),
+                                           helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(rng.normal(size=(4, 3, 3, 3)).astype(np.float32), "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13), helper.make_opsetid("ai.onnx.ml", 2)], ir_version=8),
+              str(tmp_path / "m.onnx"))
+    made = []
+    for kind, words in (("U", ["yes", "ü€"]), ("S", [b"yes", "ü€".encode()])):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for i in range(12):
+            np.savez(folder / f"{i:02d}.npz", s=np.array([words[i % 2]]), x=np.random.default_rng(i).normal(size=(1, 3, 8, 8)).astype(np.float32))
+        octavo("build", "--onnx", tmp_path / "m.onnx", "--data", folder, "--samples", "4", "--min-sqnr", "25", "-o", tmp_path / f"o{kind}")
+        made.append((tmp_path / f"o{kind}" / "model.onnx").read_bytes())
+    assert made[0] == made[1]
+    (tmp_path / "O").mkdir()
+    np.savez(tmp_path / "O" / "0.npz", s=np.array(["yes"], dtype=object), x=np.zeros((1, 3, 8, 8), np.float32))
+    r = octavo("build", "--onnx", tmp_path / "m.onnx", "--data", tmp_path / "O", "-o", tmp_path / "o", code=4)
+    assert "|O" in r.error
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(octavo, small_cnn, small_data, tmp_path):
