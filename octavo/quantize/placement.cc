@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -46,6 +47,15 @@ bool MovesCodes(const Node& node, const DeviceDescriptor& device, bool eight_bit
   if (info.flow != ParamFlow::kSameAsInput) return false;
   if (info.category == OpCategory::kPool || node.Is("DepthToSpace")) return eight_bit;
   return true;
+}
+
+// Whether even the largest weight is so small that 8 bits of it have a scale below the normal numbers of f32, which has
+// few digits or none.
+bool ScaleWouldUnderflow(const TensorRef& weight) {
+  std::vector<float> converted;
+  float largest = 0;
+  for (const float v : FloatView(weight, converted)) largest = std::max(largest, std::fabs(v));
+  return largest > 0 && largest < 256 * std::numeric_limits<float>::min();
 }
 
 class Placer {
@@ -153,6 +163,7 @@ class Placer {
     if (OverrideOf(config_, weight->name()) == DType::kF32) return "its weight is overridden to f32";
     if (OverrideOf(config_, x->name()) == DType::kF32) return "its input is overridden to f32";
     if (!AllFinite(*weight->data)) return "its weight holds NaN or infinity";
+    if (ScaleWouldUnderflow(*weight->data)) return "its weights are so small that their scale would underflow in f32";
 
     placed.node = &node;
     placed.x = placed.x_root = x;

@@ -322,6 +322,28 @@ TEST(Placement, SaysWhyNot) {
   EXPECT_EQ(p.nodes_total, 2);
 }
 
+TEST(Placement, WeightsWhoseScaleWouldUnderflowStayInFloat) {
+  for (const float size : {1e-37f, 1e-30f}) {
+    Model m;
+    m.opsets = {{"", 14}};
+    m.graph = std::make_unique<Graph>();
+    Graph& g = *m.graph;
+    Value* x = g.AddInput("x", F32({2, 4}));
+    std::vector<float> weights = Noise(16, 1);
+    for (float& w : weights) w *= size;
+    Value* w = g.AddConstant("w", TensorRef::FromFloats({4, 4}, weights));
+    g.AddOutput(g.AddNode("MatMul", "", {x, w}, {{"y", F32({2, 4})}})->output());
+    const QuantizationConfig config;
+    const DeviceDescriptor& cpu = *FindDevice("cpu");
+    const Placement p = PlaceNodes(m, config, ResolvePrecision(config, cpu), cpu);
+    EXPECT_EQ(p.nodes.size(), size < 1e-35f ? 0u : 1u);
+    ASSERT_EQ(p.skipped.size(), size < 1e-35f ? 1u : 0u);
+    if (!p.skipped.empty()) {
+      EXPECT_THAT(p.skipped[0].reason, HasSubstr("underflow"));
+    }
+  }
+}
+
 TEST(DeadZone, HardSwishDoesNotSeeBelowMinusThree) {
   Graph g;
   Value* x = g.AddInput("x", F32({1}));
