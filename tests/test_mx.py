@@ -328,6 +328,68 @@ def test_weight_only_precisions(octavo, tmp_path, name):
     np.testing.assert_allclose(y, x @ got, rtol=1e-4, atol=1e-4)
 
 
+def activation_model():
+    rng = np.random.default_rng(3)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1, 1, 1, 1]),
+             helper.make_node("Conv", ["c", "g"], ["d"], "grouped", group=2),
+             helper.make_node("Conv", ["d", "one"], ["e"], "depthwise", group=8),
+             helper.make_node("MatMul", ["e", "d"], ["p"], "product"),
+             helper.make_node("MatMul", ["p", "m"], ["y"], "matmul")]
+    init = [numpy_helper.from_array((rng.normal(size=s) / 5).astype(np.float32), n)
+            for n, s in (("w", (8, 40, 3, 3)), ("g", (8, 4, 1, 1)), ("one", (8, 1, 1, 1)), ("m", (6, 5)))]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [1, 40, 6, 6])],
+                              [helper.make_tensor_value_info("y", F32, [1, 8, 6, 5])], init)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_activation_types(octavo, custom_ops, tmp_path, name):
+    """Weights and what they are multiplied with: the bits of a model with the same operators put in by hand."""
+    onnx.save(activation_model(), str(tmp_path / "m.onnx"))
+    (tmp_path / "d").mkdir()
+    for i in range(2):
+        np.savez(tmp_path / "d" / f"{i}.npz", x=np.random.default_rng(i).normal(size=(1, 40, 6, 6)).astype(np.float32))
+    octavo("build", "--onnx", tmp_path / "m.onnx", "--precision", name, "--activation-type", name, "--data", tmp_path / "d", "-o", tmp_path / "o")
+    manifest = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert manifest["effective_types"] == {"weights": f"{name}, blocks of 32", "activations": f"{name}, blocks of 32"}
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["quantization"]["activation_type"] == name
+    reasons = {s["node"]: s["reason"] for s in manifest["quantize"]["nodes_skipped"]}
+    assert reasons == {"grouped": "its activations stay float, its weight does not: blocks of 32 channels would reach over the borders of its 2 groups",
+                       "depthwise": "the dimension that it sums over has one number: there is nothing to share a scale"}
+    fakes = [n for n in onnx.load(str(tmp_path / "o" / "model.onnx")).graph.node if n.op_type == "MXFakeQuantize"]
+    assert [{a.name: helper.get_attribute_value(a) for a in n.attribute}["axis"] for n in fakes] == [1, 3, 2, 3]
+    source = activation_model()
+    # Weights are computed in both models: the runtime packs constant ones, and sums in another order then.
+    nodes = []
+    for n in source.graph.node:
+        for k, axis in {"conv": {0: 1, 1: 1}, "grouped": {1: 1}, "product": {0: 3, 1: 2}, "matmul": {0: 3, 1: 0}}.get(n.name, {}).items():
+            nodes.append(helper.make_node("MXFakeQuantize", [n.input[k]], [f"{n.name}{k}"], domain="octavo", elem_format=name, axis=axis, rounding="even"))
+            n.input[k] = f"{n.name}{k}"
+        nodes.append(n)
+    del source.graph.node[:]
+    source.graph.node.extend(nodes)
+    source.opset_import.append(helper.make_opsetid("octavo", 1))
+    x = {"x": np.load(tmp_path / "d" / "0.npz")["x"]}
+    np.testing.assert_array_equal(custom_ops(tmp_path / "o" / "quantized.onnx").run(None, x)[0], custom_ops(source).run(None, x)[0])
+
+
+def test_activation_types_are_the_precisions_own(octavo, tmp_path):
+    onnx.save(activation_model(), str(tmp_path / "m.onnx"))
+    for precision, activation in (("mxfp4", "mxint8"), ("uint8", "mxfp4"), ("mxfp4", "u8")):
+        r = octavo("quantize", tmp_path / "m.onnx", "-o", tmp_path / "q.onnx", "--precision", precision, "--activation-type", activation, code=2)
+        assert f"activation_type has no effect with precision '{precision}'" in r.error
+
+
+@pytest.mark.parametrize("name,code", [("mxint8", -7), ("mxfp4", -6)])
+def test_activation_types_in_circle(octavo, tmp_path, name, code):
+    onnx.save(activation_model(), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "m.circle", "--precision", name, "--activation-type", name)
+    _, _, operators, tensors = consumers.read(tmp_path / "m.circle")
+    mx = [t for t in tensors.values() if t.Type() == code]
+    assert len(mx) >= 7 and all(t.Quantization().DetailsType() == 2 for t in mx)
+    assert "DEQUANTIZE" not in operators
+
+
 def test_affine_fake_quantize_becomes_a_type(octavo, tmp_path):
     """FakeQuantize(x, s, z) is a Q/DQ pair, runs as it is, and gives integer tensors in Circle."""
     rng = np.random.default_rng(2)
