@@ -8,6 +8,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/rewrite/quantized.h"
+#include "octavo/rewrite/rules/quantized.h"
 
 namespace octavo {
 namespace {
@@ -84,10 +85,7 @@ std::int64_t FoldChoices(Graph& graph) {
     if (!p) continue;
     Value*& codes = unsigned_codes[p->fast->input(p->weight)];
     if (codes == nullptr) {
-      std::vector<std::byte> flipped(p->codes->bytes.begin(), p->codes->bytes.end());
-      for (std::byte& b : flipped) b ^= std::byte{0x80};
-      codes = graph.AddConstant(p->fast->input(p->weight)->name() + "_u8",
-                                TensorRef::FromBytes(DType::kU8, p->codes->dims, std::move(flipped)));
+      codes = graph.AddConstant(p->fast->input(p->weight)->name() + "_u8", InOtherSign(*p->codes));
     }
     std::vector<Value*> inputs(p->right->inputs().begin(), p->right->inputs().end());
     inputs[p->weight] = codes;

@@ -25,14 +25,6 @@ TensorRef Filled(DType type, Dims dims, std::int64_t value) {
   return TensorRef::FromInts(type, std::move(dims), all);
 }
 
-TensorRef FlippedToSigned(const TensorRef& codes) {
-  SpillBuffer flipped(codes.bytes.size());
-  std::transform(codes.bytes.begin(), codes.bytes.end(), flipped.data(),
-                 [](std::byte b) { return b ^ std::byte{0x80}; });
-  flipped.Release();
-  return TensorRef::FromBuffer(DType::kS8, codes.dims, std::move(flipped));
-}
-
 bool IsFilled(const Value* v, DType type, std::int64_t value) {
   if (v == nullptr || !v->is_constant() || !v->data || v->data->dtype != type) return false;
   if (v->data->elements() != static_cast<std::uint64_t>(kProbeRows * kProbeSums)) return false;
@@ -130,8 +122,8 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
     }
     Value* exact = Probe(*rewriter.model().graph, rewriter);
     const std::string name = weight->name();
-    Value* codes = weight->graph()->AddConstant(name + "_s8", FlippedToSigned(*weight->data));
-    Value* signed_zero = zero->graph()->AddConstant(zero->name() + "_s8", FlippedToSigned(*zero->data));
+    Value* codes = weight->graph()->AddConstant(name + "_s8", InOtherSign(*weight->data));
+    Value* signed_zero = zero->graph()->AddConstant(zero->name() + "_s8", InOtherSign(*zero->data));
     for (Node* node : nodes) Choose(*node, c, exact, codes, signed_zero, rewriter);
   }
 

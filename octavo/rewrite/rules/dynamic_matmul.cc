@@ -137,10 +137,7 @@ class DynamicMatMulRule final : public PatternRule<Chain> {
     TensorRef weight = c.weight, zero = c.zero;
     Value* codes = c.sums->input(1);
     if (c.unsigned_weight) {
-      std::vector<std::byte> flipped(weight.bytes.begin(), weight.bytes.end());
-      for (std::byte& b : flipped) b ^= std::byte{0x80};
-      codes =
-          graph.AddConstant(codes->name() + "_u8", TensorRef::FromBytes(DType::kU8, weight.dims, std::move(flipped)));
+      codes = graph.AddConstant(codes->name() + "_u8", InOtherSign(weight));
       std::vector<std::int64_t> zeros = zero.ToInts();
       for (std::int64_t& z : zeros) z += 128;
       zero = TensorRef::FromInts(DType::kU8, zero.dims, zeros);

@@ -52,6 +52,14 @@ std::vector<std::int64_t> Zeros(const Affine& affine) {
   return std::vector<std::int64_t>(affine.scale.elements(), 0);
 }
 
+TensorRef InOtherSign(const TensorRef& codes) {
+  SpillBuffer flipped(codes.bytes.size());
+  std::transform(codes.bytes.begin(), codes.bytes.end(), flipped.data(),
+                 [](std::byte b) { return b ^ std::byte{0x80}; });
+  flipped.Release();
+  return TensorRef::FromBuffer(codes.dtype == DType::kS8 ? DType::kU8 : DType::kS8, codes.dims, std::move(flipped));
+}
+
 bool IsQuantized(const Value* value) { return value != nullptr && value->type.quant.has_value(); }
 
 std::string Text(double number) {

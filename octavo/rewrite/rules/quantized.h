@@ -31,6 +31,8 @@ std::vector<float> Scales(const Affine& affine);
 std::vector<std::int64_t> Zeros(const Affine& affine);  // as many as scales
 
 bool IsQuantized(const Value* value);
+// 8-bit codes in the other sign: u8 for s8 and s8 for u8, code ^ 0x80, so that the zero point moves by 128 with them.
+TensorRef InOtherSign(const TensorRef& codes);
 // "u8(scale=0.5, zero=3)"
 std::string Text(const ScalarParams& params);
 std::string Text(double number);

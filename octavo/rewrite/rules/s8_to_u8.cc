@@ -101,15 +101,11 @@ class S8WeightToU8Rule final : public PatternRule<Value*> {
 
   void Apply(Value* const& weight, Rewriter& rewriter) const override {
     Affine& affine = weight->type.quant->affine;
-    const TensorRef& old = *weight->data;
-    SpillBuffer codes(old.bytes.size());
-    std::transform(old.bytes.begin(), old.bytes.end(), codes.data(), [](std::byte b) { return b ^ std::byte{0x80}; });
-    codes.Release();
     std::vector<std::int64_t> zeros = Zeros(affine);
     for (std::int64_t& z : zeros) z += 128;
     affine.storage = DType::kU8;
     affine.zero_point = TensorRef::FromInts(DType::kU8, affine.scale.dims, zeros);
-    weight->data = TensorRef::FromBuffer(DType::kU8, old.dims, std::move(codes));
+    weight->data = InOtherSign(*weight->data);
     rewriter.Touch(weight);
   }
 
@@ -145,15 +141,10 @@ class S8SumsToU8Rule final : public PatternRule<Node*> {
   }
 
   void Apply(Node* const& node, Rewriter& rewriter) const override {
-    const auto flipped = [](const TensorRef& codes) {
-      std::vector<std::int64_t> numbers = codes.ToInts();
-      for (std::int64_t& n : numbers) n += 128;
-      return TensorRef::FromInts(DType::kU8, codes.dims, numbers);
-    };
-    rewriter.ReplaceConstant(*node, 1, flipped(*node->input(1)->data));
+    rewriter.ReplaceConstant(*node, 1, InOtherSign(*node->input(1)->data));
     const Value* zero = node->input(3);
     const std::int64_t middle = 128;
-    TensorRef number = zero != nullptr ? flipped(*zero->data) : TensorRef::FromInts(DType::kU8, {}, {&middle, 1});
+    TensorRef number = zero != nullptr ? InOtherSign(*zero->data) : TensorRef::FromInts(DType::kU8, {}, {&middle, 1});
     if (zero != nullptr) {
       rewriter.ReplaceConstant(*node, 3, std::move(number));
     } else {
