@@ -61,9 +61,9 @@ const ExportTarget& FindTarget(const std::string& to) {
 
 }  // namespace
 
-std::string ExportRequest::Option(std::string_view name, std::string fallback) const {
+std::string ExportRequest::Option(std::string_view name, std::string_view fallback) const {
   const auto found = options.find(name);
-  return found == options.end() ? std::move(fallback) : found->second;
+  return found == options.end() ? std::string(fallback) : found->second;
 }
 
 std::span<const ExportTarget> ExportTargets() { return kTargets; }

@@ -26,7 +26,7 @@ struct ExportRequest {
   bool require_data = false;
 
   // The option's value; `fallback` when it was not given.
-  std::string Option(std::string_view name, std::string fallback = {}) const;
+  std::string Option(std::string_view name, std::string_view fallback = {}) const;
 };
 
 struct ExportReport {
