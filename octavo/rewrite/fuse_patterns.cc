@@ -12,6 +12,8 @@ std::vector<PassCount> FusePatterns(Model& model) {
   rules.push_back(FuseGelu());
   rules.push_back(FuseHardSwish());
   rules.push_back(FuseLinear());
+  rules.push_back(ReciprocalToDiv());
+  rules.push_back(RemoveInfiniteBound());
   constexpr std::int64_t kOpset = 20;  // of Gelu, the youngest of the operators that come in
   if (model.OpsetVersion() < kOpset) {
     Model raised = Clone(model);

@@ -40,7 +40,8 @@ std::int64_t FoldOutputShapes(Model& model);
 bool FoldKnownShape(Node& shape);
 
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
-// Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters. Raises
+// Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters; a
+// Reciprocal becomes a Div, and a bound at infinity goes. Raises
 // the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.
 std::vector<PassCount> FusePatterns(Model& model);
 

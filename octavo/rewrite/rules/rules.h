@@ -16,10 +16,12 @@ std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
 std::unique_ptr<Rule> FoldScale();       // Mul, Div, Add, Sub by constants into the layer before it
 
 // For devices that take a function as one operator (FusePatterns).
-std::unique_ptr<Rule> FuseLayerNorm();  // mean, variance, division, scale, bias -> LayerNormalization
-std::unique_ptr<Rule> FuseGelu();       // x (1 + erf(x / sqrt(2))) / 2 -> Gelu
-std::unique_ptr<Rule> FuseHardSwish();  // x clip(x + 3, 0, 6) / 6 -> HardSwish
-std::unique_ptr<Rule> FuseLinear();     // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
+std::unique_ptr<Rule> FuseLayerNorm();        // mean, variance, division, scale, bias -> LayerNormalization
+std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 -> Gelu
+std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
+std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
+std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
+std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
 
 // The rules of SimplifyFloat, in order of preference.
 RuleSet FloatRules();

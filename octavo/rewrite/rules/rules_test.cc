@@ -98,6 +98,34 @@ TEST(RemoveNeutral, TakesOnesAndZerosThatKeepTheShape) {
   EXPECT_EQ(ran.text, Canonical("graph @g(%x: f32[2,3]) -> (%y) { %y: f32[2,3] = Relu(%x) }"));
 }
 
+TEST(ReciprocalToDiv, TakesFloats) {
+  const Ran ran = Apply(ReciprocalToDiv(), R"(graph @g(%x: f32[3]) -> (%y) {
+    %y: f32[3] = Reciprocal(%x)
+  })");
+  EXPECT_EQ(ran.text, Canonical(R"(graph @g(%x: f32[3]) -> (%y) {
+    %y_one: f32[] = constant f32[] 1
+    %y: f32[3] = Div(%y_one, %x)
+  })"));
+  EXPECT_THAT(Apply(ReciprocalToDiv(), R"(graph @g(%x: f16[3]) -> (%y) {
+    %y: f16[3] = Reciprocal(%x)
+  })")
+                  .refusal,
+              HasSubstr("not f32"));
+}
+
+TEST(RemoveInfiniteBound, TakesOnlyWhatBoundsNothing) {
+  const auto run = [](const std::string& op, const std::string& bound) {
+    return Apply(RemoveInfiniteBound(), "graph @g(%x: f32[3]) -> (%y) {\n %b = constant " + bound +
+                                            "\n %m: f32[3] = " + op + "(%b, %x)\n %y: f32[3] = Neg(%m)\n}");
+  };
+  const std::string gone = Canonical("graph @g(%x: f32[3]) -> (%y) {\n %y: f32[3] = Neg(%x)\n}");
+  EXPECT_EQ(run("Max", "f32[] -inf").text, gone);
+  EXPECT_EQ(run("Min", "f32[1] [inf]").text, gone);
+  EXPECT_EQ(run("Max", "f32[] inf").applied, 0);
+  EXPECT_EQ(run("Min", "f32[] 3").applied, 0);
+  EXPECT_THAT(run("Max", "f32[1,1] [-inf]").refusal, HasSubstr("more dimensions"));
+}
+
 TEST(RemoveNeutral, Refuses) {
   EXPECT_THAT(Apply(RemoveNeutral(), R"(graph @g(%x: f32[3]) -> (%y) {
     %one = constant f32[2,1] [1, 1]

@@ -1,0 +1,66 @@
+#include <limits>
+
+#include "octavo/rewrite/rules/pattern.h"
+#include "octavo/rewrite/rules/rules.h"
+
+namespace octavo {
+namespace {
+
+// Before:  %y = Reciprocal %x        After:  %y = Div 1, %x
+// Exact: both are the correctly rounded quotient; devices that have no Reciprocal have a Div.
+class ReciprocalRule final : public PatternRule<Node*> {
+ public:
+  std::string_view name() const override { return "reciprocal-to-div"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"Reciprocal"}; }
+  MatchOr<Node*> Match(Node& node) const override {
+    if (!node.domain().empty() || node.input(0) == nullptr || node.output() == nullptr) return Refusal{};
+    if (node.input(0)->type.dtype != DType::kF32 || node.input(0)->type.quant) return Refusal{"its input is not f32"};
+    return &node;
+  }
+  void Apply(Node* const& match, Rewriter& rewriter) const override {
+    Graph& graph = *match->graph();
+    Value* one = graph.AddConstant(match->output()->name() + "_one", TensorRef::Scalar(1.0f));
+    Node* div = graph.AddNode("Div", "", {one, match->input(0)}, {{match->output()->name() + "_div", {}}}, match);
+    TakePlace(*div, *match, rewriter);
+  }
+};
+
+struct Unbounded {
+  Node* node;
+  Value* x;
+};
+
+// Before:  %y = Max %x, -inf   (or Min %x, +inf)        After:  uses of %y use %x
+// Exact: no number is beyond infinity, and NaN stays NaN.
+class RemoveInfiniteBoundRule final : public PatternRule<Unbounded> {
+ public:
+  std::string_view name() const override { return "remove-infinite-bound"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"Max", "Min"}; }
+  MatchOr<Unbounded> Match(Node& node) const override {
+    if (!node.domain().empty() || node.inputs().size() != 2 || node.output() == nullptr) return Refusal{};
+    const float beyond =
+        node.Is("Max") ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::infinity();
+    for (std::size_t i = 0; i < 2; ++i) {
+      const std::optional<float> bound = ScalarOf(node.input(i));
+      Value* x = node.input(1 - i);
+      if (!bound || *bound != beyond || x == nullptr || x->is_constant() || x->type.quant) continue;
+      const std::size_t rank = node.input(i)->data->dims.size();
+      if (rank > 0 && (!x->type.shape || x->type.shape->size() < rank)) {
+        return Refusal{"the bound may broadcast the input to more dimensions"};
+      }
+      if (!Rewriter::CanBypass(node, *x)) return Refusal{"it gives a graph output its name"};
+      return Unbounded{&node, x};
+    }
+    return Refusal{};
+  }
+  void Apply(const Unbounded& match, Rewriter& rewriter) const override { rewriter.Bypass(*match.node, match.x); }
+};
+
+}  // namespace
+
+std::unique_ptr<Rule> ReciprocalToDiv() { return std::make_unique<ReciprocalRule>(); }
+std::unique_ptr<Rule> RemoveInfiniteBound() { return std::make_unique<RemoveInfiniteBoundRule>(); }
+
+}  // namespace octavo
