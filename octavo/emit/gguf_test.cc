@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/emit/irpa.h"
 
 namespace octavo {
@@ -17,23 +18,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Files : public testing::Test {
+class Files : public FolderTest {
  protected:
-  Files() : folder_(fs::temp_directory_path() / ("octavo_emit_gguf_" + std::to_string(::getpid()))) {
-    fs::create_directories(folder_);
-  }
-  ~Files() override { fs::remove_all(folder_); }
-  static std::string Read(const fs::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-  }
+  static std::string Read(const fs::path& path) { return Slurp(path); }
   template <typename T>
   static T At(const std::string& bytes, std::size_t offset) {
     T value;
     std::memcpy(&value, bytes.data() + offset, sizeof value);
     return value;
   }
-  fs::path folder_;
 };
 
 using GgufWriterTest = Files;
