@@ -278,7 +278,7 @@ def test_integer_operator_in_onert(octavo, tmp_path, name):
 def test_profiles_of_a_cnn(octavo, models, data, tmp_path, profile):
     out = tmp_path / "m.circle"
     report = export(octavo, models["cls"], out, *DIMS["cls"], "--profile", profile, "--data", data["cls"], "--samples", "16")
-    assert int(report["facts"]["integer"]) > 60
+    assert int(report["facts"]["integer"]) > 40
     check_structure(out)
     samples = load_samples(data["cls"], 56)[32:]
     want, got = named(models["cls"], samples), consumers.litert(out, samples)

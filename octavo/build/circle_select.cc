@@ -111,7 +111,9 @@ class Selector {
     if (left >= Inverse(result.before_db)) return result;  // nothing helped
     result.after_db = Db(left);
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-      if (!kept[g]) result.floats.insert(groups_[g].begin(), groups_[g].end());
+      if (kept[g]) continue;
+      ++result.float_tensors;
+      result.floats.insert(groups_[g].begin(), groups_[g].end());
     }
     return result;
   }
