@@ -149,7 +149,13 @@ class Folder {
       if (IsDq(*node) && Taken(*node)) FoldDequantize(*node);
     }
     for (Node* node : graph_.nodes()) {
-      if (node->Is(kQuantize, kIrDomain)) Settle(*node);
+      // Ties of MX to even are the node's own: no type says so.
+      if (!node->Is(kQuantize, kIrDomain)) continue;
+      if (node->StringAttribute("rounding", "away") != "even") {
+        Settle(*node);
+      } else if (node->input(0)->type.quant.has_value()) {
+        node->SetOp(std::string(kRequantize), std::string(kIrDomain));
+      }
     }
     for (Node* node : graph_.nodes()) MarkForm(*node);
     return folded_;

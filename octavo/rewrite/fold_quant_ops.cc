@@ -8,6 +8,7 @@
 #include "octavo/base/log.h"
 #include "octavo/emit/lower_mx.h"
 #include "octavo/numerics/mx.h"
+#include "octavo/ops/op_table.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/rule.h"
 
@@ -116,8 +117,13 @@ void Fold(Node& q, const QuantType& quant) {
     }
     return;
   }
-  // Into the producer, where nobody reads the float number.
+  // Into the producer, where nobody reads the float number. What comes out of a DequantizeLinear gets the type of its
+  // own pair.
   Node* producer = x->producer();
+  if (producer != nullptr && (FindOp(*producer).category == OpCategory::kQuantized ||
+                              producer->Is("DequantizeLinear") || producer->domain() == kOctavoDomain)) {
+    return;
+  }
   if (even || x->type.quant || producer == nullptr || producer->graph() != &graph || producer->domain() == kIrDomain ||
       x->uses().size() != 1 || x->is_graph_output() || !producer->subgraphs().empty()) {
     return;

@@ -31,6 +31,10 @@ std::int64_t PropagateParams(Model& model) {
       if (y == nullptr || !IsFloatValue(y) || (i > 0 && !node->Is("Split"))) continue;
       y->type.quant = node->input(0)->type.quant;
       if (node->form == QuantForm::kNone) node->form = QuantForm::kQdq;
+      // What was quantized in another way behind it starts from these codes now.
+      for (const Use& use : y->uses()) {
+        if (use.node->Is(kQuantize, kIrDomain)) use.node->SetOp(std::string(kRequantize), std::string(kIrDomain));
+      }
       ++typed;
     }
   }
