@@ -21,6 +21,7 @@ std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 ->
 std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
 std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
 std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
+std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
 
 // The rules of SimplifyFloat, in order of preference.

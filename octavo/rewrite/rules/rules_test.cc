@@ -113,6 +113,16 @@ TEST(ReciprocalToDiv, TakesFloats) {
               HasSubstr("not f32"));
 }
 
+TEST(MaxToRelu, TakesOnlyZero) {
+  const auto run = [](const std::string& bound) {
+    return Apply(MaxToRelu(),
+                 "graph @g(%x: f32[3]) -> (%y) {\n %b = constant " + bound + "\n %y: f32[3] = Max(%b, %x)\n}");
+  };
+  EXPECT_EQ(run("f32[] 0").text, Canonical("graph @g(%x: f32[3]) -> (%y) {\n %y: f32[3] = Relu(%x)\n}"));
+  EXPECT_EQ(run("f32[] 1").applied, 0);
+  EXPECT_THAT(run("f32[1,1] [0]").refusal, HasSubstr("more dimensions"));
+}
+
 TEST(RemoveInfiniteBound, TakesOnlyWhatBoundsNothing) {
   const auto run = [](const std::string& op, const std::string& bound) {
     return Apply(RemoveInfiniteBound(), "graph @g(%x: f32[3]) -> (%y) {\n %b = constant " + bound +

@@ -58,8 +58,37 @@ class RemoveInfiniteBoundRule final : public PatternRule<Unbounded> {
   void Apply(const Unbounded& match, Rewriter& rewriter) const override { rewriter.Bypass(*match.node, match.x); }
 };
 
+// Before:  %y = Max %x, 0        After:  %y = Relu %x
+// Improves: the same but for the sign of a zero; the codes of many a producer do a Relu by themselves.
+class MaxToReluRule final : public PatternRule<Unbounded> {
+ public:
+  std::string_view name() const override { return "max-to-relu"; }
+  RuleClass rule_class() const override { return RuleClass::kImproves; }
+  std::vector<std::string_view> roots() const override { return {"Max"}; }
+  MatchOr<Unbounded> Match(Node& node) const override {
+    if (!node.domain().empty() || node.inputs().size() != 2 || node.output() == nullptr) return Refusal{};
+    for (std::size_t i = 0; i < 2; ++i) {
+      const std::optional<float> bound = ScalarOf(node.input(i));
+      Value* x = node.input(1 - i);
+      if (!bound || *bound != 0.0f || x == nullptr || x->is_constant() || x->type.quant) continue;
+      const std::size_t rank = node.input(i)->data->dims.size();
+      if (rank > 0 && (!x->type.shape || x->type.shape->size() < rank)) {
+        return Refusal{"the bound may broadcast the input to more dimensions"};
+      }
+      return Unbounded{&node, x};
+    }
+    return Refusal{};
+  }
+  void Apply(const Unbounded& match, Rewriter& rewriter) const override {
+    Node* relu =
+        match.node->graph()->AddNode("Relu", "", {match.x}, {{match.node->output()->name() + "_relu", {}}}, match.node);
+    TakePlace(*relu, *match.node, rewriter);
+  }
+};
+
 }  // namespace
 
+std::unique_ptr<Rule> MaxToRelu() { return std::make_unique<MaxToReluRule>(); }
 std::unique_ptr<Rule> ReciprocalToDiv() { return std::make_unique<ReciprocalRule>(); }
 std::unique_ptr<Rule> RemoveInfiniteBound() { return std::make_unique<RemoveInfiniteBoundRule>(); }
 
