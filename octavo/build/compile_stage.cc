@@ -1,5 +1,9 @@
 #include "octavo/build/compile_stage.h"
 
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/validate/compare_device.h"
@@ -57,11 +61,39 @@ void Record(const CompileReport& report, Manifest& manifest) {
   }
 }
 
+namespace {
+
+// ONNX Runtime's optimizer has little practice with 16-bit codes: what it loses against the model as written is no
+// property of the model. The same loss above 40 dB may be the order of float sums.
+void CheckDefaultSession(const std::filesystem::path& source, const std::filesystem::path& portable,
+                         const DataSource& data, const CompareOptions& options, const Manifest& manifest) {
+  constexpr std::size_t kSamples = 8;
+  constexpr double kLossDb = 6, kHarmlessDb = 40;
+  const std::string types = manifest.quantize.effective_weights + manifest.quantize.effective_activations;
+  if (manifest.quantize.nodes_quantized == 0 || types.find("16") == std::string::npos) return;
+  if (PooledSqnrDb(manifest.validate.outputs) >= kHarmlessDb) return;
+  CompareOptions few = options;
+  few.count = std::min(kSamples, manifest.validate.samples);
+  const double fused = PooledSqnrDb(CompareModels(source, portable, data, few).outputs);
+  few.candidate_optimization = GraphOptimization::kNone;
+  const double written = PooledSqnrDb(CompareModels(source, portable, data, few).outputs);
+  if (written - fused <= kLossDb) return;
+  char text[240];
+  std::snprintf(text, sizeof text,
+                "ONNX Runtime's graph optimizations change what the model computes: %.1f dB with them, %.1f dB without "
+                "(%zu samples): run it with optimizations off, or choose another precision",
+                fused, written, few.count);
+  LogWarning(text);
+}
+
+}  // namespace
+
 void ValidateArtifact(const std::filesystem::path& source, const std::filesystem::path& portable,
                       const CompileReport& report, const DataSource& data, const CompareOptions& options,
                       Manifest& manifest) {
   if (!report.compiled) {
     manifest.validate = CompareModels(source, portable, data, options);
+    CheckDefaultSession(source, portable, data, options, manifest);
     return;
   }
   manifest.validate =

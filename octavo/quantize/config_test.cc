@@ -132,12 +132,20 @@ TEST(Precision, Cpu) {
   c.precision = "w8a16";
   p = ResolvePrecision(c, cpu);
   EXPECT_EQ(p.activation, DType::kU16);
-  EXPECT_EQ(p.weight, DType::kU8);
+  EXPECT_EQ(p.weight, DType::kS8);
+  EXPECT_TRUE(p.per_channel);
+  EXPECT_TRUE(p.weight_symmetric);
 
   c.precision = "int16";
   p = ResolvePrecision(c, cpu);
   EXPECT_EQ(p.activation, DType::kU16);
   EXPECT_EQ(p.weight, DType::kS16);
+  EXPECT_TRUE(p.per_channel);
+  // int8 selects what stays in float for both, whatever types were asked for.
+  c.weight_type = DType::kU16;
+  EXPECT_EQ(SelectionPrecision(c, cpu, ResolvePrecision(c, cpu)).activation, DType::kU8);
+  EXPECT_EQ(SelectionPrecision(c, cpu, ResolvePrecision(c, cpu)).weight, DType::kU8);
+  c.weight_type.reset();
 
   c.precision = "bf16";
   p = ResolvePrecision(c, cpu);

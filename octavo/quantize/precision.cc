@@ -76,20 +76,22 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     p.weight_symmetric = true;
   } else if (name == "w8a16") {
     p.kind = ResolvedPrecision::Kind::kStatic;
-    p.weight = DType::kU8;
+    // Where 16-bit activations run in float between their Q and DQ, the codes of int8 are the best 8 bits.
+    p.weight = device.whole_graph ? DType::kU8 : DType::kS8;
+    p.weight_symmetric = p.per_channel = !device.whole_graph;
     p.activation = DType::kU16;
   } else if (name == "int16") {
     p.kind = ResolvedPrecision::Kind::kStatic;
     p.weight = DType::kS16;
     p.weight_symmetric = true;
+    p.per_channel = !device.whole_graph;
     p.activation = DType::kU16;
   } else if (const std::optional<WeightOnlyFormat> format = FindWeightOnlyFormat(config)) {
     p.kind = ResolvedPrecision::Kind::kWeightOnly;
     p.weight_text = format->weight_text;
     p.weight_bits = format->bits_per_weight;
-    p.activation_text = config.activation_mx.empty()
-                            ? "f32"
-                            : config.activation_mx + ", blocks of " + std::to_string(config.block);
+    p.activation_text =
+        config.activation_mx.empty() ? "f32" : config.activation_mx + ", blocks of " + std::to_string(config.block);
   } else {
     ThrowInternal("precision '" + name + "' has no row");
   }
@@ -121,6 +123,16 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
   p.activation_text = std::string(Name(p.activation)) + (p.activation_symmetric ? ", symmetric" : "");
   p.weight_bits = BitWidth(p.weight);
   return p;
+}
+
+ResolvedPrecision SelectionPrecision(const QuantizationConfig& config, const DeviceDescriptor& device,
+                                     const ResolvedPrecision& precision) {
+  if (precision.kind != ResolvedPrecision::Kind::kStatic || BitWidth(precision.activation) == 8) return precision;
+  QuantizationConfig eight = config;
+  eight.precision = "int8";
+  eight.weight_type.reset();
+  eight.activation_type.reset();
+  return ResolvePrecision(eight, device);
 }
 
 }  // namespace octavo

@@ -36,4 +36,9 @@ std::span<const std::string_view> PrecisionNames();
 // compute on.
 ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const DeviceDescriptor& device);
 
+// The 8-bit precision whose noise decides which nodes of `precision` stay in float. A static precision with 16-bit
+// activations takes int8's selection, so that it never computes in codes where int8 does not; every other is its own.
+ResolvedPrecision SelectionPrecision(const QuantizationConfig& config, const DeviceDescriptor& device,
+                                     const ResolvedPrecision& precision);
+
 }  // namespace octavo

@@ -185,6 +185,8 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
   if (precision.kind == ResolvedPrecision::Kind::kWeightOnly) return ImportanceSpecs(prepared, config);
   if (device.whole_graph) return WholeGraphSpecs(prepared, config, precision, device);
   const Placement placement = PlaceNodes(prepared, config, precision, device);
+  // Of the nodes' 8-bit form too, where that selects them: its codes move through more operators.
+  const Placement selected = PlaceNodes(prepared, config, SelectionPrecision(config, device, precision), device);
   std::map<std::string, ObserveSpec> specs;  // by name: the order is the same for every build of the library
   const bool histogram = NeedsHistogram(config.calibration);
   // A value that nodes read along different axes has no moments: those of one axis would be wrong for the other.
@@ -199,7 +201,7 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
     if (!fresh && wanted->second != *channel_axis) conflicts.insert(value.name());
     spec.channel_axis = channel_axis;
   };
-  for (const PlacedNode& p : placement.nodes) {
+  const auto observe = [&](const PlacedNode& p) {
     const int axis = FindOp(*p.node).category == OpCategory::kWeighted ? 1 : -1;
     add(*p.x, p.x == p.x_root, axis);
     if (p.x_root != p.x) add(*p.x_root, true, std::nullopt);
@@ -208,16 +210,18 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
       add(*p.y, true, std::nullopt);
       if (!specs[p.y->name()].channel_axis) specs[p.y->name()].channel_axis = 1;
     }
-  }
+  };
+  std::for_each(placement.nodes.begin(), placement.nodes.end(), observe);
+  std::for_each(selected.nodes.begin(), selected.nodes.end(), observe);
   for (const std::string& name : conflicts) specs[name].channel_axis.reset();
   // What the sensitivity probe rounds: the tensors that get codes; where no integer node writes one, float users go on
   // reading floats.
-  if (config.keep_float_auto && BitWidth(precision.activation) == 8) {
-    for (const PlacedNode& p : placement.nodes) {
+  if (config.keep_float_auto) {
+    for (const PlacedNode& p : selected.nodes) {
       specs[p.x_root->name()].rounds = true;
       specs[p.x_root->name()].round_users.push_back(p.node);
     }
-    for (const PlacedNode& p : placement.nodes) {
+    for (const PlacedNode& p : selected.nodes) {
       if (p.y == nullptr) continue;
       specs[p.y->name()].rounds = true;
       specs[p.y->name()].round_users.clear();

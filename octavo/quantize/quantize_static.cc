@@ -56,6 +56,8 @@ class Quantizer {
       result_.insertion_seconds = Seconds(begin);
       return;
     }
+    const ResolvedPrecision wanted = precision_;
+    if (config_.keep_float_auto) precision_ = SelectionPrecision(config_, device_, wanted);
     placement_ = PlaceNodes(model_, config_, precision_, device_);
     result_.nodes_total = placement_.nodes_total;
     result_.nodes_skipped = placement_.skipped;
@@ -74,6 +76,7 @@ class Quantizer {
     if (Selects()) Select();
     calibration_.reset();
     LogDebug("quantize: nodes selected");
+    if (BitWidth(precision_.activation) != BitWidth(wanted.activation)) Widen(wanted);
     Apply();
     LogDebug("quantize: types written");
     result_.insertion_seconds = Seconds(start);
@@ -163,6 +166,30 @@ class Quantizer {
     result_.calibration_samples = static_cast<std::int64_t>(statistics_.samples.size());
     if (!config_.save_path.empty()) SaveStatistics(statistics_, config_.save_path);
   }
+
+  // The parameters once more, in the precision that was asked for; what the 8-bit one leaves in float stays there.
+  void Widen(const ResolvedPrecision& wanted) {
+    std::unordered_map<const Node*, Work> selected;
+    for (std::size_t i = 0; i < work_.size(); ++i) selected[placement_.nodes[i].node] = std::move(work_[i]);
+    precision_ = wanted;
+    result_.predicted_sqnr_db = 0;  // that was of 8 bits
+    placement_ = PlaceNodes(model_, config_, precision_, device_);
+    sites_.clear();
+    site_of_.clear();
+    work_.clear();
+    chosen_.clear();
+    BuildSites();
+    QuantizeWeights();
+    for (std::size_t i = 0; i < work_.size(); ++i) {
+      Work& before = selected[placement_.nodes[i].node];
+      if (before.keep_float.empty()) continue;
+      work_[i].keep_float = std::move(before.keep_float);
+      // 16 bits keep any weight well.
+      work_[i].stored = before.stored || BitWidth(precision_.weight) == 16;
+    }
+  }
+
+  DType StoredType() const { return BitWidth(precision_.weight) == 16 ? DType::kS16 : DType::kS8; }
 
   // While one thread loads the session, the others choose the parameters of the weights.
   void Prepare() {
@@ -320,7 +347,9 @@ class Quantizer {
       if (w.corrected) {
         for (std::size_t c = 0; c < w.bias.size(); ++c) w.bias[c] -= w.noise.bias_shift[c];
       }
-      if (!w.integer_bias || BiasFits(w.bias, x.tensor.params.scale, w.weight)) return;
+      // A float bias too: ONNX Runtime makes it int32 at that scale where the weight has codes, and clips what does not
+      // fit.
+      if (BiasFits(w.bias, x.tensor.params.scale, w.weight)) return;
       floor = BiasScaleFloor(w.bias, x.tensor.params.scale);
     }
     w.keep_float = "its bias does not fit in int32 at the scale of its products";
@@ -526,7 +555,10 @@ class Quantizer {
     for (std::size_t i = 0; i < work_.size(); ++i) {
       macs += work_[i].macs;
       if (!work_[i].keep_float.empty()) {
-        if (work_[i].stored) work_[i].keep_float += "; its weights are stored in 8 bits";
+        if (work_[i].stored) {
+          work_[i].keep_float +=
+              StoredType() == DType::kS8 ? "; its weights are stored in 8 bits" : "; its weights are stored in 16 bits";
+        }
         result_.nodes_skipped.push_back(
             {NodeName(*placement_.nodes[i].node), placement_.nodes[i].node->op(), work_[i].keep_float});
         continue;
@@ -560,7 +592,10 @@ class Quantizer {
     }
     result_.nodes_quantized = static_cast<std::int64_t>(plan.size());
     std::vector<StoredWeight> stored = StoredWeights();
-    if (!stored.empty()) result_.effective_weights += "; s8 per channel, symmetric where a float node reads them";
+    if (!stored.empty()) {
+      result_.effective_weights +=
+          "; " + std::string(Name(StoredType())) + " per channel, symmetric where a float node reads them";
+    }
     ApplyPlan(model_, plan, stored);
     if (config_.keep_float_auto && BitWidth(precision_.weight) == 8) {
       const SelectOptions options;
@@ -579,7 +614,7 @@ class Quantizer {
     RaiseOpsetForQuantization(model_);
   }
 
-  // Weights of nodes that compute in float, stored as s8 with a scale a channel.
+  // Weights of nodes that compute in float, stored as symmetric codes with a scale a channel.
   std::vector<StoredWeight> StoredWeights() const {
     std::vector<StoredWeight> stored;
     for (std::size_t i = 0; i < work_.size(); ++i) {
@@ -595,7 +630,7 @@ class Quantizer {
       CheckInterrupt();
       StoredWeight& s = stored[i];
       s.weight = QuantizeWeight(*s.node->input(s.input)->data, s.axis,
-                                {.storage = DType::kS8, .per_channel = true, .symmetric = true});
+                                {.storage = StoredType(), .per_channel = true, .symmetric = true});
     });
     return stored;
   }
@@ -603,7 +638,7 @@ class Quantizer {
   Model& model_;
   const QuantizationConfig& config_;
   const DeviceDescriptor& device_;
-  const ResolvedPrecision& precision_;
+  ResolvedPrecision precision_;  // while nodes are selected, the 8-bit one that selects them
   const DataSource* data_;
   int threads_;
   StatisticsCache* cache_;
