@@ -42,6 +42,8 @@ class Selector {
   Selector(const Model& model, const Model& reference, const DataSource& data, std::size_t samples, int threads,
            const std::function<void(Model&, const std::unordered_set<const Value*>&)>& to_float)
       : model_(model), threads_(threads), to_float_(to_float) {
+    FindGroups();
+    if (groups_.empty()) return;
     const Session session = SessionOf(reference, threads);
     wanted_ = session.TensorOutputs();
     samples = std::min(samples, data.size());
@@ -57,7 +59,6 @@ class Selector {
         signal_[o] += stats.signal;
       }
     }
-    FindGroups();
   }
 
   CircleSelection Run(double target) {

@@ -251,7 +251,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
     const DeviceDescriptor device = Descriptor(profile == "i8-channel" || profile == "i16");
     QuantizationConfig config = ProfileConfig(profile, EffectiveQuantization(request.config));
     DataPlan data;
-    if (config.load_path.empty()) {
+    if (config.load_path.empty() || request.config.data) {
       data = OpenSamples(model, request.config, request.require_data, 0);
       if (data.synthetic) {
         LogWarning(
@@ -262,6 +262,11 @@ ExportReport ExportCircle(const ExportRequest& request) {
     Model prepared = Clone(model);
     // No consumer has a graph of 8 and 16 bits: what costs too much in 8 bits is float, chosen below.
     const bool choose = config.keep_float_auto && profile != "i16" && data.source != nullptr;
+    if (config.keep_float_auto && profile != "i16" && !choose) {
+      LogWarning(
+          "everything is in 8 bits: what costs the outputs too much cannot be measured on loaded statistics; give "
+          "--data D too");
+    }
     config.keep_float_auto = false;
     Quantize(model, config, device, data.source.get(), request.threads);
     if (choose) {

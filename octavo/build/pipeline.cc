@@ -47,8 +47,6 @@ bool EnvironmentRequiresData() {
   return value != nullptr && *value != '\0' && std::string_view(value) != "0";
 }
 
-void CollectFiles(const Graph& graph, std::set<fs::path>& files);
-
 void CollectFiles(const TensorRef& tensor, std::set<fs::path>& files) {
   if (tensor.file) files.insert(tensor.file->path());
 }

@@ -36,7 +36,7 @@ int LookForNote(dl_phdr_info* info, std::size_t, void* data) {
     for (std::size_t at = 0; at + sizeof(ElfW(Nhdr)) <= p.p_memsz;) {
       ElfW(Nhdr) header;
       std::memcpy(&header, note + at, sizeof header);
-      const std::size_t name = at + sizeof header, content = name + up(header.n_namesz);
+      const std::size_t name = at + sizeof header, content = up(name + header.n_namesz);
       if (content > p.p_memsz || header.n_descsz > p.p_memsz - content) break;
       if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 && std::memcmp(note + name, "GNU", 4) == 0) {
         for (std::size_t i = 0; i < header.n_descsz; ++i) {
@@ -47,7 +47,7 @@ int LookForNote(dl_phdr_info* info, std::size_t, void* data) {
         }
         return 1;
       }
-      at = content + up(header.n_descsz);
+      at = up(content + header.n_descsz);
     }
   }
   return 1;

@@ -96,6 +96,7 @@ void QuantizeActivationsMx(Model& model, const QuantizationConfig& config, Quant
     const OpInfo& info = FindOp(*node);
     const bool matmul = info.category == OpCategory::kMatMul;
     if (!matmul && info.category != OpCategory::kWeighted) continue;
+    if (node->input(0) == nullptr || node->input(1) == nullptr) continue;
     const bool weight = IsMxConstant(node->input(1)) || (matmul && IsMxConstant(node->input(0)));
     const bool product = matmul && !node->input(0)->is_constant() && !node->input(1)->is_constant();
     if (!weight && !(product && node->Is("MatMul"))) continue;

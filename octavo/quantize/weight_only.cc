@@ -34,15 +34,10 @@ std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
   format.weight_text = "s4 symmetric, blocks of " + std::to_string(config.block);
   format.bits_per_weight = 4 + 16.0 / static_cast<double>(config.block);
   format.short_blocks = true;
+  format.least_window = kLeastWindow;
   format.encode = [block = config.block](const TensorRef& weight, std::int64_t axis,
                                          std::span<const float>) -> std::variant<EncodedWeight, std::string> {
-    const Dims& dims = weight.dims;
-    const bool window = std::any_of(dims.begin() + 2, dims.end(), [](std::int64_t d) { return d != 1; });
-    const std::int64_t length = dims[static_cast<std::size_t>(axis)];
-    if (window && weight.elements() < kLeastWindow) {
-      return "its windows have " + std::to_string(weight.elements()) + " numbers: less than the " +
-             std::to_string(kLeastWindow) + " from which on 4 bits are worth their error";
-    }
+    const std::int64_t length = weight.dims[static_cast<std::size_t>(axis)];
     if (length < block) {
       return "the dimension that it sums over has " + std::to_string(length) + " numbers, less than a block of " +
              std::to_string(block);
@@ -54,6 +49,12 @@ std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
 
 // Every weight-only family of formats: a function that knows its names.
 constexpr Provider kProviders[] = {Int4, MxWeights, GgmlWeights};
+
+// Whether a node slides a window of more than one position over its input.
+bool HasWindow(const Node& node, const TensorRef& weight) {
+  return (node.Is("Conv") || node.Is("ConvTranspose")) &&
+         std::any_of(weight.dims.begin() + 2, weight.dims.end(), [](std::int64_t d) { return d != 1; });
+}
 
 // The f16 number next to a scale, where f16 has its full 11 digits: such scales take two bytes in the file.
 float HalfScale(float scale) {
@@ -284,6 +285,12 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
       ThrowUsage(
           "weight '" + site.weight->name() + "' cannot be stored in symmetric blocks of " + std::string(Name(type)),
           "--override", "use s8, s16 or f32");
+    }
+    const std::uint64_t numbers = site.weight->data->elements();
+    if (type == DType::kUndefined && numbers < format.least_window && HasWindow(node, *site.weight->data)) {
+      return skip(node, "its windows have " + std::to_string(numbers) + " numbers: less than the " +
+                            std::to_string(format.least_window) + " from which on " + format.name +
+                            " is worth its error");
     }
     const auto [at, fresh] = job_of.emplace(std::pair(site.weight->name(), site.axis), jobs.size());
     if (fresh) jobs.push_back({site.weight, site.axis, type, {}, {}});

@@ -40,8 +40,9 @@ struct WeightOnlyFormat {
   std::string weight_text;  // for people and the manifest: "s4 symmetric, blocks of 32"
   double bits_per_weight;   // scales included: 4.5 for s4 codes and an f16 scale for each block of 32
   WeightEncoder encode;
-  bool takes_importance = false;  // an importance changes the codes
-  bool short_blocks = false;      // a block may be shorter than its size, and stand at each position of a window
+  bool takes_importance = false;   // an importance changes the codes
+  bool short_blocks = false;       // a block may be shorter than its size, and stand at each position of a window
+  std::uint64_t least_window = 0;  // convolutions with windows of fewer numbers stay float
 };
 
 // The format that a precision name means, with the config's block size; nullopt when the name is no weight-only

@@ -148,6 +148,16 @@ TEST(WeightOnly, ReasonsOfWhatStaysFloat) {
   EXPECT_THAT(reasons, HasSubstr("both operands are computed"));
 }
 
+// Three dimensions of a product are no window, however few its numbers.
+TEST(WeightOnly, StacksOfMatricesAreNoWindows) {
+  Model model = Parse(R"(graph @g(%x: f32[3,2,8]) -> (%y) {
+  %w = constant f32[3,8,2] splat(0.5)
+  %y: f32[3,2,2] = MatMul(%x, %w)
+})");
+  EXPECT_EQ(Store(model, Config()).nodes_quantized, 1);
+  EXPECT_EQ(model.graph->FindValue("w")->type.quant->affine.axis, 1);
+}
+
 // Large windows: blocks along the channels that are summed over.
 TEST(WeightOnly, LargeWindowsAreStoredAlongTheChannels) {
   Model model = Parse(R"(graph @g(%x: f32[1,64,5,5], %u: f32[1,128,5,5]) -> (%y, %z) {

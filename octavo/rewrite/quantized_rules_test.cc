@@ -348,6 +348,21 @@ TEST(Blocks, RepackingKeepsEveryCode) {
   EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
 }
 
+// Dimensions that a Slice cannot be listed for: none at all (a step back from the end), and more than fit in memory.
+TEST(MoveParameters, SlicesOfNothingAndOfTooMuchAreRefused) {
+  for (const auto& [rows, left] : {std::pair("0", "0"), std::pair("4611686018427387904", "1")}) {
+    SCOPED_TRACE(rows);
+    Model model = ParseIr("graph @g(%a: u8[" + std::string(rows) + ",4]) -> (%o) {\n%x: f32[" + rows +
+                          ",4] # u8(axis=1, scale=f32[4] [0.01,0.2,0.03,4], zero=u8[4] [1,2,3,4]) = StorageCast(%a)\n"
+                          "%s = constant s64[1] [-1]\n%e = constant s64[1] [-2]\n%c = constant s64[1] [0]\n"
+                          "%d = constant s64[1] [-1]\n%y: f32[" +
+                          left + ",4] = Slice(%x, %s, %e, %c, %d)\n%o: f32[" + left + ",4] = Relu(%y)\n}");
+    const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), Only({"move-parameters"}));
+    EXPECT_EQ(result.rules.rules[0].applied, 0);
+    EXPECT_EQ(result.rules.rules[0].refused, 1);
+  }
+}
+
 // Constants of all 256 codes, with scales along each axis, through each operator that moves them; slices of blocks
 // along their borders.
 TEST(MoveParameters, EveryCodeKeepsItsScale) {

@@ -209,33 +209,10 @@ OrtStatus* Compute(const Kernel& k, OrtKernelContext* context) {
   return nullptr;
 }
 
-// The output has the input's shape; an unknown dimension without a name gets one of its own.
+// The output is f32 of the input's shape.
 OrtStatus* Infer(OrtShapeInferContext* context) {
   static std::atomic<std::uint64_t> counter{0};
-  const OrtApi& api = Api();
-  OrtTensorTypeAndShapeInfo* input = nullptr;
-  if (OrtStatus* s = api.ShapeInferContext_GetInputTypeShape(context, 0, &input)) return s;
-  std::size_t rank = 0;
-  if (OrtStatus* s = api.GetDimensionsCount(input, &rank)) return s;
-  if (rank == 0) return nullptr;
-  std::vector<std::int64_t> dims(rank);
-  if (OrtStatus* s = api.GetDimensions(input, dims.data(), rank)) return s;
-  std::vector<const char*> symbols(rank, nullptr);
-  if (OrtStatus* s = api.GetSymbolicDimensions(input, symbols.data(), rank)) return s;
-  std::vector<std::string> names(rank);
-  for (std::size_t i = 0; i < rank; ++i) {
-    if (symbols[i] != nullptr) names[i] = symbols[i];
-    if (dims[i] < 0 && names[i].empty()) names[i] = "octavo_mx_" + std::to_string(counter++);
-    symbols[i] = names[i].c_str();
-  }
-  OrtTensorTypeAndShapeInfo* output = nullptr;
-  if (OrtStatus* s = api.CreateTensorTypeAndShapeInfo(&output)) return s;
-  const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> keep(
-      output, api.ReleaseTensorTypeAndShapeInfo);
-  if (OrtStatus* s = api.SetTensorElementType(output, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)) return s;
-  if (OrtStatus* s = api.SetDimensions(output, dims.data(), rank)) return s;
-  if (OrtStatus* s = api.SetSymbolicDimensions(output, symbols.data(), rank)) return s;
-  return api.ShapeInferContext_SetOutputTypeShape(context, 0, output);
+  return InferSameShape(Api(), context, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, "octavo_mx_" + std::to_string(counter++));
 }
 
 ProjectOp::ProjectOp(Kind k) : OrtCustomOp{}, kind(k) {
@@ -278,6 +255,35 @@ ProjectOp::ProjectOp(Kind k) : OrtCustomOp{}, kind(k) {
 }
 
 }  // namespace
+
+OrtStatus* InferSameShape(const OrtApi& api, OrtShapeInferContext* context,
+                          std::optional<ONNXTensorElementDataType> type, const std::string& name) {
+  OrtTensorTypeAndShapeInfo* input = nullptr;  // owned by the context
+  if (OrtStatus* s = api.ShapeInferContext_GetInputTypeShape(context, 0, &input)) return s;
+  std::size_t rank = 0;
+  if (OrtStatus* s = api.GetDimensionsCount(input, &rank)) return s;
+  if (rank == 0) return nullptr;  // how an unknown rank reads, too. The element type is inferred without our help.
+  std::vector<std::int64_t> dims(rank);
+  if (OrtStatus* s = api.GetDimensions(input, dims.data(), rank)) return s;
+  std::vector<const char*> symbols(rank, nullptr);
+  if (OrtStatus* s = api.GetSymbolicDimensions(input, symbols.data(), rank)) return s;
+  std::vector<std::string> names(rank);
+  for (std::size_t i = 0; i < rank; ++i) {
+    if (symbols[i] != nullptr) names[i] = symbols[i];
+    if (dims[i] < 0 && names[i].empty()) names[i] = name + "_" + std::to_string(i);
+    symbols[i] = names[i].c_str();
+  }
+  ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  if (OrtStatus* s = api.GetTensorElementType(input, &element)) return s;
+  OrtTensorTypeAndShapeInfo* output = nullptr;
+  if (OrtStatus* s = api.CreateTensorTypeAndShapeInfo(&output)) return s;
+  const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> keep(
+      output, api.ReleaseTensorTypeAndShapeInfo);
+  if (OrtStatus* s = api.SetTensorElementType(output, type.value_or(element))) return s;
+  if (OrtStatus* s = api.SetDimensions(output, dims.data(), rank)) return s;
+  if (OrtStatus* s = api.SetSymbolicDimensions(output, symbols.data(), rank)) return s;
+  return api.ShapeInferContext_SetOutputTypeShape(context, 0, output);
+}
 
 OrtStatus* AddProjectOps(const OrtApi& api, OrtSessionOptions* options) {
   g_api.store(&api, std::memory_order_release);

@@ -5,6 +5,8 @@
 #include <onnxruntime_c_api.h>
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 namespace octavo::internal {
 
@@ -17,6 +19,12 @@ namespace octavo::internal {
 // `api`: the runtime that `options` belongs to; one a process. Returns null or the runtime's error, as its own
 // functions do.
 OrtStatus* AddProjectOps(const OrtApi& api, OrtSessionOptions* options);
+
+// For InferOutputShapeFn of an operator with one output of its first input's shape. `type`: of the output's elements;
+// absent: the input's. A dimension that is unknown and nameless gets the name `name` and its position: the runtime
+// would take it for -1.
+OrtStatus* InferSameShape(const OrtApi& api, OrtShapeInferContext* context,
+                          std::optional<ONNXTensorElementDataType> type, const std::string& name);
 
 // The API level that the operators are written against.
 inline constexpr std::uint32_t kOpsApi = 23;

@@ -117,39 +117,14 @@ OrtStatus* ComputeObserve(const ObserveKernel& kernel, OrtKernelContext* context
   return nullptr;
 }
 
-// The output has the input's shape. A dimension that is unknown and nameless gets a name of its own: the runtime would
-// take it for -1.
+// The output has the input's type and shape.
 OrtStatus* InferObserve(const OrtApi& api, OrtShapeInferContext* context) {
-  OrtTensorTypeAndShapeInfo* input = nullptr;  // owned by the context
-  if (OrtStatus* s = api.ShapeInferContext_GetInputTypeShape(context, 0, &input)) return s;
-  std::size_t rank = 0;
-  if (OrtStatus* s = api.GetDimensionsCount(input, &rank)) return s;
-  if (rank == 0) return nullptr;  // how an unknown rank reads, too. The element type is inferred without our help.
-  std::vector<std::int64_t> dims(rank);
-  if (OrtStatus* s = api.GetDimensions(input, dims.data(), rank)) return s;
-  std::vector<const char*> symbols(rank, nullptr);
-  if (OrtStatus* s = api.GetSymbolicDimensions(input, symbols.data(), rank)) return s;
   const OrtOpAttr* attribute = nullptr;
   if (OrtStatus* s = api.ShapeInferContext_GetAttribute(context, "id", &attribute)) return s;
   std::int64_t id = 0;
   std::size_t size = 0;
   if (OrtStatus* s = api.ReadOpAttr(attribute, ORT_OP_ATTR_INT, &id, sizeof id, &size)) return s;
-  std::vector<std::string> names(rank);
-  for (std::size_t i = 0; i < rank; ++i) {
-    if (symbols[i] != nullptr) names[i] = symbols[i];
-    if (dims[i] < 0 && names[i].empty()) names[i] = "octavo_observed_" + std::to_string(id) + "_" + std::to_string(i);
-    symbols[i] = names[i].c_str();
-  }
-  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-  if (OrtStatus* s = api.GetTensorElementType(input, &type)) return s;
-  OrtTensorTypeAndShapeInfo* output = nullptr;
-  if (OrtStatus* s = api.CreateTensorTypeAndShapeInfo(&output)) return s;
-  const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)> keep(
-      output, api.ReleaseTensorTypeAndShapeInfo);
-  if (OrtStatus* s = api.SetTensorElementType(output, type)) return s;
-  if (OrtStatus* s = api.SetDimensions(output, dims.data(), rank)) return s;
-  if (OrtStatus* s = api.SetSymbolicDimensions(output, symbols.data(), rank)) return s;
-  return api.ShapeInferContext_SetOutputTypeShape(context, 0, output);
+  return internal::InferSameShape(api, context, std::nullopt, "octavo_observed_" + std::to_string(id));
 }
 
 ObserveOp::ObserveOp(const OrtApi& ort_api, Observer observe, Rounder round)

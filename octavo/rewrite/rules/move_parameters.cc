@@ -151,6 +151,10 @@ MatchOr<std::vector<std::vector<std::int64_t>>> Kept(const Node& node, const Dim
     steps = *given;
   }
   const auto rank = std::ssize(from);
+  constexpr std::int64_t kMostIndices = std::int64_t{1} << 24;  // of an axis: each is written down
+  if (std::any_of(from.begin(), from.end(), [](std::int64_t n) { return n > kMostIndices; })) {
+    return Refusal{"it cuts a tensor of more than " + std::to_string(kMostIndices) + " indices along one axis"};
+  }
   std::vector<std::vector<std::int64_t>> kept(from.size());
   for (std::size_t i = 0; i < axes.size(); ++i) {
     const std::int64_t axis = axes[i] < 0 ? axes[i] + rank : axes[i], step = steps[i];
@@ -158,6 +162,7 @@ MatchOr<std::vector<std::vector<std::int64_t>>> Kept(const Node& node, const Dim
       return Refusal{"its axes or steps are not those of a Slice"};
     }
     const std::int64_t n = from[static_cast<std::size_t>(axis)];
+    if (n < 1) return Refusal{"it leaves none of the 0 indices"};
     std::vector<std::int64_t>& at = kept[static_cast<std::size_t>(axis)];
     // The operator's: indices count from the end, then are cut to the dimension.
     const auto bound = [&](std::int64_t v, std::int64_t low, std::int64_t high) {

@@ -26,60 +26,53 @@ class ReciprocalRule final : public PatternRule<Node*> {
   }
 };
 
-struct Unbounded {
+struct Bounded {
   Node* node;
   Value* x;
 };
 
+// A Max or Min of %x and the one number `bound`.
+MatchOr<Bounded> MatchBound(Node& node, float bound) {
+  if (!node.domain().empty() || node.inputs().size() != 2 || node.output() == nullptr) return Refusal{};
+  for (std::size_t i = 0; i < 2; ++i) {
+    const std::optional<float> number = ScalarOf(node.input(i));
+    Value* x = node.input(1 - i);
+    if (!number || *number != bound || x == nullptr || x->is_constant() || x->type.quant) continue;
+    const std::size_t rank = node.input(i)->data->dims.size();
+    if (rank > 0 && (!x->type.shape || x->type.shape->size() < rank)) {
+      return Refusal{"the bound may broadcast the input to more dimensions"};
+    }
+    return Bounded{&node, x};
+  }
+  return Refusal{};
+}
+
 // Before:  %y = Max %x, -inf   (or Min %x, +inf)        After:  uses of %y use %x
 // Exact: no number is beyond infinity, and NaN stays NaN.
-class RemoveInfiniteBoundRule final : public PatternRule<Unbounded> {
+class RemoveInfiniteBoundRule final : public PatternRule<Bounded> {
  public:
   std::string_view name() const override { return "remove-infinite-bound"; }
   RuleClass rule_class() const override { return RuleClass::kExact; }
   std::vector<std::string_view> roots() const override { return {"Max", "Min"}; }
-  MatchOr<Unbounded> Match(Node& node) const override {
-    if (!node.domain().empty() || node.inputs().size() != 2 || node.output() == nullptr) return Refusal{};
-    const float beyond =
-        node.Is("Max") ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::infinity();
-    for (std::size_t i = 0; i < 2; ++i) {
-      const std::optional<float> bound = ScalarOf(node.input(i));
-      Value* x = node.input(1 - i);
-      if (!bound || *bound != beyond || x == nullptr || x->is_constant() || x->type.quant) continue;
-      const std::size_t rank = node.input(i)->data->dims.size();
-      if (rank > 0 && (!x->type.shape || x->type.shape->size() < rank)) {
-        return Refusal{"the bound may broadcast the input to more dimensions"};
-      }
-      if (!Rewriter::CanBypass(node, *x)) return Refusal{"it gives a graph output its name"};
-      return Unbounded{&node, x};
-    }
-    return Refusal{};
+  MatchOr<Bounded> Match(Node& node) const override {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    MatchOr<Bounded> match = MatchBound(node, node.Is("Max") ? -kInfinity : kInfinity);
+    const Bounded* found = std::get_if<Bounded>(&match);
+    if (found != nullptr && !Rewriter::CanBypass(node, *found->x)) return Refusal{"it gives a graph output its name"};
+    return match;
   }
-  void Apply(const Unbounded& match, Rewriter& rewriter) const override { rewriter.Bypass(*match.node, match.x); }
+  void Apply(const Bounded& match, Rewriter& rewriter) const override { rewriter.Bypass(*match.node, match.x); }
 };
 
 // Before:  %y = Max %x, 0        After:  %y = Relu %x
 // Improves: the same but for the sign of a zero; the codes of many a producer do a Relu by themselves.
-class MaxToReluRule final : public PatternRule<Unbounded> {
+class MaxToReluRule final : public PatternRule<Bounded> {
  public:
   std::string_view name() const override { return "max-to-relu"; }
   RuleClass rule_class() const override { return RuleClass::kImproves; }
   std::vector<std::string_view> roots() const override { return {"Max"}; }
-  MatchOr<Unbounded> Match(Node& node) const override {
-    if (!node.domain().empty() || node.inputs().size() != 2 || node.output() == nullptr) return Refusal{};
-    for (std::size_t i = 0; i < 2; ++i) {
-      const std::optional<float> bound = ScalarOf(node.input(i));
-      Value* x = node.input(1 - i);
-      if (!bound || *bound != 0.0f || x == nullptr || x->is_constant() || x->type.quant) continue;
-      const std::size_t rank = node.input(i)->data->dims.size();
-      if (rank > 0 && (!x->type.shape || x->type.shape->size() < rank)) {
-        return Refusal{"the bound may broadcast the input to more dimensions"};
-      }
-      return Unbounded{&node, x};
-    }
-    return Refusal{};
-  }
-  void Apply(const Unbounded& match, Rewriter& rewriter) const override {
+  MatchOr<Bounded> Match(Node& node) const override { return MatchBound(node, 0.0f); }
+  void Apply(const Bounded& match, Rewriter& rewriter) const override {
     Node* relu =
         match.node->graph()->AddNode("Relu", "", {match.x}, {{match.node->output()->name() + "_relu", {}}}, match.node);
     TakePlace(*relu, *match.node, rewriter);
