@@ -379,7 +379,7 @@ std::string RandomGraph(std::mt19937& rng) {
   const auto pick = [&](int n) { return static_cast<int>(rng() % static_cast<unsigned>(n)); };
   int rows = 1 + pick(40), columns = 1 + pick(70), next = 0;
   const int first_rows = rows, first_columns = columns;
-  std::string body, value = "x";
+  std::string body, outputs, value = "x";
   constexpr const char* kFormats[] = {"mxint8",     "mxfp4",      "mxfp6_e2m3", "mxfp6_e3m2",
                                       "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4"};
   const auto dims = [&] { return "f32[" + std::to_string(rows) + "," + std::to_string(columns) + "]"; };
@@ -433,13 +433,24 @@ std::string RandomGraph(std::mt19937& rng) {
         value = add(dims(), "Transpose(%" + value + ") {perm=[1, 0]}");
         break;
       case 2: {
-        const int wide = 1 + pick(40);
-        const std::string w = "w" + std::to_string(next++);
-        const std::string type = "f32[" + std::to_string(columns) + "," + std::to_string(wide) + "]";
-        body += "  %" + w + " = constant " + type + " " + numbers(columns * wide) + "\n";
+        // Weights have one or more fakes behind each other, and other readers.
         const int batch = rows;
-        rows = std::exchange(columns, wide);  // the weight's
-        const std::string weight = add(dims(), fake(w));
+        rows = std::exchange(columns, 1 + pick(40));
+        std::string weight = "w" + std::to_string(next++);
+        body += "  %" + weight + " = constant " + dims() + " " + numbers(rows * columns) + "\n";
+        const std::string constant = weight;
+        weight = add(dims(), fake(weight));
+        while (pick(3) == 0) weight = add(dims(), fake(weight));
+        if (pick(4) == 0)
+          weight = add(dims(), "Mul(%" + weight + ", %" + (pick(2) ? constant : add(dims(), fake(constant))) + ")");
+        if (pick(4) == 0) {
+          std::swap(rows, columns);
+          weight = add(dims(), "Transpose(%" + weight + ") {perm=[1, 0]}");
+          if (pick(2)) weight = add(dims(), fake(weight));
+          std::swap(rows, columns);
+          weight = add(dims(), "Transpose(%" + weight + ") {perm=[1, 0]}");
+        }
+        if (pick(8) == 0) outputs += ", %" + weight;
         rows = batch;
         value = add(dims(), "MatMul(%" + value + ", %" + weight + ")");
         break;
@@ -451,7 +462,7 @@ std::string RandomGraph(std::mt19937& rng) {
   }
   const std::string y = add(dims(), "Neg(%" + value + ")");
   return "graph @g(%x: f32[" + std::to_string(first_rows) + "," + std::to_string(first_columns) + "]) -> (%" + y +
-         (pick(2) && value != "x" ? ", %" + value : "") + ") {\n" + body + "}";
+         (pick(2) && value != "x" ? ", %" + value : "") + outputs + ") {\n" + body + "}";
 }
 
 TEST(FakeQuantization, EveryPassKeepsWhatRandomGraphsCompute) {
