@@ -253,6 +253,7 @@ class Reader {
           node.SetAttribute(table->names[i], std::int64_t{options->GetField<std::uint8_t>(slot, 0) != 0});
           break;
         case flatbuffers::ET_CHAR: {
+          // NOLINTNEXTLINE(bugprone-signed-char-misuse): a number of 8 bits, not a character
           const std::int64_t value = options->GetField<std::int8_t>(slot, 0);
           if (code.sequence_ref < 0) {
             node.SetAttribute(table->names[i], value);

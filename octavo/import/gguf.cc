@@ -171,7 +171,8 @@ Dims GgufTensor::dims() const {
 const GgufField* GgufHeader::FindField(std::string_view key) const { return Find(fields, key); }
 const GgufField* Gguf::FindField(std::string_view key) const { return Find(fields, key); }
 
-GgufHeader ParseGguf(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const std::string& where) {
+GgufHeader ParseGguf(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
+                     const std::string& where) {
   GgufCursor cursor(bytes, where, "the GGUF header");
   if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) {
     ThrowBadInput("not a GGUF file: it does not start with GGUF", where);

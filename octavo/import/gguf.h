@@ -44,7 +44,8 @@ struct GgufHeader {
 // counts that the file cannot hold, names or keys that appear twice, an alignment that is not a power of two, tensors
 // that are ragged, misaligned, overlap or are cut off; kUnsupported for version 1, big-endian files and element types
 // that were removed from GGUF or are not known.
-GgufHeader ParseGguf(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, const std::string& where);
+GgufHeader ParseGguf(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
+                     const std::string& where);
 
 // A whole model. Movable; the views it hands out live as long as `files` (which they share).
 class Gguf {

@@ -120,6 +120,10 @@ struct Taps {
 
 constexpr int kWeightBits = 32 - 8 - 2;
 
+// Adding 0.5 and cutting off is how Pillow rounds, whose pixels these must be to the bit; std::lround differs just
+// below a half. Bounds below zero end at zero either way, weights are never negative.
+// NOLINTBEGIN(bugprone-incorrect-roundings)
+
 std::vector<Taps> ComputeTaps(int in, int out) {
   const double scale = static_cast<double>(in) / out;
   const double widen = std::max(scale, 1.0);
@@ -145,6 +149,7 @@ std::vector<Taps> ComputeTaps(int in, int out) {
   }
   return taps;
 }
+// NOLINTEND(bugprone-incorrect-roundings)
 
 std::uint8_t Clip(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> kWeightBits, 0, 255)); }
 

@@ -235,7 +235,7 @@ NpyHeader NpzArchive::HeaderOf(const Member& member) const {
       begin.resize(128 + cursor.Some(std::span(begin).subspan(128)));
     }
   }
-  const NpyHeader header = ParseNpyHeader(begin, Where(member));
+  NpyHeader header = ParseNpyHeader(begin, Where(member));
   if (member.unpacked_bytes < header.header_bytes || member.unpacked_bytes - header.header_bytes != header.data_bytes) {
     ThrowBadInput("array of " + std::to_string(header.data_bytes) + " bytes in a zip member of " +
                       std::to_string(member.unpacked_bytes),

@@ -76,7 +76,9 @@ bool HasEpContext(const Model& model) {
 }
 
 void FixDims(Model& model, const std::vector<std::pair<std::string, std::int64_t>>& dims) {
-  for (const auto& [name, size] : dims) {
+  for (const std::pair<std::string, std::int64_t>& wanted : dims) {
+    const std::string& name = wanted.first;
+    const std::int64_t size = wanted.second;
     if (size <= 0) ThrowUsage("dimension must be positive", name + "=" + std::to_string(size));
     std::set<std::string> known;
     bool is_symbol = false;

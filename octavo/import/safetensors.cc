@@ -77,7 +77,7 @@ bool LooksLikeSafetensors(std::span<const std::byte> bytes) {
   return bytes.size() > 8 && n >= 2 && n <= kMaxHeader && n <= bytes.size() - 8 && bytes[8] == std::byte{'{'};
 }
 
-std::vector<SafeTensor> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+std::vector<SafeTensor> ParseSafetensors(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
                                          const std::string& where) {
   if (!LooksLikeSafetensors(bytes)) ThrowBadInput("not a safetensors file, or cut off", where);
   const std::uint64_t n = HeaderBytes(bytes);

@@ -21,7 +21,7 @@ struct SafeTensor {
 // do not fit their shape, data that overlap or go beyond the end); kUnsupported for element types that are not known.
 std::vector<SafeTensor> ReadSafetensors(const std::filesystem::path& path);
 // The same of bytes in memory, which `owner` keeps alive.
-std::vector<SafeTensor> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+std::vector<SafeTensor> ParseSafetensors(std::span<const std::byte> bytes, const std::shared_ptr<const void>& owner,
                                          const std::string& where);
 
 // True if the bytes begin as a safetensors file does: a length that fits, and a brace.

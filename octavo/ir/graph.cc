@@ -78,7 +78,8 @@ float Node::FloatAttribute(std::string_view attribute, float fallback) const {
 std::string Node::StringAttribute(std::string_view attribute, std::string fallback) const {
   const Attribute* a = FindAttribute(attribute);
   const auto* v = a != nullptr ? std::get_if<std::string>(&a->value) : nullptr;
-  return v != nullptr ? *v : fallback;
+  if (v != nullptr) return *v;
+  return fallback;
 }
 
 const std::vector<std::int64_t>* Node::IntsAttribute(std::string_view attribute) const {
@@ -190,6 +191,7 @@ void Graph::Destroy(Value* value) {
   values_.erase(values_.find(value->name_));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): names are handed over, as to NewValue and Rename
 Value* Graph::AddInput(std::string value_name, Type type) {
   Value* value = NewValue(UniqueName(value_name), ValueKind::kInput, std::move(type));
   inputs_.push_back(value);
@@ -201,6 +203,7 @@ Value* Graph::AddConstant(std::string value_name, TensorRef data) {
   return AddConstant(std::move(value_name), std::move(data), std::move(type));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): names are handed over, as to NewValue and Rename
 Value* Graph::AddConstant(std::string value_name, TensorRef data, Type type) {
   Value* value = NewValue(UniqueName(value_name), ValueKind::kConstant, std::move(type));
   value->data = std::move(data);

@@ -68,7 +68,7 @@ void Widen(const TensorRef& tensor, std::vector<Out>& out) {
   for (std::size_t i = 0; i < out.size(); ++i) {
     Stored v;
     std::memcpy(&v, tensor.bytes.data() + i * sizeof(Stored), sizeof(Stored));
-    out[i] = static_cast<Out>(v);
+    out[i] = static_cast<Out>(v);  // NOLINT(bugprone-signed-char-misuse): int8_t is a number here, not a character
   }
 }
 

@@ -266,7 +266,7 @@ class Verifier {
     const bool integer = IsInteger(a.storage) && BitWidth(a.storage) <= 32;
     if (!float8 && !integer) return "is stored as " + std::string(Name(a.storage)) + ", which is no storage type";
     if (a.axis) {
-      const std::string problem = AxisProblem(type, *a.axis);
+      std::string problem = AxisProblem(type, *a.axis);
       if (!problem.empty()) return problem;
     }
     if (a.block < 0 || (a.block > 0 && !a.axis)) return "has a quantization block without an axis, or a negative one";
