@@ -264,8 +264,8 @@ ExportReport ExportCircle(const ExportRequest& request) {
     const bool choose = config.keep_float_auto && profile != "i16" && data.source != nullptr;
     if (config.keep_float_auto && profile != "i16" && !choose) {
       LogWarning(
-          "everything is in 8 bits: what costs the outputs too much cannot be measured on loaded statistics; give "
-          "--data D too");
+          "no tensor stays float for its noise: what costs the outputs too much cannot be measured on loaded "
+          "statistics; give --data D too");
     }
     config.keep_float_auto = false;
     Quantize(model, config, device, data.source.get(), request.threads);
