@@ -73,8 +73,11 @@ format:
 	@clang-format -i $(SOURCES)
 format-check:
 	@clang-format --dry-run -Werror $(SOURCES)
+# One file a process: a finding names its file, fails the target and stops no other file. Tests are left out: the macros
+# of GoogleTest take most of the time and are not ours to mend.
 tidy: build
-	@printf '%s\n' $(filter octavo/%.cc cli/%.cc,$(SOURCES)) | xargs -n 4 -P $(shell nproc) clang-tidy -p build --quiet
+	@printf '%s\n' $(filter-out %_test.cc,$(filter octavo/%.cc cli/%.cc,$(SOURCES))) | \
+	  xargs -n 1 -P $(shell nproc) clang-tidy -p build --quiet --warnings-as-errors='*'
 
 # Lines that the unit tests reach: a table here, build-coverage/coverage.html in detail.
 coverage: $(ENV) models

@@ -312,7 +312,7 @@ Value* CircleLowering::Get(const Value* old, Layout layout, bool as_float) {
 // ---------------------------------------------------------------------------------------------------------- operators
 
 Value* CircleLowering::Emit(std::string_view op, std::vector<Value*> inputs, const std::string& name, Type type,
-                            Attributes attributes) {
+                            Attributes attributes) {  // NOLINT(performance-unnecessary-value-param): moved from
   Node* node = new_->AddNode(std::string(op), std::string(kCircleDomain), std::move(inputs), {{name, std::move(type)}});
   for (auto& [key, option] : attributes) {
     std::visit([&, &name = key](auto& value) { node->SetAttribute(name, AttributeValue(std::move(value))); }, option);

@@ -79,7 +79,7 @@ void Q5(const Byte* high, const Byte* q, int shift, std::int8_t* codes) {
 
 void One(const BlockForm& form, const Byte* b, Sink out) {
   const std::string_view f = form.format;
-  if (f == "q4_0") {
+  if (f == "q4_0" || f == "iq4_nl") {
     std::memcpy(out.d, b, 2);
     Halves(b + 2, 16, 8, out.codes);
   } else if (f == "q4_1") {
@@ -145,9 +145,6 @@ void One(const BlockForm& form, const Byte* b, Sink out) {
     }
     std::memcpy(out.scales, b + 192, 16);
     std::memcpy(out.d, b + 208, 2);
-  } else if (f == "iq4_nl") {
-    std::memcpy(out.d, b, 2);
-    Halves(b + 2, 16, 8, out.codes);
   } else if (f == "iq4_xs") {
     std::memcpy(out.d, b, 2);
     const int high = b[2] | (b[3] << 8);
