@@ -157,7 +157,6 @@ Type Importer::ReadType(std::span<const std::byte> bytes, std::string& denotatio
 
 ValueInfo Importer::ReadValueInfo(std::span<const std::byte> bytes) const {
   ValueInfo info;
-  std::span<const std::byte> type;
   WireReader reader(bytes, context_);
   for (WireField field; reader.Next(field);) {
     if (field.number == 1) {
