@@ -1,6 +1,4 @@
 // The passes of fake quantization, text in and text out; after each one the model computes the same numbers.
-#include "octavo/rewrite/fake_quantize.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,6 +9,7 @@
 #include "octavo/base/log.h"
 #include "octavo/ir/text.h"
 #include "octavo/ir/verify.h"
+#include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/run_test_util.h"
 
@@ -264,6 +263,54 @@ TEST(FoldQuantOps, RefusalsSayWhy) {
                 ElementsAre("QuantizeMx stays as it is: QuantizeMx(q): " + row.sentence))
         << row.text;
   }
+}
+
+// --- FoldQdq, which takes both kinds: counterexamples that random graphs found
+
+TEST(FoldQdqOfFakes, TiesToEvenAreNotSettledIntoTheProducer) {
+  EXPECT_EQ(After(FoldQdq, R"(graph @g(%x: f32[2,40]) -> (%y) {
+    %r: f32[2,40] = Relu(%x)
+    %f: f32[2,40] = octavo::MXFakeQuantize(%r) {elem_format="mxfp4", axis=0, rounding="even"}
+    %y: f32[2,40] = Neg(%f)
+  })",
+                  1),
+            Canonical(R"(graph @g(%x: f32[2,40]) -> (%y) {
+    %r: f32[2,40] = Relu(%x)
+    %r_mx: f32[2,40] # mx(mxfp4, axis=0, block=32) = Quantize(%r) {rounding="even"} form=qdq
+    %y: f32[2,40] = Neg(%r_mx) form=qdq
+  })"));
+}
+
+TEST(FoldQdqOfFakes, AnAffineValueInFrontOfMxKeepsItsOwnCodes) {
+  EXPECT_EQ(After(FoldQdq, R"(graph @g(%x: f32[2,40]) -> (%y) {
+    %s = constant f32[] 0.03125
+    %r: f32[2,40] = octavo::FakeQuantize(%x, %s) {quant_min=-128, quant_max=127}
+    %f: f32[2,40] = octavo::MXFakeQuantize(%r) {elem_format="mxfp4", axis=1}
+    %y: f32[2,40] = Neg(%f)
+  })",
+                  2),
+            Canonical(R"(graph @g(%x: f32[2,40]) -> (%y) {
+    %x_q: f32[2,40] # s8(scale=0.03125, zero=0) = Quantize(%x) form=qdq
+    %r_mx: f32[2,40] # mx(mxfp4, axis=1, block=32) = Requantize(%x_q) form=qdq
+    %y: f32[2,40] = Neg(%r_mx) form=qdq
+  })"));
+}
+
+TEST(FoldQdqOfFakes, AnAffineWeightInFrontOfMxKeepsItsOwnCodes) {
+  // 2.6 -> 2.5, a tie of mxfp4 in a block whose largest number is 6.
+  EXPECT_EQ(After(FoldQdq, R"(graph @g(%x: f32[1,4]) -> (%y) {
+    %w = constant f32[4,1] [6, 2.6, 5, -0.25]
+    %s = constant f32[1] [0.5]
+    %r: f32[4,1] = octavo::FakeQuantize(%w, %s) {quant_min=-32768, quant_max=32767, axis=1}
+    %f: f32[4,1] = octavo::MXFakeQuantize(%r) {elem_format="mxfp4", axis=0}
+    %y: f32[1,1] = MatMul(%x, %f)
+  })",
+                  2),
+            Canonical(R"(graph @g(%x: f32[1,4]) -> (%y) {
+    %w_codes: f32[4,1] # s16(scale=0.5, zero=0) = constant s16[4,1] [12, 5, 10, 0]
+    %r_mx: f32[4,1] # mx(mxfp4, axis=0, block=32) = Requantize(%w_codes) form=qdq
+    %y: f32[1,1] = MatMul(%x, %r_mx) form=qdq
+  })"));
 }
 
 TEST(RoundMxAway, ChangesTiesOfMxAlone) {
