@@ -156,7 +156,7 @@ void DynamicQuantizeLinear(Emitter& e, const Node& node) {
 Tensor Centred(Emitter& e, const Node& node, std::size_t input, std::size_t zero_input, std::int64_t axis) {
   const Tensor codes = e.In(node, input);
   if (!IsInteger(codes.dtype) || BitWidth(codes.dtype) > 16) e.Refuse(node, "codes of " + codes.type());
-  const Tensor wide = e.b.Convert(codes, DType::kS32);
+  Tensor wide = e.b.Convert(codes, DType::kS32);
   if (!e.Has(node, zero_input)) return wide;
   Tensor zero = e.b.Convert(e.In(node, zero_input), DType::kS32);
   if (ElementCount(zero.dims) == 1) return e.b.Sub(wide, e.b.Reshape(zero, {}));

@@ -148,6 +148,7 @@ std::uint8_t FloatToUe4m3(float x) {
   if (x > 448.0f) x = 448.0f;
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   int exponent = static_cast<int>(bits >> 23 & 255) - 127 + 7;
+  // NOLINTNEXTLINE(bugprone-incorrect-roundings): ggml's rounding, to the bit; x is positive
   if (exponent <= 0) return static_cast<std::uint8_t>(std::min(7, static_cast<int>(x * 512.0f + 0.5f)));
   if (exponent >= 15) return 0x7E;
   int mantissa = static_cast<int>(bits >> 20 & 7) + static_cast<int>(bits >> 19 & 1);

@@ -113,6 +113,7 @@ void DecodeReferenceQ6_K(const std::byte* in, std::size_t n, float* out) {
       const int low = b.ql[64 * (j / 128) + j % 64] >> (4 * (j / 64 % 2)) & 15;
       const int high = b.qh[32 * (j / 128) + j % 32] >> (2 * (j / 32 % 4)) & 3;
       out[i + static_cast<std::size_t>(j)] =
+          // NOLINTNEXTLINE(bugprone-integer-division): an index
           d * static_cast<float>(b.scales[j / 16]) * static_cast<float>((low | high << 4) - 32);
     }
   });
