@@ -234,6 +234,7 @@ void RangeHistogram::GrowTo(int e) {
     const int shift = std::min(e - exponent, 12);
     std::vector<std::uint64_t> coarse(kBins);
     for (int t = 0; t < kHalfBins; ++t) {
+      // NOLINTNEXTLINE(bugprone-misplaced-widening-cast): bins are few, an int holds their numbers
       coarse[static_cast<std::size_t>(kHalfBins + (t >> shift))] += counts[static_cast<std::size_t>(kHalfBins + t)];
       coarse[static_cast<std::size_t>(kHalfBins - 1 - (t >> shift))] +=
           counts[static_cast<std::size_t>(kHalfBins - 1 - t)];

@@ -49,8 +49,7 @@ class WholeGraph {
   WholeGraph(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
              const ResolvedPrecision& precision, const Statistics& statistics, std::optional<Calibration>& calibration,
              const std::unordered_map<std::string, std::size_t>& spec_of, int threads, QuantizeResult& result)
-      : model_(model),
-        graph_(*model.graph),
+      : graph_(*model.graph),
         config_(config),
         device_(device),
         precision_(precision),
@@ -705,7 +704,6 @@ class WholeGraph {
     graph_.Erase(&relu);
   }
 
-  Model& model_;
   Graph& graph_;
   const QuantizationConfig& config_;
   const DeviceDescriptor& device_;
