@@ -133,6 +133,7 @@ void SquaredErrorLanes(const float* x, size_t n, float scale, float lo, float hi
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): T is a type in declarations
 #define OCTAVO_PER_TYPE(T, suffix)                                                                      \
   void QuantizeRun##suffix(const float* x, size_t n, float s, float lo, float hi, int32_t z, T* out) {  \
     QuantizeRun<T>(x, n, s, lo, hi, z, out);                                                            \
@@ -144,6 +145,7 @@ void SquaredErrorLanes(const float* x, size_t n, float scale, float lo, float hi
   void DequantizeRun##suffix(const T* q, size_t n, float s, int32_t z, float* out) {                    \
     DequantizeRun<T>(q, n, s, z, out);                                                                  \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 OCTAVO_PER_TYPE(uint8_t, U8)
 OCTAVO_PER_TYPE(int8_t, S8)
 OCTAVO_PER_TYPE(uint16_t, U16)
