@@ -33,11 +33,28 @@ template <class T>
 T ParseNumber(const std::string& text, const std::string& option) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    ThrowUsage("'" + text + "' is not a " + (std::is_integral_v<T> ? "whole number" : "number"), option,
-               error == std::errc::result_out_of_range ? "it is too large" : "");
+  const bool whole = std::is_integral_v<T>;
+  if (end != text.data() + text.size() || error == std::errc::invalid_argument) {
+    ThrowUsage("'" + text + "' is not a " + (whole ? "whole number" : "number"), option,
+               std::string("write for example ") + (whole ? "16" : "0.5"));
   }
+  if (error != std::errc()) ThrowUsage("'" + text + "' is beyond all numbers that fit", option, "give one that fits");
   return value;
+}
+
+// What the parser's error means, in words of ours: the option and what is wrong with how it was given.
+[[noreturn]] void ThrowParseError(const CLI::ParseError& error, const std::string& command) {
+  const std::string text = error.what(), see = "see " + command + " --help";
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
+    const std::string option = text.substr(0, text.find(':'));
+    if (text.find("At Most") != std::string::npos) ThrowUsage("given more than once", option, "keep one of them");
+    ThrowUsage("the option needs a value", option, see);
+  }
+  if (const std::string convert = "Could not convert: "; text.starts_with(convert)) {
+    const std::string option = text.substr(convert.size(), text.find(' ', convert.size()) - convert.size());
+    ThrowUsage("the flag takes no value", option, "write " + option + ", or leave it out");
+  }
+  ThrowUsage(text, command, see);
 }
 
 // The option as the parser sees it; every kind of target is one line here and nowhere else.
@@ -197,7 +214,7 @@ int Run(int argc, char** argv) {
     for (std::size_t i = 0; i < parsers.size(); ++i) {
       if (parsers[i]->parsed()) command = " " + names[i];
     }
-    ThrowUsage(error.what(), "octavo" + command, "see octavo" + command + " --help");
+    ThrowParseError(error, "octavo" + command);
   }
   if (version) {
     Print(VersionText());
@@ -212,7 +229,11 @@ int Run(int argc, char** argv) {
       const std::string how = DidYouMean(extra.substr(0, extra.find('=')), OptionNames(commands[i]));
       ThrowUsage("unknown option '" + extra + "'", where, how.empty() ? "see " + where + " --help" : how);
     }
-    for (const std::string& extra : app.remaining()) ThrowUsage("unexpected argument '" + extra + "'", "octavo");
+    for (const std::string& extra : app.remaining()) {
+      if (!extra.starts_with("-")) ThrowUsage("unexpected argument '" + extra + "'", "octavo");
+      ThrowUsage("option '" + extra + "' stands before the command", "octavo",
+                 "write it behind the command: octavo " + names[i] + " " + extra);
+    }
     RefuseClashes(commands[i]);
     return commands[i].run();
   }
@@ -223,9 +244,11 @@ int Run(int argc, char** argv) {
       Print(app.help());
       return 0;
     }
+    if (extra.starts_with("-")) {
+      ThrowUsage("unknown option '" + extra + "'", "octavo", "without a command there are --help and --version");
+    }
     const std::string how = DidYouMean(extra, names);
-    ThrowUsage((extra.starts_with("-") ? "unknown option '" : "unknown command '") + extra + "'", "octavo",
-               how.empty() ? "commands are " + known : how);
+    ThrowUsage("unknown command '" + extra + "'", "octavo", how.empty() ? "commands are " + known : how);
   }
   ThrowUsage("no command", "octavo", "commands are " + known);
 }

@@ -72,7 +72,9 @@ int Run(const Flags& flags) {
   const PerfResult result = MeasurePerf(model, against, *data, options);
   WriteJson(flags.common, ToJson(result));
   std::string note;
-  if (options.ep) note = "run by " + options.ep->name + " (an emulator's times say nothing about its device)\n";
+  if (options.ep)
+    note = "session with " + options.ep->name +
+           " (what it does not take runs on the CPU; an emulator's times say nothing about its device)\n";
   Print(data->Describe() + "\n" + note + ToTable(result));
   return 0;
 }

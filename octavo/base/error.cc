@@ -1,5 +1,7 @@
 #include "octavo/base/error.h"
 
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 namespace octavo {
@@ -37,6 +39,10 @@ void ThrowBadInput(std::string what, std::string where, std::string how) {
 }
 void ThrowUnsupported(std::string what, std::string where, std::string how) {
   throw Error(ExitCode::kUnsupported, std::move(what), std::move(where), std::move(how));
+}
+void ThrowCannotOpen(const std::string& path, int error) {
+  ThrowBadInput(std::string("cannot open file (") + std::strerror(error) + ")", path,
+                error == EACCES || error == EPERM ? "check its permissions" : "check the path");
 }
 void ThrowInternal(std::string what, std::string where) {
   throw Error(ExitCode::kInternal, std::move(what), std::move(where), "this is a bug in octavo; please report it");

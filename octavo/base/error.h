@@ -47,6 +47,8 @@ class ConfigConflictError : public Error {
 [[noreturn]] void ThrowUsage(std::string what, std::string where = {}, std::string how = {});
 [[noreturn]] void ThrowBadInput(std::string what, std::string where = {}, std::string how = {});
 [[noreturn]] void ThrowUnsupported(std::string what, std::string where = {}, std::string how = {});
+// Bad input: a file that cannot be opened for reading, with the reason in `error` (an errno).
+[[noreturn]] void ThrowCannotOpen(const std::string& path, int error);
 [[noreturn]] void ThrowInternal(std::string what, std::string where = {});
 
 }  // namespace octavo

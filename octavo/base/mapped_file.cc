@@ -17,7 +17,7 @@ namespace octavo {
 std::shared_ptr<const MappedFile> MappedFile::Open(const std::filesystem::path& path) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer before it is refused below.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) ThrowBadInput(std::string("cannot open file (") + std::strerror(errno) + ")", path.string());
+  if (fd < 0) ThrowCannotOpen(path.string(), errno);
   struct stat info {};
   if (::fstat(fd, &info) != 0) {
     const int error = errno;
@@ -27,7 +27,7 @@ std::shared_ptr<const MappedFile> MappedFile::Open(const std::filesystem::path& 
   if (!S_ISREG(info.st_mode)) {
     ::close(fd);
     ThrowBadInput(S_ISDIR(info.st_mode) ? "a directory was given where a file is needed" : "not a regular file",
-                  path.string());
+                  path.string(), "name a file");
   }
   const auto size = static_cast<std::size_t>(info.st_size);
   const std::byte* data = nullptr;

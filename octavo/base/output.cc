@@ -47,8 +47,12 @@ void RemoveQuietly(const fs::path& path) {
   fs::remove_all(path, ignored);
 }
 
-[[noreturn]] void Fail(const std::string& what, const fs::path& where, int error, std::string how = {}) {
-  ThrowBadInput(what + " (" + std::strerror(error) + ")", where.string(), std::move(how));
+[[noreturn]] void Fail(const std::string& what, const fs::path& where, int error) {
+  const char* how = "";
+  if (error == EACCES || error == EPERM || error == EROFS) how = "choose a place where you may write";
+  if (error == ENOENT || error == ENOTDIR) how = "choose another place";
+  if (error == ENOSPC || error == EDQUOT) how = "free some space";
+  ThrowBadInput(what + " (" + std::strerror(error) + ")", where.string(), how);
 }
 
 struct Place {
@@ -197,7 +201,7 @@ struct OutputFile::Impl {
       const ssize_t n = ::write(fd, data.data(), std::min(data.size(), std::size_t{1} << 30));
       if (n < 0) {
         if (errno == EINTR) continue;
-        Fail("cannot write file", target, errno, errno == ENOSPC ? "free some space" : "");
+        Fail("cannot write file", target, errno);
       }
       data = data.subspan(static_cast<std::size_t>(n));
       on_disk.sent += static_cast<std::uint64_t>(n);
@@ -304,7 +308,7 @@ OutputDirectory::OutputDirectory(const fs::path& target) : impl_(std::make_uniqu
   for (int n = 0;; ++n) {
     impl_->temp = TempName(place.beside, n);
     if (::mkdir(impl_->temp.c_str(), 0777) == 0) break;
-    if (errno != EEXIST || n > 1000) Fail("cannot create directory", impl_->target, errno);
+    if (errno != EEXIST || n > 1000) Fail("cannot create the output", impl_->target, errno);
   }
   Register(impl_->temp);
   impl_->fd = ::open(impl_->temp.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -385,7 +389,7 @@ void RemoveAllTemporaries() {
 
 std::string ReadTextFile(const fs::path& path, std::size_t max_bytes) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) Fail("cannot open file", path, errno);
+  if (fd < 0) ThrowCannotOpen(path.string(), errno);
   std::string out;
   char piece[1 << 16];
   for (;;) {

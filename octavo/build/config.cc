@@ -195,9 +195,10 @@ const QuantizationConfig& EffectiveQuantization(const BuildConfig& config) {
 void Validate(const BuildConfig& config) {
   Validate(EffectiveQuantization(config));
   if (config.validate_samples < 1) {
-    ThrowUsage("validate_samples must be at least 1", std::to_string(config.validate_samples));
+    ThrowUsage("validate_samples must be at least 1", "validate_samples", "leave it out for 64");
   }
-  if (config.min_sqnr && !std::isfinite(*config.min_sqnr)) ThrowUsage("min_sqnr must be a finite number of dB");
+  if (config.min_sqnr && !std::isfinite(*config.min_sqnr))
+    ThrowUsage("min_sqnr must be a finite number of dB", "min_sqnr", "write for example 20");
   if (config.weights.empty() && !config.weight_map.empty()) {
     ThrowUsage("a weight map without weights", config.weight_map.string(), "give --weights W.gguf");
   }

@@ -201,6 +201,7 @@ void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threads) {
   bytes += fs::file_size(files.model, error);
   SessionOptions options;
   options.intra_op_threads = threads;
+  options.config.emplace_back("session.intra_op.allow_spinning", "0");  // the file is synced meanwhile
   const bool big = bytes > kMostPrepackedBytes;
   OnnxSkeleton skeleton;
   std::vector<std::pair<std::string, TensorRef>> weights;
@@ -453,6 +454,9 @@ BuildResult Build(const BuildOptions& options) {
         SameFiles(options.out, earlier->artifacts)) {
       result.up_to_date = true;
       return result;
+    }
+    if (fs::exists(options.out, error) && !fs::is_directory(options.out, error)) {
+      ThrowUsage("the output is a file and must be a directory", options.out.string(), "choose another output");
     }
     if (!options.force && !IsEmptyDirectory(options.out)) RefuseExisting(options.out);
   }

@@ -390,6 +390,9 @@ Statistics StatisticsFromJson(std::string_view text, const std::string& where) {
   const Json json = ParseBounded(text, where);
   const Reader reader(where);
   if (!json.is_object()) ThrowBadInput("damaged statistics: expected an object", where);
+  if (!json.contains("tensors") && !json.contains("model_sha256")) {
+    ThrowBadInput("this JSON holds no calibration statistics", where, "octavo calibrate writes them");
+  }
   if (const std::int64_t version = reader.Integer(json, "schema_version", "", 0, INT64_MAX);
       version != kStatisticsSchemaVersion) {
     ThrowUnsupported("statistics of schema_version " + std::to_string(version), where,

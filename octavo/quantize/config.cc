@@ -234,11 +234,11 @@ void Validate(const QuantizationConfig& c) {
     ThrowUsage("unknown precision '" + c.precision + "'", "precision",
                DidYouMean(c.precision, std::vector<std::string>(names.begin(), names.end())));
   }
-  if (c.samples < 1) ThrowUsage("samples must be at least 1", "samples");
+  if (c.samples < 1) ThrowUsage("samples must be at least 1", "samples", "leave it out for 128");
   if (!std::isfinite(c.percentile) || c.percentile <= 50 || c.percentile > 100) {
-    ThrowUsage("percentile must be above 50 and at most 100", "percentile");
+    ThrowUsage("percentile must be above 50 and at most 100", "percentile", "99.99 is the default");
   }
-  if (c.block < 1 || c.block > (1 << 20)) ThrowUsage("block must be from 1 to 1048576", "block");
+  if (c.block < 1 || c.block > (1 << 20)) ThrowUsage("block must be from 1 to 1048576", "block", "32 is the default");
   if (std::find(kDistributions.begin(), kDistributions.end(), c.distribution) == kDistributions.end()) {
     ThrowUsage("unknown distribution '" + c.distribution + "'", "distribution", "use uniform or normal");
   }
