@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/base/interrupt.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/numerics/affine.h"
 #include "octavo/numerics/reduce.h"
@@ -273,14 +274,52 @@ void ApplyPlan(Model& model, std::vector<PlannedNode>& plan, std::vector<StoredW
   Applier(model).Run(plan, stored);
 }
 
-std::vector<std::string> StoreTables(Model& model, double noise, int threads,
-                                     const std::function<bool(const Value&)>& wanted) {
+namespace {
+
+// Quantizes a table block by block, each read once: codes and scales of all rows. False where the noise is more than
+// `noise` of the power, also where the table holds NaN or infinity.
+bool QuantizeTable(const TensorRef& table, double noise, int threads, StoredTable& out) {
+  const auto rows = static_cast<std::size_t>(table.dims[0]), width = static_cast<std::size_t>(table.dims[1]);
+  const std::size_t run = std::max<std::size_t>(1, (std::size_t{64} << 10) / (width * sizeof(float)));
+  out.codes = SpillBuffer(rows * width);
+  out.scales.resize(rows);
+  std::vector<std::pair<double, double>> sums(rows);  // error and power; added up in order, whatever the threads
+  ParallelFor((rows + run - 1) / run, threads, [&](std::size_t r) {
+    CheckInterrupt();
+    const std::size_t first = r * run, count = std::min(run, rows - first);
+    TensorRef block = table;
+    block.dims[0] = static_cast<std::int64_t>(count);
+    block.bytes = table.bytes.subspan(first * width * sizeof(float), count * width * sizeof(float));
+    std::vector<float> converted;
+    const std::span<const float> values = FloatView(block, converted);
+    const QuantizedWeight q = QuantizeWeight(block, 0, {.storage = DType::kS8, .per_channel = true, .symmetric = true});
+    std::copy_n(q.codes.data(), count * width, out.codes.data() + first * width);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::span<const float> row = values.subspan(i * width, width);
+      out.scales[first + i] = q.params[i].scale;
+      sums[first + i] = {QuantizationSquaredError(row, q.params[i], DType::kS8), LaneSumSquares(row)};
+    }
+    if (table.file != nullptr) table.file->DropPages(block.bytes);  // not needed again
+  });
+  out.codes.Release();
+  double error = 0, power = 0;
+  for (const auto& [row_error, row_power] : sums) {
+    error += row_error;
+    power += row_power;
+  }
+  return std::isfinite(power) && error <= noise * power;
+}
+
+}  // namespace
+
+std::vector<StoredTable> FindTables(const Model& model, double noise, int threads,
+                                    const std::function<bool(const Value&)>& wanted) {
   constexpr std::size_t kLeastBytes = std::size_t{64} << 10;
-  Graph& graph = *model.graph;
-  std::vector<std::string> names;
+  const Graph& graph = *model.graph;
+  std::vector<StoredTable> tables;
   for (Value* table : graph.constants()) {
     if (!table->data || table->data->dtype != DType::kF32 || table->type.quant || table->is_graph_output()) continue;
-    const Dims dims = table->data->dims;
+    const Dims& dims = table->data->dims;
     if (dims.size() != 2 || table->data->bytes.size() < kLeastBytes || table->uses().empty() || !wanted(*table))
       continue;
     const auto reads_rows = [&](const Use& use) {
@@ -288,31 +327,22 @@ std::vector<std::string> StoreTables(Model& model, double noise, int threads,
              use.node->IntAttribute("axis", 0) == 0 && use.node->output() != nullptr;
     };
     if (!std::all_of(table->uses().begin(), table->uses().end(), reads_rows)) continue;
-    QuantizedWeight q = QuantizeWeight(
-        *table->data, 0, {.storage = DType::kS8, .per_channel = true, .symmetric = true, .threads = threads});
-    std::vector<float> converted;
-    const std::span<const float> values = FloatView(*table->data, converted);
-    double error = 0, power = 0;
-    const auto width = static_cast<std::size_t>(dims[1]);
-    const std::size_t rows = q.params.size();
-    std::vector<float> scales(rows);
-    std::vector<std::pair<double, double>> sums(rows);  // error and power; added up in order, whatever the threads
-    constexpr std::size_t kRun = 1024;
-    ParallelFor((rows + kRun - 1) / kRun, threads, [&](std::size_t run) {
-      for (std::size_t r = run * kRun; r < std::min(rows, (run + 1) * kRun); ++r) {
-        const std::span<const float> row = values.subspan(r * width, width);
-        scales[r] = q.params[r].scale;
-        sums[r] = {QuantizationSquaredError(row, q.params[r], DType::kS8), LaneSumSquares(row)};
-      }
-    });
-    for (const auto& [row_error, row_power] : sums) {
-      error += row_error;
-      power += row_power;
-    }
-    if (!std::isfinite(power) || error > noise * power) continue;  // also where the table holds NaN or infinity
+    StoredTable stored;
+    stored.table = table;
+    if (QuantizeTable(*table->data, noise, threads, stored)) tables.push_back(std::move(stored));
+  }
+  return tables;
+}
+
+std::vector<std::string> StoreTables(Model& model, std::vector<StoredTable>& tables) {
+  Graph& graph = *model.graph;
+  std::vector<std::string> names;
+  for (StoredTable& t : tables) {
+    Value* table = t.table;
+    const Dims dims = table->data->dims;
     const std::string name = table->name();
-    Value* codes = graph.AddConstant(name + "_codes", TensorRef::FromBuffer(DType::kS8, dims, std::move(q.codes)));
-    Value* scale = graph.AddConstant(name + "_scale", TensorRef::FromFloats({dims[0], 1}, scales));
+    Value* codes = graph.AddConstant(name + "_codes", TensorRef::FromBuffer(DType::kS8, dims, std::move(t.codes)));
+    Value* scale = graph.AddConstant(name + "_scale", TensorRef::FromFloats({dims[0], 1}, t.scales));
     const std::vector<Use> uses(table->uses().begin(), table->uses().end());
     for (const Use& use : uses) {
       Node* gather = use.node;

@@ -1,13 +1,13 @@
 #include "octavo/quantize/placement.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
+#include "octavo/numerics/reduce.h"
 #include "octavo/ops/op_table.h"
 
 namespace octavo {
@@ -31,10 +31,18 @@ bool OnePerLastAxis(const Value* value, std::int64_t channels) {
   return value->data->elements() == static_cast<std::uint64_t>(channels);
 }
 
-bool AllFinite(const TensorRef& tensor) {
+// Of an f32 tensor; in pieces, so that one that does not lie aligned is copied into the cache only.
+MinMax RangeOf(const TensorRef& tensor) {
+  constexpr std::size_t kPiece = std::size_t{64} << 10;
+  MinMax range;
   std::vector<float> converted;
-  const std::span<const float> values = FloatView(tensor, converted);
-  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+  TensorRef piece = tensor;
+  for (std::size_t at = 0; at < tensor.bytes.size(); at += kPiece) {
+    piece.bytes = tensor.bytes.subspan(at, std::min(kPiece, tensor.bytes.size() - at));
+    piece.dims = {static_cast<std::int64_t>(piece.bytes.size() / sizeof(float))};
+    range.Add(FloatView(piece, converted));
+  }
+  return range;
 }
 
 // A Resize that only copies elements.
@@ -51,10 +59,8 @@ bool MovesCodes(const Node& node, const DeviceDescriptor& device, bool eight_bit
 
 // Whether even the largest weight is so small that 8 bits of it have a scale below the normal numbers of f32, which has
 // few digits or none.
-bool ScaleWouldUnderflow(const TensorRef& weight) {
-  std::vector<float> converted;
-  float largest = 0;
-  for (const float v : FloatView(weight, converted)) largest = std::max(largest, std::fabs(v));
+bool ScaleWouldUnderflow(const MinMax& weight) {
+  const float largest = weight.HasRange() ? std::max(-weight.min, weight.max) : 0.0f;
   return largest > 0 && largest < 256 * std::numeric_limits<float>::min();
 }
 
@@ -158,12 +164,13 @@ class Placer {
     Value* bias = info.bias_input >= 0 ? node.input(static_cast<std::size_t>(info.bias_input)) : nullptr;
     if (bias != nullptr) {
       if (!OnePerLastAxis(bias, channels)) return "its bias is not a constant with one number a channel";
-      if (!AllFinite(*bias->data)) return "its bias holds NaN or infinity";
+      if (!RangeOf(*bias->data).AllFinite()) return "its bias holds NaN or infinity";
     }
     if (OverrideOf(config_, weight->name()) == DType::kF32) return "its weight is overridden to f32";
     if (OverrideOf(config_, x->name()) == DType::kF32) return "its input is overridden to f32";
-    if (!AllFinite(*weight->data)) return "its weight holds NaN or infinity";
-    if (ScaleWouldUnderflow(*weight->data)) return "its weights are so small that their scale would underflow in f32";
+    const MinMax range = RangeOf(*weight->data);
+    if (!range.AllFinite()) return "its weight holds NaN or infinity";
+    if (ScaleWouldUnderflow(range)) return "its weights are so small that their scale would underflow in f32";
 
     placed.node = &node;
     placed.x = placed.x_root = x;

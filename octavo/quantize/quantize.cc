@@ -186,7 +186,10 @@ std::vector<ObserveSpec> CalibrationSpecs(const Model& prepared, const Quantizat
   if (device.whole_graph) return WholeGraphSpecs(prepared, config, precision, device);
   const Placement placement = PlaceNodes(prepared, config, precision, device);
   // Of the nodes' 8-bit form too, where that selects them: its codes move through more operators.
-  const Placement selected = PlaceNodes(prepared, config, SelectionPrecision(config, device, precision), device);
+  const ResolvedPrecision eight = SelectionPrecision(config, device, precision);
+  // Placing looks at the bits of activations only.
+  const bool same = BitWidth(eight.activation) == BitWidth(precision.activation);
+  const Placement selected = same ? placement : PlaceNodes(prepared, config, eight, device);
   std::map<std::string, ObserveSpec> specs;  // by name: the order is the same for every build of the library
   const bool histogram = NeedsHistogram(config.calibration);
   // A value that nodes read along different axes has no moments: those of one axis would be wrong for the other.

@@ -73,7 +73,11 @@ class Quantizer {
     LogDebug("quantize: parameters chosen");
     QuantizeWeights();
     LogDebug("quantize: weights have codes");
-    if (Selects()) Select();
+    // Selecting waits for runs of samples one after another; tables are none of its business.
+    ParallelFor(2, threads_, [&](std::size_t i) {
+      if (i == 0 && Selects()) Select();
+      if (i == 1 && config_.keep_float_auto && BitWidth(wanted.weight) == 8) FindStoredTables();
+    });
     calibration_.reset();
     LogDebug("quantize: nodes selected");
     if (BitWidth(precision_.activation) != BitWidth(wanted.activation)) Widen(wanted);
@@ -414,6 +418,10 @@ class Quantizer {
     }
     std::vector<SelectNode> nodes(work_.size());
     std::vector<double> stored(work_.size());
+    ParallelFor(work_.size(), threads_, [&](std::size_t i) {
+      stored[i] = StoredNoise(placement_.nodes[i], work_[i]);
+      DropPages(*placement_.nodes[i].weight);
+    });
     for (std::size_t i = 0; i < work_.size(); ++i) {
       const Work& w = work_[i];
       const PlacedNode& p = placement_.nodes[i];
@@ -421,8 +429,6 @@ class Quantizer {
       nodes[i].depthwise = p.node->IntAttribute("group", 1) > 1 && p.weight->data->dims[1] == 1;
       nodes[i].x_site = static_cast<int>(w.x_site);
       nodes[i].y_site = w.y_site;
-      stored[i] = StoredNoise(p, w);
-      DropPages(*p.weight);
       const double power = w.noise.square_sum * sites_[w.x_site].mean_square;
       nodes[i].faithful =
           stored[i] <= kFaithful * power && (p.node->Is("Gemm") || FindOp(*p.node).category == OpCategory::kMatMul);
@@ -597,21 +603,22 @@ class Quantizer {
           "; " + std::string(Name(StoredType())) + " per channel, symmetric where a float node reads them";
     }
     ApplyPlan(model_, plan, stored);
-    if (config_.keep_float_auto && BitWidth(precision_.weight) == 8) {
-      const SelectOptions options;
-      const std::vector<std::string> tables =
-          StoreTables(model_, options.stored_share * options.target, threads_, [&](const Value& table) {
-            if (OverrideOf(config_, table.name()) == DType::kF32) return false;
-            return std::all_of(table.uses().begin(), table.uses().end(),
-                               [&](const Use& use) { return KeptByUser(*use.node, config_).empty(); });
-          });
-      if (!tables.empty()) result_.effective_weights += "; tables s8 with a scale a row";
-      for (const std::string& name : tables) {
-        result_.nodes_skipped.push_back({name, "Gather", "its table is stored in 8 bits, its rows are read as floats"});
-      }
+    const std::vector<std::string> tables = StoreTables(model_, tables_);
+    if (!tables.empty()) result_.effective_weights += "; tables s8 with a scale a row";
+    for (const std::string& name : tables) {
+      result_.nodes_skipped.push_back({name, "Gather", "its table is stored in 8 bits, its rows are read as floats"});
     }
     model_.graph->EraseDead();
     RaiseOpsetForQuantization(model_);
+  }
+
+  void FindStoredTables() {
+    const SelectOptions options;
+    tables_ = FindTables(model_, options.stored_share * options.target, threads_, [&](const Value& table) {
+      if (OverrideOf(config_, table.name()) == DType::kF32) return false;
+      return std::all_of(table.uses().begin(), table.uses().end(),
+                         [&](const Use& use) { return KeptByUser(*use.node, config_).empty(); });
+    });
   }
 
   // Weights of nodes that compute in float, stored as symmetric codes with a scale a channel.
@@ -650,6 +657,7 @@ class Quantizer {
   std::vector<Site> sites_;
   std::unordered_map<const Value*, std::size_t> site_of_;
   std::vector<Work> work_;
+  std::vector<StoredTable> tables_;
   std::vector<std::vector<AffineParams>> chosen_;  // of the weights of placement_.nodes, where there was time for it
 };
 }  // namespace
