@@ -1,37 +1,24 @@
-#include <algorithm>
 #include <bit>
-#include <charconv>
-#include <cmath>
-#include <cstring>
-#include <limits>
 #include <unordered_set>
 
-#include "octavo/base/error.h"
 #include "octavo/ir/text.h"
+#include "octavo/ir/text_literals.h"
 #include "octavo/ir/text_syntax.h"
 
 namespace octavo {
 namespace {
 
-enum class Tok : std::uint8_t { kEnd, kPunct, kWord, kNumber, kString, kValueName, kGraphName };
+using text::Tok;
+using text::Token;
 
-struct Token {
-  Tok kind = Tok::kEnd;
-  std::string text;  // unquoted; for punctuation the characters
-  bool quoted = false;
-  std::size_t offset = 0;
-};
-
-class Parser {
+class Parser : private text::LiteralReader {
  public:
   Parser(std::string_view text, std::string_view where, const ParseOptions& options)
-      : text_(text), where_(where), fill_left_(options.max_fill_bytes) {
-    Next();
-  }
+      : LiteralReader(text, where, options.max_fill_bytes) {}
 
   Model Run() {
     Model model;
-    model.source = std::string(where_);
+    model.source = std::string(where());
     while (!(Word() && cur_.text == "graph")) Header(model);
     model.graph = ParseGraph(nullptr, 1);
     if (cur_.kind != Tok::kEnd) Fail("expected the end of the text");
@@ -55,193 +42,6 @@ class Parser {
     std::string extras;
     std::size_t offset = 0;
   };
-
-  // ---- errors
-
-  [[noreturn]] void FailAt(std::size_t offset, const std::string& what) const {
-    std::size_t line = 1;
-    std::size_t start = 0;
-    for (std::size_t i = 0; i < offset && i < text_.size(); ++i) {
-      if (text_[i] == '\n') {
-        ++line;
-        start = i + 1;
-      }
-    }
-    ThrowBadInput(what, std::string(where_) + ":" + std::to_string(line) + ":" + std::to_string(offset - start + 1));
-  }
-  [[noreturn]] void Fail(const std::string& what) const {
-    std::string found = cur_.kind == Tok::kEnd ? "the end" : "'" + cur_.text.substr(0, 40) + "'";
-    FailAt(cur_.offset, what + ", found " + found);
-  }
-
-  // ---- tokens
-
-  char At(std::size_t i) const { return i < text_.size() ? text_[i] : '\0'; }
-
-  void SkipSpace() {
-    for (;;) {
-      while (pos_ < text_.size() && std::strchr(" \t\r\n", text_[pos_]) != nullptr && text_[pos_] != '\0') ++pos_;
-      if (At(pos_) != '/' || At(pos_ + 1) != '/') return;
-      while (pos_ < text_.size() && text_[pos_] != '\n') ++pos_;
-    }
-  }
-
-  void Next() {
-    SkipSpace();
-    cur_ = Token();
-    cur_.offset = pos_;
-    if (pos_ >= text_.size()) return;
-    const char c = text_[pos_];
-    if (c == '"') {
-      cur_.kind = Tok::kString;
-      cur_.quoted = true;
-      cur_.text = QuotedText();
-    } else if (c == '%' || c == '@') {
-      ++pos_;
-      cur_.kind = c == '%' ? Tok::kValueName : Tok::kGraphName;
-      cur_.text = NameText();
-    } else if (text::IsLetter(c)) {
-      cur_.kind = Tok::kWord;
-      cur_.text = Run(text::IsWordChar);
-    } else if (text::IsDigit(c) || (c == '-' && (text::IsDigit(At(pos_ + 1)) || At(pos_ + 1) == 'i'))) {
-      cur_.kind = Tok::kNumber;
-      cur_.text = NumberText();
-    } else {
-      cur_.kind = Tok::kPunct;
-      const bool two = (c == '-' && At(pos_ + 1) == '>') || (c == ':' && At(pos_ + 1) == ':');
-      cur_.text = std::string(text_.substr(pos_, two ? 2 : 1));
-      pos_ += cur_.text.size();
-    }
-  }
-
-  std::string Run(bool (*accept)(char)) {
-    const std::size_t start = pos_;
-    while (pos_ < text_.size() && accept(text_[pos_])) ++pos_;
-    return std::string(text_.substr(start, pos_ - start));
-  }
-
-  std::string NumberText() {
-    const std::size_t start = pos_;
-    if (text_[pos_] == '-') ++pos_;
-    const bool hex = At(pos_) == '0' && At(pos_ + 1) == 'x';
-    while (pos_ < text_.size()) {
-      const char c = text_[pos_];
-      const bool exponent_sign = !hex && (c == '-' || c == '+') && (text_[pos_ - 1] == 'e' || text_[pos_ - 1] == 'E');
-      if (!text::IsWordChar(c) && !exponent_sign) break;
-      ++pos_;
-    }
-    return std::string(text_.substr(start, pos_ - start));
-  }
-
-  std::string NameText() {
-    if (At(pos_) == '"') {
-      cur_.quoted = true;
-      return QuotedText();
-    }
-    const std::size_t start = pos_;
-    while (pos_ < text_.size() && text::IsNameChar(text_[pos_]) && !(text_[pos_] == '/' && At(pos_ + 1) == '/')) ++pos_;
-    return std::string(text_.substr(start, pos_ - start));
-  }
-
-  static int HexDigit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
-  }
-
-  std::string QuotedText() {
-    const std::size_t start = pos_++;
-    std::string out;
-    for (;;) {
-      if (pos_ >= text_.size()) FailAt(start, "string without an end");
-      const char c = text_[pos_++];
-      if (c == '"') return out;
-      if (c != '\\') {
-        out += c;
-        continue;
-      }
-      const char e = At(pos_++);
-      if (e == 'n') {
-        out += '\n';
-      } else if (e == 't') {
-        out += '\t';
-      } else if (e == '"' || e == '\\') {
-        out += e;
-      } else if (e == 'x' && HexDigit(At(pos_)) >= 0 && HexDigit(At(pos_ + 1)) >= 0) {
-        out += static_cast<char>(HexDigit(text_[pos_]) * 16 + HexDigit(text_[pos_ + 1]));
-        pos_ += 2;
-      } else {
-        FailAt(pos_ - 2, "unknown escape in a string");
-      }
-    }
-  }
-
-  bool Punct(std::string_view p) const { return cur_.kind == Tok::kPunct && cur_.text == p; }
-  bool Word() const { return cur_.kind == Tok::kWord; }
-  bool Word(std::string_view w) const { return cur_.kind == Tok::kWord && cur_.text == w; }
-
-  bool Accept(std::string_view p) {
-    if (!Punct(p)) return false;
-    Next();
-    return true;
-  }
-  void Expect(std::string_view p) {
-    if (!Accept(p)) Fail("expected '" + std::string(p) + "'");
-  }
-  void ExpectWord(std::string_view w) {
-    if (!Word(w)) Fail("expected '" + std::string(w) + "'");
-    Next();
-  }
-
-  std::string TakeString(const char* what) {
-    if (cur_.kind != Tok::kString) Fail(std::string("expected ") + what + " in quotes");
-    std::string out = std::move(cur_.text);
-    Next();
-    return out;
-  }
-  std::string TakeWordOrString(const char* what) {
-    if (cur_.kind != Tok::kString && cur_.kind != Tok::kWord) Fail(std::string("expected ") + what);
-    std::string out = std::move(cur_.text);
-    Next();
-    return out;
-  }
-  std::string TakeValueName() {
-    if (cur_.kind != Tok::kValueName) Fail("expected a value");
-    if (cur_.text.empty()) Fail("expected a name after '%'");
-    std::string out = std::move(cur_.text);
-    Next();
-    return out;
-  }
-
-  static std::optional<std::int64_t> Int(std::string_view s) {
-    std::int64_t v = 0;
-    const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), v);
-    return error == std::errc() && end == s.data() + s.size() ? std::optional(v) : std::nullopt;
-  }
-  std::int64_t TakeInt() {
-    const auto v = cur_.kind == Tok::kNumber ? Int(cur_.text) : std::nullopt;
-    if (!v) Fail("expected an integer");
-    Next();
-    return *v;
-  }
-
-  // hex"0a0b"
-  std::string TakeHex() {
-    ExpectWord("hex");
-    const std::size_t offset = cur_.offset;
-    const std::string digits = TakeString("hexadecimal digits");
-    if (digits.size() % 2 != 0) FailAt(offset, "odd number of hexadecimal digits");
-    std::string out;
-    out.reserve(digits.size() / 2);
-    for (std::size_t i = 0; i < digits.size(); i += 2) {
-      const int high = HexDigit(digits[i]);
-      const int low = HexDigit(digits[i + 1]);
-      if (high < 0 || low < 0) FailAt(offset, "not a hexadecimal digit");
-      out += static_cast<char>(high * 16 + low);
-    }
-    return out;
-  }
 
   // ---- model
 
@@ -446,13 +246,6 @@ class Parser {
 
   // ---- types
 
-  DType TakeDType() {
-    const auto dtype = Word() || Punct("?") ? ParseDType(cur_.text) : std::nullopt;
-    if (!dtype) Fail("expected an element type");
-    Next();
-    return *dtype;
-  }
-
   Type ParseType() {
     Type t;
     t.dtype = TakeDType();
@@ -538,226 +331,6 @@ class Parser {
     return Filled(usual, {}, ParseElement(usual), 1);
   }
 
-  // ---- tensors
-
-  // The bits of one element.
-  std::uint64_t ParseElement(DType dtype) {
-    const std::size_t offset = cur_.offset;
-    const int width = BitWidth(dtype);
-    if (width == 0 || width > 64 || dtype == DType::kC64) Fail("this element type has no literals; use hex");
-    const std::uint64_t mask = width == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << width) - 1;
-    if (dtype == DType::kBool && (Word("true") || Word("false"))) {
-      const bool v = cur_.text == "true";
-      Next();
-      return v ? 1 : 0;
-    }
-    if (Word("nan")) {
-      Next();
-      if (!Accept("(")) return DefaultNaN(dtype, offset);
-      const std::uint64_t bits = TakeBits(mask);
-      Expect(")");
-      return bits;
-    }
-    if (Word("inf")) {
-      Next();
-      return Encode(dtype, std::numeric_limits<double>::infinity(), offset);
-    }
-    if (cur_.kind != Tok::kNumber) Fail("expected a number");
-    if (cur_.text.starts_with("0x")) return TakeBits(mask);
-    if (IsFloat(dtype)) {
-      if (cur_.text == "-inf") {
-        Next();
-        return Encode(dtype, -std::numeric_limits<double>::infinity(), offset);
-      }
-      return TakeFloat(dtype);
-    }
-    return TakeInteger(dtype, mask);
-  }
-
-  std::uint64_t TakeBits(std::uint64_t mask) {
-    std::uint64_t bits = 0;
-    const std::string& s = cur_.text;
-    bool ok = cur_.kind == Tok::kNumber && s.size() > 2 && s.starts_with("0x");
-    if (ok) {
-      const auto [end, error] = std::from_chars(s.data() + 2, s.data() + s.size(), bits, 16);
-      ok = error == std::errc() && end == s.data() + s.size() && (bits & ~mask) == 0;
-    }
-    if (!ok) Fail("expected hexadecimal bits that fit the element type");
-    Next();
-    return bits;
-  }
-
-  std::uint64_t DefaultNaN(DType dtype, std::size_t offset) const {
-    return Encode(dtype, std::numeric_limits<double>::quiet_NaN(), offset);
-  }
-
-  std::uint64_t Encode(DType dtype, double v, std::size_t offset) const {
-    switch (dtype) {
-      case DType::kF64:
-        return std::bit_cast<std::uint64_t>(v);
-      case DType::kF32:
-      case DType::kF16:
-      case DType::kBF16:
-        return FloatToBits(dtype, static_cast<float>(v));
-      default:
-        FailAt(offset, std::string("a literal of ") + std::string(Name(dtype)) + " is its bits, as 0x3c");
-    }
-  }
-
-  // f32 and narrower round once to float (from_chars is exact), so shortest decimals read back to the same bits.
-  std::uint64_t TakeFloat(DType dtype) {
-    const std::size_t offset = cur_.offset;
-    const char* begin = cur_.text.data();
-    const char* stop = begin + cur_.text.size();
-    std::uint64_t bits = 0;
-    bool ok = false;
-    if (dtype == DType::kF64) {
-      double v = 0;
-      const auto [end, error] = std::from_chars(begin, stop, v);
-      ok = error == std::errc() && end == stop;
-      if (ok) bits = Encode(dtype, v, offset);
-    } else {
-      float v = 0;
-      const auto [end, error] = std::from_chars(begin, stop, v);
-      ok = error == std::errc() && end == stop;
-      if (ok) bits = Encode(dtype, static_cast<double>(v), offset);
-    }
-    if (!ok) Fail("expected a number within the range of " + std::string(Name(dtype)));
-    Next();
-    return bits;
-  }
-
-  std::uint64_t TakeInteger(DType dtype, std::uint64_t mask) {
-    const char* begin = cur_.text.data();
-    const char* stop = begin + cur_.text.size();
-    std::uint64_t bits = 0;
-    bool ok = false;
-    if (IsSignedInteger(dtype)) {
-      std::int64_t v = 0;
-      const auto [end, error] = std::from_chars(begin, stop, v);
-      ok = error == std::errc() && end == stop;
-      if (BitWidth(dtype) <= 32) ok = ok && v >= IntegerMin(dtype) && v <= IntegerMax(dtype);
-      bits = static_cast<std::uint64_t>(v) & mask;
-    } else {
-      const auto [end, error] = std::from_chars(begin, stop, bits);
-      ok = error == std::errc() && end == stop && bits <= mask;
-    }
-    if (!ok) Fail("expected an integer within the range of " + std::string(Name(dtype)));
-    Next();
-    return bits;
-  }
-
-  static void Store(std::vector<std::byte>& data, DType dtype, std::uint64_t i, std::uint64_t bits) {
-    const auto width = static_cast<std::uint64_t>(BitWidth(dtype));
-    if (width < 8) {
-      const std::uint64_t per_byte = 8 / width;
-      data[i / per_byte] |= static_cast<std::byte>(bits << (i % per_byte * width));
-    } else {
-      std::memcpy(data.data() + i * (width / 8), &bits, width / 8);
-    }
-  }
-
-  TensorRef Filled(DType dtype, Dims dims, std::uint64_t bits, std::uint64_t n) {
-    std::vector<std::byte> data(*ByteSize(dtype, n));
-    if (bits != 0) {
-      for (std::uint64_t i = 0; i < n; ++i) Store(data, dtype, i, bits);
-    }
-    return TensorRef::FromBytes(dtype, std::move(dims), std::move(data));
-  }
-
-  void Charge(std::uint64_t bytes, std::size_t offset) {
-    if (bytes > fill_left_) FailAt(offset, "blob and splat literals are too large together");
-    fill_left_ -= bytes;
-  }
-
-  TensorRef ParseTensor() {
-    const std::size_t offset = cur_.offset;
-    const DType dtype = TakeDType();
-    Dims dims;
-    Expect("[");
-    while (!Accept("]")) {
-      dims.push_back(TakeInt());
-      if (!Punct("]")) Expect(",");
-    }
-    std::uint64_t n = 0;
-    try {
-      n = ElementCount(dims);
-    } catch (const Error& e) {
-      FailAt(offset, e.reason());
-    }
-    const bool strings = dtype == DType::kString;
-    const auto size = strings ? std::optional<std::uint64_t>(0) : ByteSize(dtype, n);
-    if (!size) FailAt(offset, "a tensor needs an element type and a size in bytes");
-    if (Word("hex") && !strings) {
-      const std::string bytes = TakeHex();
-      if (bytes.size() != *size) {
-        FailAt(offset, std::to_string(bytes.size()) + " bytes for a tensor of " + std::to_string(*size));
-      }
-      std::vector<std::byte> data(bytes.size());
-      if (!data.empty()) std::memcpy(data.data(), bytes.data(), bytes.size());
-      return TensorRef::FromBytes(dtype, std::move(dims), std::move(data));
-    }
-    if (Word("blob")) {
-      Next();
-      Expect("<");
-      const bool word = cur_.kind == Tok::kWord || cur_.kind == Tok::kNumber;
-      if (!word || cur_.text.size() != text::kBlobDigits ||
-          !std::all_of(cur_.text.begin(), cur_.text.end(), [](char c) { return HexDigit(c) >= 0; })) {
-        Fail("expected 16 hexadecimal digits");
-      }
-      Next();
-      Expect(">");
-      if (strings) {
-        if (n > fill_left_ / sizeof(std::string)) FailAt(offset, "blob and splat literals are too large together");
-        Charge(n * sizeof(std::string), offset);
-        return Strings(std::move(dims), std::vector<std::string>(n));
-      }
-      Charge(*size, offset);
-      return Filled(dtype, std::move(dims), 0, n);
-    }
-    if (Word("splat") && !strings) {
-      Next();
-      Expect("(");
-      const std::uint64_t bits = ParseElement(dtype);
-      Expect(")");
-      Charge(*size, offset);
-      return Filled(dtype, std::move(dims), bits, n);
-    }
-    return ParseElements(dtype, std::move(dims), n, offset);
-  }
-
-  static TensorRef Strings(Dims dims, std::vector<std::string> list) {
-    TensorRef t;
-    t.dtype = DType::kString;
-    t.dims = std::move(dims);
-    t.strings = std::make_shared<const std::vector<std::string>>(std::move(list));
-    return t;
-  }
-
-  TensorRef ParseElements(DType dtype, Dims dims, std::uint64_t n, std::size_t offset) {
-    // An element takes at least one character and a comma, so the text bounds what is allocated.
-    if (n > text_.size()) FailAt(offset, "fewer elements than the dimensions say");
-    const bool strings = dtype == DType::kString;
-    std::vector<std::string> list;
-    std::vector<std::byte> data(strings ? 0 : *ByteSize(dtype, n));
-    const bool bracket = !dims.empty();
-    if (bracket) Expect("[");
-    std::uint64_t i = 0;
-    while (bracket ? !Accept("]") : i == 0) {
-      if (i == n) Fail("more elements than the dimensions say");
-      if (strings) {
-        list.push_back(TakeString("an element"));
-      } else {
-        Store(data, dtype, i, ParseElement(dtype));
-      }
-      ++i;
-      if (bracket && !Punct("]")) Expect(",");
-    }
-    if (i != n) FailAt(offset, "fewer elements than the dimensions say");
-    if (strings) return Strings(std::move(dims), std::move(list));
-    return TensorRef::FromBytes(dtype, std::move(dims), std::move(data));
-  }
-
   // ---- attributes
 
   static bool LooksFloat(const Token& t) {
@@ -813,11 +386,6 @@ class Parser {
     return ints;
   }
 
-  std::string_view text_;
-  std::string_view where_;
-  std::uint64_t fill_left_;
-  std::size_t pos_ = 0;
-  Token cur_;
   std::vector<Pending> pending_;
 };
 
