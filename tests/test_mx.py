@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import OCTAVO, session
+from conftest import OCTAVO, load_samples, session
 from gfloat import formats as gf
 from onnx import TensorProto, helper, numpy_helper
+from test_circle import DIMS
 
 F32 = TensorProto.FLOAT
 # emax, largest, gfloat's format, ml_dtypes' type
@@ -303,6 +304,48 @@ def test_circle_mx_comes_back_bit_for_bit(octavo, conv_data, tmp_path, name):
     octavo("compare", tmp_path / "m.onnx", tmp_path / "b.onnx", "--data", conv_data, "--json", tmp_path / "c.json")
     c = json.loads((tmp_path / "c.json").read_text())
     assert all(o["max_abs"] == 0 for o in c["outputs"]), c
+
+
+def fake_quantized(source, target, name):
+    """MXFakeQuantize on what every product reads: activations and weights, along the axis that is summed over."""
+    m = onnx.load(str(source))
+    nodes, made = [], {}
+
+    def fq(x, axis):
+        if (x, axis) not in made:
+            made[x, axis] = f"{x}_fq{axis % 7}"
+            nodes.append(helper.make_node("MXFakeQuantize", [x], [made[x, axis]], domain="octavo", elem_format=name, axis=axis, rounding="away"))
+        return made[x, axis]
+
+    for n in m.graph.node:
+        group = next((a.i for a in n.attribute if a.name == "group"), 1)
+        if n.op_type == "Conv" and group == 1:
+            n.input[0], n.input[1] = fq(n.input[0], 1), fq(n.input[1], 1)
+        elif n.op_type == "MatMul":
+            n.input[0], n.input[1] = fq(n.input[0], -1), fq(n.input[1], -2)
+        nodes.append(n)
+    del m.graph.node[:]
+    m.graph.node.extend(nodes)
+    m.opset_import.append(helper.make_opsetid("octavo", 1))
+    onnx.save(m, str(target))
+    return len(made)
+
+
+@pytest.mark.parametrize("name", ["mxint8", "mxfp4"])
+@pytest.mark.parametrize("model", ["cls", "det", "minilm", "vit"])
+def test_circle_mx_models_come_back_bit_for_bit(octavo, models, data, custom_ops, tmp_path, model, name):
+    """Fake-quantized model = its Circle file, read back and written as the ONNX twin: every bit of every output."""
+    fake, circle, back = tmp_path / "fq.onnx", tmp_path / "m.circle", tmp_path / "b.onnx"
+    assert fake_quantized(models[model], fake, name) > 20
+    octavo("export", fake, "--to", "circle", "-o", circle, *DIMS[model])
+    _, _, operators, tensors = consumers.read(circle)
+    assert sum(t.Type() == (-7 if name == "mxint8" else -6) for t in tensors.values()) > 20
+    octavo("export", circle, "--to", "onnx", "-o", back)
+    want, got = custom_ops(fake), custom_ops(back)
+    assert [o.name for o in want.get_outputs()] == [o.name for o in got.get_outputs()]
+    for sample in load_samples(data[model], 34)[32:]:
+        for a, b in zip(want.run(None, sample), got.run(None, sample)):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("profile,code", [("mxint8", -7), ("mxfp4", -6)])

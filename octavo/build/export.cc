@@ -10,6 +10,7 @@
 #include "octavo/build/pipeline.h"
 #include "octavo/import/onnx.h"
 #include "octavo/quantize/quantize.h"
+#include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
 
 namespace octavo {
@@ -99,6 +100,15 @@ ExportReport Export(const ExportRequest& request) {
 // Circle has no dynamic shapes: what is inferred of an output is its shape, and a Shape of it is a constant.
 static bool StaticShapes(const ExportRequest& request) { return request.to == "circle"; }
 
+// Holds MX fake quantization as operators.
+static bool HasMxFakeQuantize(const Model& model) {
+  bool found = false;
+  VisitNodes(static_cast<const Graph&>(*model.graph), [&](const Node& node) {
+    found = found || node.Is("MXFakeQuantize", kOctavoDomain) || node.Is("QuantizeMx", kOctavoDomain);
+  });
+  return found;
+}
+
 Model PrepareExport(const ExportRequest& request) {
   const BuildConfig& config = request.config;
   if (!request.quantize) {
@@ -106,8 +116,13 @@ Model PrepareExport(const ExportRequest& request) {
     Model model = ReadSource(config, weights);
     // While Q/DQ pairs are nodes still: then the runtime can infer types, and shapes fold in quantized models too.
     // A quantized model, written as ONNX again, computes the same numbers.
-    SimplifyFloat(model, request.to == "onnx" && IsQuantized(model) ? RuleClass::kExact : RuleClass::kImproves);
-    if (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model);
+    // So does an MX fake-quantized one as a Circle file, which reads back as those numbers: a difference in the last
+    // bit would grow to a step of the MX quantization behind it.
+    const bool exact =
+        (request.to == "onnx" && IsQuantized(model)) || (request.to == "circle" && HasMxFakeQuantize(model));
+    const RuleClass most = exact ? RuleClass::kExact : RuleClass::kImproves;
+    SimplifyFloat(model, most);
+    if (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model, most);
     FoldQdq(model);
     if (weights) weights->Put(model);
     return model;

@@ -142,19 +142,6 @@ std::string ProfileOf(const Model& model) {
   return "";
 }
 
-// Shapes of graph outputs, which SimplifyFloat leaves alone: Circle's are static, and inferred.
-void FoldStaticShapes(Model& model) {
-  Graph& graph = *model.graph;
-  bool folded = false;
-  for (Node* node : graph.nodes()) {
-    if (!node->Is("Shape") || node->input(0) == nullptr || node->output()->is_graph_output() ||
-        !node->attributes().empty())
-      continue;
-    if (FoldKnownShape(*node)) folded = true;
-  }
-  if (folded) SimplifyFloat(model);
-}
-
 // Makes values float, and so the operators around them. `prepared` is the float model that was quantized: activations
 // that went into the ranges of codes come back from it, and the weights and biases of operators that are float now.
 void ToFloat(Model& model, const Model& prepared, const std::unordered_set<const Value*>& floats) {
@@ -235,7 +222,6 @@ ExportReport ExportCircle(const ExportRequest& request) {
   std::string effective = profile;
   CircleSelection chosen;
   std::set<std::string> chosen_names;
-  FoldStaticShapes(model);
   if (IsQuantized(model)) {
     const std::string found = ProfileOf(model);
     if (!profile.empty() && profile != found) {

@@ -198,6 +198,10 @@ bool SameQuant(const Type& a, const Type& b) {
 
 CircleLowering::CircleLowering(Model& model) : model_(model), old_(*model.graph), new_(std::make_unique<Graph>()) {
   new_->name = old_.name;
+  for (const Node* node = old_.first(); node != nullptr; node = node->next()) {
+    for (const Value* v : node->outputs()) exact_ = exact_ || (v != nullptr && StorageOf(v->type) == Storage::kMx);
+  }
+  for (const Value* v : old_.constants()) exact_ = exact_ || StorageOf(v->type) == Storage::kMx;
 }
 
 void CircleLowering::Refuse(const Node& node, const std::string& reason) const {

@@ -170,6 +170,9 @@ class CircleLowering {
   Model& model_;
   Graph& old_;
   std::unique_ptr<Graph> new_;
+  // MX values are in the graph. A difference in the last bit grows to a step of the next of them, so operators are said
+  // such that the file read back computes the same numbers (rewrite/raise_circle.h, restore_circle.h).
+  bool exact_ = false;
   CircleReport report_;
   struct Forms {
     Value* at[2][2] = {};  // [layout][as float]

@@ -127,7 +127,7 @@ void CircleLowering::PowNode(const Node& node) {
     Value* x = Get(a, layout, true);
     if (e == 2.0f) return Finish(node, layout, Binary("MUL", x, x, name), false);
     if (e == 1.0f) return Finish(node, layout, x, false);
-    if (e == 0.5f) return Finish(node, layout, Unary("SQRT", x, name), false);
+    if (e == 0.5f && !exact_) return Finish(node, layout, Unary("SQRT", x, name), false);
     if (e == 3.0f) return Finish(node, layout, Binary("MUL", Binary("MUL", x, x, name), x, name), false);
     return Finish(node, layout, Binary("POW", x, Scalar(e, name + "_exponent"), name), false);
   }

@@ -295,7 +295,7 @@ void CircleLowering::FullyConnected(const Node& node, Value* x, const Value* wei
   Value* y = Emit("FULLY_CONNECTED", {x, w, b}, OutputOf(node)->name(), OutType(node, Layout::kFirst, integer),
                   {{"fused_activation_function", std::string(ActivationOf(node))},
                    {"weights_format", std::int64_t{0}},
-                   {"keep_num_dims", std::int64_t{ShapeOf(x).size() > 2}}});
+                   {"keep_num_dims", std::int64_t{ShapeOf(x).size() > 2 || !node.Is("Gemm")}}});
   Finish(node, Layout::kFirst, y, integer);
 }
 
@@ -457,7 +457,7 @@ void CircleLowering::GlobalPool(const Node& node) {
   const std::string op = average ? "MEAN" : "REDUCE_MAX";
   const Value* data[] = {x_old};
   const bool integer = Integer(node, op, data);
-  const Layout layout = Prefer(x_old);
+  const Layout layout = exact_ && average && rank == 4 ? Layout::kLast : Prefer(x_old);
   std::vector<std::int64_t> axes;
   for (std::size_t i = 2; i < rank; ++i) axes.push_back(MapAxis(static_cast<std::int64_t>(i), layout, rank));
   Value* x = Get(x_old, layout, !integer);
@@ -487,15 +487,24 @@ void CircleLowering::Reduce(const Node& node) {
   }
   const bool keep = node.IntAttribute("keepdims", 1) != 0;
   // Without the reduced axes the layout is that of the file.
-  const Layout use = keep ? layout : Layout::kFirst;
-  for (std::int64_t& a : axes) a = MapAxis(Axis(node, a, rank), use, rank);
+  for (std::int64_t& a : axes) a = Axis(node, a, rank);
+  std::sort(axes.begin(), axes.end());
+  const bool spatial = rank == 4 && axes == std::vector<std::int64_t>{2, 3} && node.Is("ReduceMean");
+  const Layout use = spatial || (keep && !exact_) ? layout : Layout::kFirst;
+  for (std::int64_t& a : axes) a = MapAxis(a, use, rank);
   std::sort(axes.begin(), axes.end());
   const Value* data[] = {x_old};
   const std::string op(kNames.at(node.op()));
   const bool integer = IsFloat(node.output()->type.dtype) && Integer(node, op, data);
   Value* x = Get(x_old, use, !integer);
-  Value* y = Mean(x, axes, keep, OutputOf(node)->name(), op);
-  if (integer) y->type.quant = op == "MEAN" ? OutType(node, use, true).quant : x->type.quant;
+  // A mean that keeps height and width is a GlobalAveragePool when it is read back, which sums in another order.
+  const bool pool = spatial && exact_ && keep && use == Layout::kLast;
+  Value* y = Mean(x, axes, keep && !pool, OutputOf(node)->name(), op);
+  if (pool) {
+    y = Reshape(y, *StaticShape(OutType(node, use, false)), OutputOf(node)->name());
+  } else if (integer) {
+    y->type.quant = op == "MEAN" ? OutType(node, use, true).quant : x->type.quant;
+  }
   y->type.dtype = OutType(node, use, integer).dtype;
   Finish(node, use, y, integer);
 }

@@ -409,14 +409,14 @@ void CircleLowering::BatchNorm(const Node& node) {
     return v;
   };
   const std::vector<float> scale = numbers(1), bias = numbers(2), mean = numbers(3), variance = numbers(4);
-  const double epsilon = node.FloatAttribute("epsilon", 1e-5f);
+  const float epsilon = node.FloatAttribute("epsilon", 1e-5f);
   std::vector<float> factor(scale.size()), addend(scale.size());
   if (bias.size() != scale.size() || mean.size() != scale.size() || variance.size() != scale.size())
     Refuse(node, "its parameters differ in length");
   for (std::size_t i = 0; i < scale.size(); ++i) {
-    const double f = scale[i] / std::sqrt(static_cast<double>(variance[i]) + epsilon);
-    factor[i] = static_cast<float>(f);
-    addend[i] = static_cast<float>(bias[i] - mean[i] * f);
+    // In f32 and in ONNX Runtime's order.
+    factor[i] = scale[i] * (1.0f / std::sqrt(variance[i] + epsilon));
+    addend[i] = bias[i] - mean[i] * factor[i];
   }
   const std::string name = OutputOf(node)->name();
   const Dims dims{static_cast<std::int64_t>(scale.size())};

@@ -6,6 +6,9 @@
 
 namespace octavo {
 
+namespace {
+
+// Replaces a Shape node by a constant where its input's dimensions are all known. The node goes.
 bool FoldKnownShape(Node& shape) {
   Graph& graph = *shape.graph();
   const std::optional<Dims> dims = StaticShape(shape.input(0)->type);
@@ -16,6 +19,8 @@ bool FoldKnownShape(Node& shape) {
   graph.Erase(&shape);
   return true;
 }
+
+}  // namespace
 
 // Before:  %y : f32[N,S,384] = LayerNormalization ..., a graph output; %s = Shape %y
 // After:   %s = constant [1, 128, 384], where that is what inference finds

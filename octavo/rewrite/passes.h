@@ -36,9 +36,6 @@ std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most = RuleClass::k
 // constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.
 std::int64_t FoldOutputShapes(Model& model);
 
-// Replaces a Shape node by a constant where its input's dimensions are all known. The node goes.
-bool FoldKnownShape(Node& shape);
-
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
 // Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters; a
 // Reciprocal becomes a Div, a Max with 0 a Relu, and a bound at infinity goes. Raises

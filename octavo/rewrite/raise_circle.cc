@@ -1,6 +1,7 @@
 #include "octavo/rewrite/raise_circle.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "octavo/base/error.h"
 #include "octavo/emit/circle.h"
 #include "octavo/emit/lower_circle.h"
+#include "octavo/rewrite/restore_circle.h"
 
 namespace octavo {
 namespace {
@@ -27,6 +29,7 @@ class Raising {
       if (input->type.quant) RawInput(*input);
     }
     for (Value* constant : graph_.constants()) WideBias(*constant);
+    RestoreLayerNorms(graph_);
     for (Node* node : graph_.nodes()) {
       if (node->domain() == kCircleDomain) Raise(*node);
     }
@@ -228,8 +231,12 @@ class Raising {
       Type type = internal::MakeType(x->type.dtype, flat, x->type.quant);
       x = Add(node, "Reshape", {x, Int64s(flat, "shape")}, type);
     }
-    Value* y = Add(node, "MatMul", {x, Move(node, node.input(1), {1, 0})}, product);
-    if (node.input(2) != nullptr) y = Add(node, "Add", {y, node.input(2)}, product);
+    Value* w = Move(node, node.input(1), {1, 0});
+    // What CircleLowering wrote as a Gemm: its sum begins with the bias.
+    const bool gemm = node.input(2) != nullptr && node.IntAttribute("keep_num_dims", 0) == 0 &&
+                      DimsOf(node.output()).size() == 2 && DimsOf(x).size() == 2;
+    Value* y = gemm ? Add(node, "Gemm", {x, w, node.input(2)}, product) : Add(node, "MatMul", {x, w}, product);
+    if (!gemm && node.input(2) != nullptr) y = Add(node, "Add", {y, node.input(2)}, product);
     Replace(node, Activate(node, y));
   }
 
@@ -253,7 +260,37 @@ class Raising {
     Replace(node, Activate(node, y));
   }
 
+  // As exporters write it: x / sqrt 2, Erf, + 1, times x, times 1/2.
+  void Gelu(Node& node) {
+    if (node.IntAttribute("approximate", 0) != 0) return Simple(node, "Gelu");
+    Value* x = node.input(0);
+    const Type plain = Plain(node);
+    const auto number = [&](float v) { return graph_.AddConstant("gelu", TensorRef::Scalar(v)); };
+    Value* erf = Add(node, "Erf", {Add(node, "Div", {x, number(std::sqrt(2.0f))}, plain)}, plain);
+    Value* gate = Add(node, "Add", {erf, number(1)}, plain);
+    Replace(node, Add(node, "Mul", {Add(node, "Mul", {x, gate}, plain), number(0.5f)}, plain));
+  }
+
+  // A mean over height and width of a picture: ONNX sums in the order of its own layout.
+  bool SpatialMean(Node& node) {
+    if (DimsOf(node.input(0)).size() != 4) return false;
+    std::vector<std::int64_t> axes = IntsOf(node, 1);
+    for (std::int64_t& a : axes) a += a < 0 ? 4 : 0;
+    std::sort(axes.begin(), axes.end());
+    if (axes != std::vector<std::int64_t>{1, 2}) return false;
+    Value* x = Move(node, node.input(0), {0, 3, 1, 2});
+    if (node.IntAttribute("keep_dims", 0) != 0) {
+      FinishSpatial(node, Add(node, "GlobalAveragePool", {x}, SpatialType(node)));
+    } else {
+      Value* y = Add(node, "ReduceMean", {x, Int64s({2, 3}, "axes")}, Plain(node));
+      y->producer()->SetAttribute("keepdims", std::int64_t{0});
+      Replace(node, y);
+    }
+    return true;
+  }
+
   void Reduce(Node& node, const std::string& op) {
+    if (op == "ReduceMean" && SpatialMean(node)) return;
     Value* y = Add(node, op, {node.input(0), Int64s(IntsOf(node, 1), "axes")}, Plain(node));
     y->producer()->SetAttribute("keepdims", node.IntAttribute("keep_dims", 0));
     Replace(node, y);
@@ -331,7 +368,6 @@ class Raising {
                                                               {"ELU", "Elu"},
                                                               {"LEAKY_RELU", "LeakyRelu"},
                                                               {"PRELU", "PRelu"},
-                                                              {"GELU", "Gelu"},
                                                               {"HARD_SWISH", "HardSwish"},
                                                               {"SOFTMAX", "Softmax"},
                                                               {"LOG_SOFTMAX", "LogSoftmax"},
@@ -363,6 +399,7 @@ class Raising {
     if (op == "MAX_POOL_2D" || op == "AVERAGE_POOL_2D") return Pool(node);
     if (op == "RESIZE_BILINEAR" || op == "RESIZE_NEAREST_NEIGHBOR") return Resize(node);
     if (op == "FULLY_CONNECTED") return FullyConnected(node);
+    if (op == "GELU") return Gelu(node);
     if (op == "PAD" || op == "PADV2") return Pad(node);
     if (op == "STRIDED_SLICE" || op == "SLICE") return Slice(node);
     if (op == "RESHAPE" || op == "SQUEEZE" || op == "EXPAND_DIMS") {
