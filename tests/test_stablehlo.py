@@ -634,7 +634,7 @@ def test_float_models(octavo, models, data, name, tmp_path):
 
 
 @pytest.mark.parametrize("name,precision", [("cls", "uint8"), slow("cls", "int8")] + [
-    slow(n, p) for n in ("minilm", "vit") for p in ("uint8", "int8")])
+    slow(n, p) for n in ("det", "minilm", "vit") for p in ("uint8", "int8")])
 def test_quantized_models(octavo, models, data, name, precision, tmp_path):
     octavo("quantize", models[name], "-o", tmp_path / "q.onnx", "--precision", precision, "--data", data[name],
            "--samples", 16, *dims(name))

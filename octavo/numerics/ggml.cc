@@ -25,6 +25,7 @@ void CopyIn(const float* x, std::size_t n, const float*, std::byte* out) { std::
 void CopyOut(const std::byte* in, std::size_t n, float* out) { std::memcpy(out, in, n * sizeof *out); }
 
 constexpr std::size_t kRun = 1024;
+constexpr std::size_t kPastCache = std::size_t{1} << 24;  // bytes of a result that no cache holds
 
 // The bytes may lie anywhere: by runs through an aligned buffer where they must.
 template <std::uint64_t (*kConvert)(std::span<const float>, std::uint16_t*)>
@@ -184,6 +185,15 @@ void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_
     format.encode(x.data() + first, count, by_row ? importance.data() : nullptr,
                   out.data() + first / format.block * format.block_bytes);
   };
+  // Plain floats of a result that no cache holds go past the caches: so many bytes would be read before they are
+  // written.
+  const bool past_cache = !format.is_block() && out.size() >= kPastCache;
+  const auto encode_past_cache = [&](std::uint64_t first, std::uint64_t count) {
+    CheckFinite(x.data() + first, count, first, where);
+    alignas(64) std::byte piece[kPiece * sizeof(float)];
+    format.encode(x.data() + first, count, nullptr, piece);
+    ggml::CopyPastCache(piece, count * format.block_bytes, out.data() + first * format.block_bytes);
+  };
   if (by_row) {
     const std::uint64_t rows_per_task = std::max<std::uint64_t>(1, kTask / row);
     ParallelFor((rows + rows_per_task - 1) / rows_per_task, threads, [&](std::size_t task) {
@@ -193,7 +203,10 @@ void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_
   } else {
     ParallelFor((x.size() + kTask - 1) / kTask, threads, [&](std::size_t task) {
       const std::uint64_t end = std::min<std::uint64_t>(x.size(), (task + 1) * kTask);
-      for (std::uint64_t i = task * kTask; i < end; i += kPiece) encode(i, std::min(kPiece, end - i));
+      for (std::uint64_t i = task * kTask; i < end; i += kPiece) {
+        past_cache ? encode_past_cache(i, std::min(kPiece, end - i)) : encode(i, std::min(kPiece, end - i));
+      }
+      if (past_cache) hwy::FlushStream();
     });
   }
 }
@@ -204,12 +217,12 @@ void DecodeGgml(const GgmlFormat& format, std::span<const std::byte> blocks, std
     ThrowInternal("sizes of blocks and out disagree", where);
   // A result that no cache holds is written past them, by pieces that stay in the first one: otherwise every line of it
   // would be read before it is written.
-  constexpr std::size_t kTask = 1 << 17, kPiece = 512, kBig = std::size_t{1} << 22;
-  const bool big = out.size() >= kBig && format.block > 1;
+  constexpr std::size_t kTask = 1 << 17, kPiece = 512;
+  const bool past_cache = out.size() * sizeof(float) >= kPastCache;
   ParallelFor((out.size() + kTask - 1) / kTask, threads, [&](std::size_t task) {
     const std::size_t first = task * kTask, count = std::min(kTask, out.size() - first);
     const auto at = [&](std::size_t i) { return blocks.data() + i / format.block * format.block_bytes; };
-    if (!big) {
+    if (!past_cache) {
       format.decode(at(first), count, out.data() + first);
       return;
     }
@@ -217,7 +230,7 @@ void DecodeGgml(const GgmlFormat& format, std::span<const std::byte> blocks, std
     for (std::size_t i = first; i < first + count; i += kPiece) {
       const std::size_t n = std::min(kPiece, first + count - i);
       format.decode(at(i), n, piece);
-      ggml::CopyPastCache(piece, n, out.data() + i);
+      ggml::CopyPastCache(piece, n * sizeof(float), out.data() + i);
     }
     hwy::FlushStream();
   });

@@ -334,17 +334,15 @@ void DecodeTq2_0(const std::byte* in, size_t n, float* out) {
   });
 }
 
-void CopyPastCacheRun(const float* HWY_RESTRICT x, size_t n, float* HWY_RESTRICT out) {
-  const DF d;
-  const size_t lanes = hn::Lanes(d), bytes = lanes * sizeof(float);
-  const size_t over = reinterpret_cast<uintptr_t>(out) % bytes;
-  size_t i = 0;
-  if (over % sizeof(float) == 0) {
-    const size_t head = over == 0 ? 0 : (bytes - over) / sizeof(float);
-    for (; i < std::min(head, n); ++i) out[i] = x[i];
-    for (; i + lanes <= n; i += lanes) hn::Stream(hn::LoadU(d, x + i), d, out + i);
-  }
-  for (; i < n; ++i) out[i] = x[i];
+void CopyPastCacheRun(const void* from, size_t bytes, void* to) {
+  const hn::ScalableTag<uint8_t> d;
+  const auto* in = static_cast<const uint8_t*>(from);
+  auto* out = static_cast<uint8_t*>(to);
+  const size_t lanes = hn::Lanes(d), over = reinterpret_cast<uintptr_t>(out) % lanes;
+  size_t i = over == 0 ? 0 : std::min(lanes - over, bytes);
+  std::memcpy(out, in, i);
+  for (; i + lanes <= bytes; i += lanes) hn::Stream(hn::LoadU(d, in + i), d, out + i);
+  std::memcpy(out + i, in + i, bytes - i);
 }
 
 }  // namespace
@@ -352,9 +350,9 @@ void CopyPastCacheRun(const float* HWY_RESTRICT x, size_t n, float* HWY_RESTRICT
 #define OCTAVO_TARGET(name) constexpr auto Decode##name = DecodeReference##name;
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_TARGET)
 #undef OCTAVO_TARGET
-void CopyPastCacheRun(const float* x, size_t n, float* out) { std::memcpy(out, x, n * sizeof(float)); }
+void CopyPastCacheRun(const void* from, size_t bytes, void* to) { std::memcpy(to, from, bytes); }
 #endif
-void Copy(const float* x, size_t n, float* out) { CopyPastCacheRun(x, n, out); }
+void Copy(const void* from, size_t bytes, void* to) { CopyPastCacheRun(from, bytes, to); }
 #define OCTAVO_TARGET(name) \
   void Run##name(const std::byte* blocks, size_t n, float* out) { Decode##name(blocks, n, out); }
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_TARGET)
@@ -372,7 +370,7 @@ namespace octavo::ggml {
   }
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_EXPORT)
 HWY_EXPORT(Copy);
-void CopyPastCache(const float* x, std::size_t n, float* out) { HWY_DYNAMIC_DISPATCH(Copy)(x, n, out); }
+void CopyPastCache(const void* from, std::size_t bytes, void* to) { HWY_DYNAMIC_DISPATCH(Copy)(from, bytes, to); }
 #undef OCTAVO_EXPORT
 }  // namespace octavo::ggml
 #endif  // HWY_ONCE

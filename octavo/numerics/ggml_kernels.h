@@ -13,8 +13,8 @@ namespace octavo::ggml {
 OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_DECLARE)
 #undef OCTAVO_DECLARE
 
-// Copies to memory past the caches where `out` allows it: for results that no cache could hold.
-void CopyPastCache(const float* x, std::size_t n, float* out);
+// Copies to memory past the caches: for results that no cache could hold.
+void CopyPastCache(const void* from, std::size_t bytes, void* to);
 
 // True if no value is NaN or infinite.
 bool AllFinite(const float* x, std::size_t n);
