@@ -1,4 +1,5 @@
-# Installs the build into a folder of its own, builds the consumer against it, runs it, and runs the installed command.
+# Installs the build into a folder of its own, builds the consumer against it and runs it; then the installed command
+# does what the consumer did, to the same bytes.
 set(work ${BUILD_DIR}/find_package_test)
 file(REMOVE_RECURSE ${work})
 function(run)
@@ -15,12 +16,22 @@ run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${work}/prefix)
 run(${CMAKE_COMMAND} -S ${SOURCE_DIR} -B ${work}/build -G ${GENERATOR} -DCMAKE_PREFIX_PATH=${work}/prefix
     "-DCMAKE_CXX_FLAGS=${FLAGS}" -DCMAKE_CXX_COMPILER=${CXX})
 run(${CMAKE_COMMAND} --build ${work}/build)
-run(${work}/build/consumer)
+set(ENV{XDG_CACHE_HOME} ${work}/cache)
+file(GLOB ort ${work}/prefix/lib/octavo/libonnxruntime.so*)
+if(ort)
+  set(ENV{OCTAVO_ORT_LIBRARY} ${ort})  # a program elsewhere says where the runtime is
+endif()
+run(${work}/build/consumer ${work})
 if(NOT output STREQUAL "${VERSION}\n")
   message(FATAL_ERROR "the consumer printed '${output}', not ${VERSION}")
 endif()
-run(${work}/prefix/bin/octavo --version)
-if(NOT output MATCHES "${VERSION}")
-  message(FATAL_ERROR "the installed command printed '${output}', not ${VERSION}")
+if(ort)
+  unset(ENV{OCTAVO_ORT_LIBRARY})  # the installed command finds the one that was installed with it
 endif()
+run(${work}/prefix/bin/octavo --version)
+if(NOT output MATCHES "${VERSION} \\(ONNX Runtime [0-9]")
+  message(FATAL_ERROR "the installed command printed '${output}', not ${VERSION} and a runtime's version")
+endif()
+run(${work}/prefix/bin/octavo quantize ${work}/m.onnx -o ${work}/again.onnx --precision int8 --keep-float none)
+run(${CMAKE_COMMAND} -E compare_files ${work}/q.onnx ${work}/again.onnx)
 message(STATUS "find_package works")
