@@ -59,9 +59,13 @@ struct DeviceDescriptor {
   // An NPU: only a graph in which every float tensor has parameters stays in one piece. Placement then quantizes all
   // that the device takes, not only what gains.
   bool whole_graph = false;
-  bool static_shapes = false;              // symbolic dimensions are refused
-  bool compiles = false;                   // the Compile API makes an EPContext
-  bool integer_bias16 = false;             // int32 bias beside 16-bit activations too
+  bool static_shapes = false;   // symbolic dimensions are refused
+  bool compiles = false;        // the Compile API makes an EPContext
+  bool integer_bias16 = false;  // int32 bias beside 16-bit activations too
+  // Beside 16-bit activations weights have their zero point in the middle: what corrects for another is inexact.
+  bool symmetric_weights16 = false;
+  // input scale * weight scale / output scale that rescaling takes at least; 0: any
+  float least_rescale = 0;
   const PluginLibrary* plugin = nullptr;   // null: the provider is in the runtime
   std::span<const EpOption> options = {};  // known ones; others are passed on as they are
   std::string_view system = {};            // the one system that has the provider ("Windows"); empty: this one

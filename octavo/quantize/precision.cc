@@ -76,9 +76,10 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     p.weight_symmetric = true;
   } else if (name == "w8a16") {
     p.kind = ResolvedPrecision::Kind::kStatic;
-    // Where 16-bit activations run in float between their Q and DQ, the codes of int8 are the best 8 bits.
-    p.weight = device.whole_graph ? DType::kU8 : DType::kS8;
-    p.weight_symmetric = p.per_channel = !device.whole_graph;
+    // The codes of int8 are the best 8 bits where 16-bit activations run in float between their Q and DQ, and those
+    // that an NPU multiplies 16 bits with.
+    p.weight = DType::kS8;
+    p.weight_symmetric = p.per_channel = true;
     p.activation = DType::kU16;
   } else if (name == "int16") {
     p.kind = ResolvedPrecision::Kind::kStatic;

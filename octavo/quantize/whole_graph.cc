@@ -288,6 +288,13 @@ class WholeGraph {
     options.storage = row.unsigned_weight ? DType::kU8 : precision_.weight;
     options.symmetric = !row.unsigned_weight && precision_.weight_symmetric;
     options.per_channel = precision_.per_channel && row.per_channel;
+    if (device_.symmetric_weights16 && !row.unsigned_weight && BitWidth(type_of_node_.at(&node)) == 16) {
+      options.symmetric = true;
+      if (!config_.weight_type && options.storage == DType::kU8) {
+        options.storage = DType::kS8;
+        options.per_channel = row.per_channel && config_.per_channel.value_or(true);
+      }
+    }
     if (by_channel_.count(&node) > 0) options = {.storage = DType::kS8, .per_channel = true, .symmetric = true};
     if (wide_weights_.count(&node) > 0) {
       options.storage = DType::kS16;  // 16-bit products are of s16 weights
@@ -470,6 +477,7 @@ class WholeGraph {
     Node* node;
     std::size_t weight_index = 0, bias_index = 0;  // bias_index is read where the operator has one
     bool has_bias = false;                         // the operator can have a bias
+    float least_scale = 0;                         // of the weight, as the device's rescaling needs it
     QuantizedWeight weight;
     std::vector<double> bias;
     std::string failure;
@@ -491,6 +499,8 @@ class WholeGraph {
           job.has_bias = true;
         }
         x_params_[node] = InputParams(*node, 0);
+        const std::size_t y = plan_.tensor_of.at(node->output());
+        job.least_scale = device_.least_rescale * ParamsOf(y, Type_(y)).params.scale / x_params_[node].params.scale;
         jobs_.push_back(std::move(job));
       }
     }
@@ -498,6 +508,12 @@ class WholeGraph {
       CheckInterrupt();
       QuantizeOne(jobs_[i]);
     });
+    const auto signed_ones = std::count_if(jobs_.begin(), jobs_.end(), [&](const WeightJob& job) {
+      return job.weight.storage == DType::kS8 && by_channel_.count(job.node) == 0;
+    });
+    if (precision_.weight == DType::kU8 && signed_ones > 0) {
+      result_.effective_weights += ", s8 symmetric at " + std::to_string(signed_ones) + " operators with 16-bit inputs";
+    }
   }
 
   ChannelMoments MomentsOf(const Node& node) const {
@@ -527,7 +543,9 @@ class WholeGraph {
     const PlannedTensor& x = x_params_.at(&node);
     const ChannelMoments moments = AnalyzesWeight(node, *weight.data) ? MomentsOf(node) : ChannelMoments{};
     const bool corrected = job.has_bias && !moments.mean.empty();
-    std::vector<float> floor;
+    // A channel of tiny weights takes a scale too big for it rather than one that the device cannot rescale by.
+    const std::size_t channels = options.per_channel ? static_cast<std::size_t>(weight.data->dims[axis]) : 1;
+    std::vector<float> floor(NormalizesWithScale(node) ? 0 : channels, job.least_scale);
     // The correction grows with the scales that it makes grow: the last attempt goes without.
     constexpr int kAttempts = 4;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
@@ -552,7 +570,7 @@ class WholeGraph {
       floor = BiasScaleFloor(job.bias, x.params.scale);
       // Dead channels: the product of the scales must be a normal number too.
       const float least = std::numeric_limits<float>::min() / std::min(x.params.scale, 1.0f);
-      for (float& f : floor) f = 1.01f * std::max(f, least);
+      for (float& f : floor) f = 1.01f * std::max({f, least, job.least_scale});
     }
     job.failure = "its bias does not fit in int32 at the scale of its products";
   }

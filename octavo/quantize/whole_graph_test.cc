@@ -61,6 +61,16 @@ std::string Quantized(const std::string& text, float low, float high, const std:
   return Print(*model.graph);
 }
 
+TEST(WholeGraph, WeightsBesideSixteenBitsAreSymmetricAndNoChannelFallsBelowTheRescaling) {
+  const std::string text = R"(graph @g(%x: f32[1,1,2,2]) -> (%y) {
+    %w = constant f32[3,1,1,1] [1.27, -12.7, 1e-9]
+    %y: f32[1,3,2,2] = Conv(%x, %w)
+  })";
+  EXPECT_THAT(Quantized(text, 0, 65535, "w8a16"),
+              HasSubstr("s8(axis=0, scale=f32[3] [0.01, 0.1, 9.536743e-07], zero=s8[3] [0, 0, 0]) = constant "
+                        "s8[3,1,1,1] [127, -127, 0]"));
+}
+
 TEST(WholeGraph, MovementSharesParametersAndReluGoesIntoTheCodes) {
   const std::string text = Quantized(R"(graph @g(%x: f32[1,2,2]) -> (%y) {
     %k = constant f32[1] [2]
