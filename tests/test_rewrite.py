@@ -579,9 +579,9 @@ def test_int4_through_both_forms(octavo, models, data, tmp_path, name, count):
     samples = load_samples(data[name], count)
     assert sqnr(outputs(q, samples, optimize=False), outputs(r, samples)) > 110
     half = models[name].stat().st_size / 2
-    most = 0.30 if name == "minilm" else 0.36
+    most = 0.27 if name == "minilm" else 0.29  # codes alone: 0.25; of the f16 model, which has other parts too, less
     assert q.stat().st_size < most * half and r.stat().st_size < most * half
-    octavo("rewrite", q, "-o", tmp_path / "again.onnx")  # f16 scales are read and written again
+    octavo("rewrite", q, "-o", tmp_path / "again.onnx")  # steps of scales are read and written again
     octavo("rewrite", r, "-o", tmp_path / "twice.onnx")
     assert kinds(tmp_path / "again.onnx") == kinds(r) and (tmp_path / "twice.onnx").stat().st_size < most * half
 

@@ -144,7 +144,7 @@ void Lowering::Lower(Value* value) {
   const std::vector<Use> uses(value->uses().begin(), value->uses().end());
   const std::vector<OutputUse> output_uses(value->output_uses().begin(), value->output_uses().end());
 
-  scale_ = affine_.block > 0 ? AddScales(graph, base + "_scale", affine_.scale)
+  scale_ = affine_.block > 0 ? AddScales(graph, base + "_scale", affine_.scale, *affine_.axis)
                              : graph.AddConstant(base + "_scale", affine_.scale);
   zero_point_ = nullptr;
   std::optional<TensorRef> zero_point = affine_.zero_point;

@@ -63,7 +63,7 @@ class QLinearLowering {
     const Affine* affine = AffineOf(value);
     if (affine == nullptr) ThrowInternal("an integer operator of a value without affine parameters", value->name());
     Graph& home = *value->graph();
-    p.scale = affine->block > 0 ? AddScales(home, value->name() + "_scale", affine->scale)
+    p.scale = affine->block > 0 ? AddScales(home, value->name() + "_scale", affine->scale, *affine->axis)
                                 : home.AddConstant(value->name() + "_scale", affine->scale);
     TensorRef zero;
     if (affine->zero_point) {
@@ -338,7 +338,7 @@ class QLinearLowering {
     if (shared.scale == nullptr) {
       shared.zero = graph_->AddConstant(w->name() + "_blocks",
                                         TensorRef::FromBytes(DType::kU8, {n, blocks, block / 2}, std::move(packed)));
-      shared.scale = AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({n * blocks}, scales));
+      shared.scale = AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({n, blocks}, scales), 1);
     }
     Node* fresh = Emit("MatMulNBits", kMs, {node_->input(0), shared.zero, shared.scale});
     fresh->SetAttribute("K", k);
@@ -392,7 +392,7 @@ class QLinearLowering {
       shared.zero =
           graph_->AddConstant(w->name() + "_codes", TensorRef::FromBytes(DType::kS4, dims, PackNibbles(parts.codes)));
       shared.scale =
-          AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({dims[0], dims[1] / form.block}, scales));
+          AddScales(*graph_, w->name() + "_scales", TensorRef::FromFloats({dims[0], dims[1] / form.block}, scales), 1);
     }
     Node* fresh = Emit("GatherBlockQuantized", kMs, {shared.zero, node.input(1), shared.scale});
     SetGatherBlocks(*fresh, form.block);
@@ -410,7 +410,13 @@ class QLinearLowering {
     const Affine& a = *AffineOf(w);
     const Params p = ParamsOf(w);
     const std::int64_t block = a.block;
-    Node* fresh = Emit("GatherBlockQuantized", kMs, {Codes(w), node_->input(1), p.scale, p.zero});
+    // s4 has zero point 0 where none is given; u4 has 8.
+    Value* zero = a.storage == DType::kS4 ? nullptr : p.zero;
+    Node* fresh = Emit("GatherBlockQuantized", kMs, {Codes(w), node_->input(1), p.scale, zero});
+    if (zero == nullptr && p.zero->dead()) {
+      p.zero->graph()->Erase(p.zero);
+      params_.erase(w);
+    }
     SetGatherBlocks(*fresh, block);
     Replace(*fresh);
   }

@@ -18,6 +18,7 @@
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/weight_ggml.h"
 #include "octavo/quantize/weight_mx.h"
+#include "octavo/quantize/weights.h"
 
 namespace octavo {
 namespace {
@@ -31,10 +32,12 @@ std::optional<WeightOnlyFormat> Int4(const QuantizationConfig& config) {
   if (config.precision != "int4") return std::nullopt;
   WeightOnlyFormat format;
   format.name = config.precision;
-  format.weight_text = "s4 symmetric, blocks of " + std::to_string(config.block);
-  format.bits_per_weight = 4 + 16.0 / static_cast<double>(config.block);
+  format.weight_text = "s4 symmetric, blocks of " + std::to_string(config.block) +
+                       "; large tables and windows over few channels s8 symmetric";
+  format.bits_per_weight = 4 + 4.0 / static_cast<double>(config.block);
   format.short_blocks = true;
   format.least_window = kLeastWindow;
+  format.large_as_s8 = true;
   format.encode = [block = config.block](const TensorRef& weight, std::int64_t axis,
                                          std::span<const float>) -> std::variant<EncodedWeight, std::string> {
     const std::int64_t length = weight.dims[static_cast<std::size_t>(axis)];
@@ -56,54 +59,97 @@ bool HasWindow(const Node& node, const TensorRef& weight) {
          std::any_of(weight.dims.begin() + 2, weight.dims.end(), [](std::int64_t d) { return d != 1; });
 }
 
-// The f16 number next to a scale, where f16 has its full 11 digits: such scales take two bytes in the file.
-float HalfScale(float scale) {
-  const float half = HalfToFloat(FloatToHalf(scale));
-  return half >= 6.103515625e-5f && half <= 65504.0f ? half : scale;
+// A number of 11 digits in base 2, as f16 has them: times a code of 4 bits it is exact in f32.
+float ElevenDigits(float x) {
+  int exponent = 0;
+  const float mantissa = std::frexp(x, &exponent);
+  return std::ldexp(std::nearbyint(std::ldexp(mantissa, 11)), exponent - 11);
 }
 
-// Scale and codes of one block, of which element i is x[i * stride].
-float EncodeBlock(const float* x, std::int64_t n, std::int64_t stride, DType storage, std::int64_t* codes) {
+// The squared error of a block at a scale; what the least-squares scale of its codes is made of.
+struct Fit {
+  double error = 0, xq = 0, qq = 0;
+};
+Fit FitOf(std::span<const float> x, float scale, DType storage) {
   const auto qmin = static_cast<float>(IntegerMin(storage)), qmax = static_cast<float>(IntegerMax(storage));
-  float most = 0;
-  for (std::int64_t i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i * stride]));
-  float best = most / qmax;
-  if (!(best >= std::numeric_limits<float>::min())) {  // zeros, or too small to have a normal scale
-    std::fill_n(codes, n, 0);
-    return 1.0f;
+  const float inverse = 1.0f / scale;
+  Fit fit;
+  for (const float v : x) {
+    const float q = std::clamp(std::nearbyint(v * inverse), qmin, qmax);
+    const double d = static_cast<double>(q) * scale - v;
+    fit.error += d * d;
+    fit.xq += static_cast<double>(v) * q;
+    fit.qq += static_cast<double>(q) * q;
   }
-  if (BitWidth(storage) < 8) {
-    // A few bits: clipping the largest value a little, or using the lowest code as well, often costs less than it
-    // gives. From each first scale, the scale that fits its codes best (least squares: sum x q / sum q^2).
-    double least = std::numeric_limits<double>::infinity();
-    const float first = best;
-    const auto measure = [&](float scale, double& xq, double& qq) {
-      double error = 0;
-      const float inverse = 1.0f / scale;
-      for (std::int64_t i = 0; i < n; ++i) {
-        const float v = x[i * stride];
-        const float q = std::clamp(std::nearbyint(v * inverse), qmin, qmax);
-        const double d = static_cast<double>(q) * scale - v;
-        error += d * d;
-        xq += static_cast<double>(v) * q;
-        qq += static_cast<double>(q) * q;
-      }
-      if (error < least) {
-        least = error;
+  return fit;
+}
+
+constexpr float kLeastScale = std::numeric_limits<float>::min();
+
+// The scale of a block; 0 for zeros and for what is too small to have a normal scale.
+float BlockScale(std::span<const float> x, DType storage) {
+  float most = 0;
+  for (const float v : x) most = std::max(most, std::fabs(v));
+  const float first = most / static_cast<float>(IntegerMax(storage));
+  if (!(first >= kLeastScale)) return 0;
+  if (BitWidth(storage) >= 8) return first;
+  // A few bits: clipping the largest value a little, or using the lowest code as well, often costs less than it
+  // gives. From each first scale, the scale that fits its codes best (least squares: sum x q / sum q^2).
+  float best = first;
+  double least = std::numeric_limits<double>::infinity();
+  for (int step = 0; step <= 16; ++step) {
+    float scale = first * (1.04f - 0.025f * static_cast<float>(step));
+    for (int fitted = 0; fitted < 2 && scale >= kLeastScale; ++fitted) {
+      const Fit fit = FitOf(x, scale, storage);
+      if (fit.error < least) {
+        least = fit.error;
         best = scale;
       }
-    };
-    for (int step = 0; step <= 16; ++step) {
-      const float scale = HalfScale(first * (1.04f - 0.025f * static_cast<float>(step)));
-      if (!(scale >= std::numeric_limits<float>::min())) break;
-      double xq = 0, qq = 0;
-      measure(scale, xq, qq);
-      const auto fitted = qq > 0 ? HalfScale(static_cast<float>(xq / qq)) : 0.0f;
-      if (fitted >= std::numeric_limits<float>::min()) measure(fitted, xq, qq);
+      scale = fit.qq > 0 ? static_cast<float>(fit.xq / fit.qq) : 0.0f;
     }
   }
-  for (std::int64_t i = 0; i < n; ++i) codes[i] = QuantizeOne(x[i * stride], best, 0, storage);
   return best;
+}
+
+constexpr int kMostScaleCode = 15;
+
+// Scales of a line of blocks as multiples 1 .. 15 of one step, of which the largest is 15 steps: the file holds the
+// step and 4 bits a block (emit/scales.h). The largest scales matter most for the error, and have the most digits.
+void ScalesInSteps(std::span<const float> x, std::size_t block, DType storage, std::span<float> scales) {
+  if (scales.size() == 1) {  // nothing to share: an f16 number
+    scales[0] = scales[0] >= kLeastScale ? ElevenDigits(scales[0]) : 1.0f;
+    return;
+  }
+  const float most = *std::max_element(scales.begin(), scales.end());
+  if (!(most / kMostScaleCode >= kLeastScale)) {
+    std::fill(scales.begin(), scales.end(), static_cast<float>(kMostScaleCode));
+    return;
+  }
+  const std::vector<float> wanted(scales.begin(), scales.end());
+  std::vector<float> trial(scales.size());
+  double least = std::numeric_limits<double>::infinity();
+  for (int tenth = 10; tenth >= 0; --tenth) {
+    const float unit = ElevenDigits(most * (0.85f + 0.02f * static_cast<float>(tenth)) / kMostScaleCode);
+    double error = 0;
+    for (std::size_t b = 0; b < trial.size(); ++b) {
+      const std::span<const float> part = x.subspan(b * block, std::min(block, x.size() - b * block));
+      double best = std::numeric_limits<double>::infinity();
+      const int below = static_cast<int>(wanted[b] / unit);
+      const int from = wanted[b] == most ? kMostScaleCode : std::clamp(below, 1, kMostScaleCode);
+      for (int code = from; code <= std::min(from + 1, kMostScaleCode); ++code) {
+        const double e = FitOf(part, unit * static_cast<float>(code), storage).error;
+        if (e < best) {
+          best = e;
+          trial[b] = unit * static_cast<float>(code);
+        }
+      }
+      error += best;
+    }
+    if (error < least) {
+      least = error;
+      std::copy(trial.begin(), trial.end(), scales.begin());
+    }
+  }
 }
 
 bool FloatWeight(const Value* v) {
@@ -135,7 +181,6 @@ EncodedWeight EncodeAffineBlocks(const TensorRef& weight, std::int64_t axis, std
   Dims scale_dims = dims;
   scale_dims[static_cast<std::size_t>(axis)] = blocks;
   std::vector<float> scales(static_cast<std::size_t>(outer * blocks * inner));
-  std::vector<std::int64_t> block_codes(static_cast<std::size_t>(block));
   const std::optional<std::uint64_t> bytes = ByteSize(storage, w.size());
   if (!bytes) ThrowInternal("weight too large");
   SpillBuffer codes(static_cast<std::size_t>(*bytes));
@@ -153,24 +198,35 @@ EncodedWeight EncodeAffineBlocks(const TensorRef& weight, std::int64_t axis, std
       }
     }
   };
+  std::vector<float> line(static_cast<std::size_t>(length)), line_scales(static_cast<std::size_t>(blocks));
   for (std::int64_t o = 0; o < outer; ++o) {
     CheckInterrupt();
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const std::int64_t n = std::min(block, length - b * block);
-      for (std::int64_t i = 0; i < inner; ++i) {
-        const std::int64_t from = (o * length + b * block) * inner + i;
-        scales[static_cast<std::size_t>((o * blocks + b) * inner + i)] =
-            EncodeBlock(w.data() + from, n, inner, storage, block_codes.data());
-        for (std::int64_t k = 0; k < n; ++k) put(from + k * inner, block_codes[static_cast<std::size_t>(k)]);
+    for (std::int64_t i = 0; i < inner; ++i) {
+      const std::int64_t from = o * length * inner + i;
+      for (std::int64_t k = 0; k < length; ++k) line[static_cast<std::size_t>(k)] = w[from + k * inner];
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        const auto n = static_cast<std::size_t>(std::min(block, length - b * block));
+        line_scales[static_cast<std::size_t>(b)] =
+            BlockScale(std::span(line).subspan(static_cast<std::size_t>(b * block), n), storage);
+      }
+      if (bits < 8) ScalesInSteps(line, static_cast<std::size_t>(block), storage, line_scales);
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        float& scale = line_scales[static_cast<std::size_t>(b)];
+        if (!(scale >= kLeastScale)) scale = 1;
+        scales[static_cast<std::size_t>((o * blocks + b) * inner + i)] = scale;
+      }
+      for (std::int64_t k = 0; k < length; ++k) {
+        put(from + k * inner, QuantizeOne(line[static_cast<std::size_t>(k)],
+                                          line_scales[static_cast<std::size_t>(k / block)], 0, storage));
       }
     }
   }
+  codes.Release();
   EncodedWeight out;
   out.type.affine.storage = storage;
   out.type.affine.axis = axis;
   out.type.affine.block = block;
   out.type.affine.scale = TensorRef::FromFloats(scale_dims, scales);
-  codes.Release();
   out.data = TensorRef::FromBuffer(storage, dims, std::move(codes));
   return out;
 }
@@ -251,6 +307,78 @@ std::variant<WeightSite, std::string> FindWeightSite(Node& node, std::int64_t bl
   return site;
 }
 
+namespace {
+
+// A weight as s8 with a scale for each index along `axis`.
+EncodedWeight EncodeChannels(const TensorRef& weight, std::int64_t axis) {
+  QuantizedWeight quantized =
+      QuantizeWeight(weight, axis, {.storage = DType::kS8, .per_channel = true, .symmetric = true});
+  EncodedWeight out;
+  out.type.affine.storage = DType::kS8;
+  out.type.affine.axis = axis;
+  std::vector<float> scales;
+  for (const AffineParams& p : quantized.params) scales.push_back(p.scale);
+  out.type.affine.scale = TensorRef::FromFloats({static_cast<std::int64_t>(scales.size())}, scales);
+  quantized.codes.Release();
+  out.data = TensorRef::FromBuffer(DType::kS8, weight.dims, std::move(quantized.codes));
+  return out;
+}
+
+// Tables of at least `least` numbers, which operators of the main graph move or add up, and none reads as its weight:
+// codes of s8 with a scale for each row, cast and multiplied. The runtime computes them when it loads the model, and
+// then has the constant again: a DequantizeLinear would run each time, and ONNX Runtime 1.31 moves Transposes through
+// one and a cubic Resize behind it into a form that the Resize refuses.
+void StoreTables(Graph& graph, const QuantizationConfig& config, std::uint64_t least,
+                 const std::set<std::string>& weights, QuantizeResult& result) {
+  std::vector<Value*> tables;
+  std::set<const Value*> seen;
+  VisitNodes(graph, [&](Node& node) {
+    if (node.graph() != &graph) return;
+    for (Value* v : node.inputs()) {
+      if (!FloatWeight(v) || v->graph() != &graph || !seen.insert(v).second) continue;
+      const Dims& dims = v->data->dims;
+      if (dims.size() < 2 || dims.back() < config.block || v->data->elements() < least || !v->output_uses().empty() ||
+          weights.contains(v->name()) || OverrideOf(config, v->name()) != DType::kUndefined) {
+        continue;
+      }
+      static constexpr std::string_view kReaders[] = {"Add",    "Concat",  "Expand",    "Mul",       "Pad",
+                                                      "Resize", "Reshape", "Slice",     "Squeeze",   "Split",
+                                                      "Sub",    "Tile",    "Transpose", "Unsqueeze", "Where"};
+      const bool moved = std::all_of(v->uses().begin(), v->uses().end(), [&](const Use& use) {
+        const Node& user = *use.node;
+        return user.graph() == &graph && user.domain().empty() && KeptByUser(user, config).empty() &&
+               std::find(std::begin(kReaders), std::end(kReaders), user.op()) != std::end(kReaders);
+      });
+      const std::vector<float> values = v->data->ToFloats();
+      if (moved && std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); })) {
+        tables.push_back(v);
+      }
+    }
+  });
+  for (Value* table : tables) {
+    const Dims dims = table->data->dims;
+    const std::int64_t row = dims.back(), rows = static_cast<std::int64_t>(table->data->elements()) / row;
+    const EncodedWeight encoded = EncodeChannels(TensorRef::FromFloats({rows, row}, table->data->ToFloats()), 0);
+    result.nodes_quantized += static_cast<std::int64_t>(table->uses().size());
+    Dims scale_dims = dims;
+    scale_dims.back() = 1;
+    const std::string name = table->name();
+    Node* before = graph.first();
+    Value* codes = graph.AddConstant(
+        name + "_s8", TensorRef::FromBytes(DType::kS8, dims, {encoded.data.bytes.begin(), encoded.data.bytes.end()}));
+    Value* scales =
+        graph.AddConstant(name + "_row_scale", TensorRef::FromFloats(scale_dims, encoded.type.affine.scale.ToFloats()));
+    Type type = table->type;
+    Node* cast = graph.AddNode("Cast", "", {codes}, {{name + "_wide", type}}, before);
+    cast->SetAttribute("to", std::int64_t{1});
+    Node* product = graph.AddNode("Mul", "", {cast->output(), scales}, {{name + "_table", type}}, before);
+    graph.ReplaceAllUses(table, product->output());
+    graph.Erase(table);
+  }
+}
+
+}  // namespace
+
 void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const WeightOnlyFormat& format, int threads,
                          QuantizeResult& result, const WeightImportance& importance) {
   CheckSelectors(model, config);
@@ -259,6 +387,7 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
     Value* weight = nullptr;
     std::int64_t axis = 0;
     DType storage = DType::kUndefined;  // of an override; undefined: the format
+    bool channels = false;              // a scale for each index of the axis
     std::vector<WeightSite> sites;
     std::variant<EncodedWeight, std::string> encoded;
   };
@@ -292,8 +421,17 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
                             std::to_string(format.least_window) + " from which on " + format.name +
                             " is worth its error");
     }
-    const auto [at, fresh] = job_of.emplace(std::pair(site.weight->name(), site.axis), jobs.size());
-    if (fresh) jobs.push_back({site.weight, site.axis, type, {}, {}});
+    std::int64_t axis = site.axis;
+    bool channels = false;
+    if (type == DType::kUndefined && format.large_as_s8 && site.last_view == nullptr &&
+        HasWindow(node, *site.weight->data) && site.weight->data->dims[static_cast<std::size_t>(axis)] < config.block) {
+      const std::optional<std::int64_t> channel =
+          ResolveAxis(FindOp(node).channel_axis, node, site.weight->data->dims.size());
+      channels = channel.has_value();
+      if (channels) axis = *channel;
+    }
+    const auto [at, fresh] = job_of.emplace(std::pair(site.weight->name(), axis), jobs.size());
+    if (fresh) jobs.push_back({site.weight, axis, type, channels, {}, {}});
     jobs[at->second].sites.push_back(site);
   });
   for (const auto& [pattern, type] : config.overrides) {
@@ -311,6 +449,8 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
     const std::span<const float> values = FloatView(*job.weight->data, converted);
     if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) {
       job.encoded = std::string("its weight holds NaN or infinity");
+    } else if (job.channels) {
+      job.encoded = EncodeChannels(*job.weight->data, job.axis);
     } else if (job.storage != DType::kUndefined) {
       job.encoded = EncodeAffineBlocks(*job.weight->data, job.axis, config.block, job.storage);
     } else {
@@ -344,6 +484,7 @@ void QuantizeWeightsOnly(Model& model, const QuantizationConfig& config, const W
       graph.Rename(fresh, name);
     }
   }
+  if (format.large_as_s8) StoreTables(graph, config, format.least_window, weights, result);
 }
 
 }  // namespace octavo

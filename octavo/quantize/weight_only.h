@@ -43,6 +43,9 @@ struct WeightOnlyFormat {
   bool takes_importance = false;   // an importance changes the codes
   bool short_blocks = false;       // a block may be shorter than its size, and stand at each position of a window
   std::uint64_t least_window = 0;  // convolutions with windows of fewer numbers stay float
+  // What the format does not suit, but is as large as that (windows over few channels, tables that are added or
+  // reshaped), is stored as s8: a scale for each output channel, or for each block of a row.
+  bool large_as_s8 = false;
 };
 
 // The format that a precision name means, with the config's block size; nullopt when the name is no weight-only

@@ -377,27 +377,82 @@ std::int64_t Fold(Model& model, bool contrib) {
   return folded;
 }
 
+// A constant, or one behind a Cast to f32, as f32 numbers.
+std::optional<TensorRef> WideConstant(const Value* value) {
+  if (value == nullptr) return std::nullopt;
+  if (IsPlainConstant(value)) return value->data->dtype == DType::kF32 ? value->data : std::nullopt;
+  const Node* cast = value->producer();
+  if (cast == nullptr || !cast->Is("Cast") || cast->IntAttribute("to", 0) != 1 || !IsPlainConstant(cast->input(0))) {
+    return std::nullopt;
+  }
+  const TensorRef& stored = *cast->input(0)->data;
+  if (stored.dtype == DType::kF16) return TensorRef::FromFloats(stored.dims, stored.ToFloats());
+  if (stored.dtype != DType::kU4) return std::nullopt;
+  const std::vector<std::int64_t> codes = stored.ToInts();
+  return TensorRef::FromFloats(stored.dims, std::vector<float>(codes.begin(), codes.end()));
+}
+
+// The product of numbers and of steps that are 1 wide where the numbers are not.
+std::optional<TensorRef> Product(const TensorRef& codes, const TensorRef& steps) {
+  const std::size_t rank = codes.dims.size();
+  if (steps.dims.size() != rank || codes.elements() == 0) return std::nullopt;
+  std::vector<std::size_t> stride(rank, 0);
+  std::size_t step = 1;
+  for (std::size_t i = rank; i-- > 0;) {
+    if (steps.dims[i] != codes.dims[i] && steps.dims[i] != 1) return std::nullopt;
+    if (steps.dims[i] != 1) stride[i] = step;
+    step *= static_cast<std::size_t>(steps.dims[i]);
+  }
+  std::vector<float> out = codes.ToFloats();
+  const std::vector<float> by = steps.ToFloats();
+  for (std::size_t at = 0; at < out.size(); ++at) {
+    std::size_t left = at, from = 0;
+    for (std::size_t i = rank; i-- > 0;) {
+      from += left % static_cast<std::size_t>(codes.dims[i]) * stride[i];
+      left /= static_cast<std::size_t>(codes.dims[i]);
+    }
+    out[at] *= by[from];
+  }
+  return TensorRef::FromFloats(codes.dims, out);
+}
+
 // Before:  %s = Cast %k : f16 {to=f32};  %d = DequantizeLinear %q, %s        After:  %d = DequantizeLinear %q, %s : f32
+// Before:  %s = Mul (Cast %k : u4), %steps                                   After:  the same
 // What emit/scales.h writes.
 void WidenScales(Model& model) {
-  std::vector<Node*> casts;
+  std::vector<std::pair<Value*, TensorRef>> found;
   VisitNodes(*model.graph, [&](Node& node) {
-    if (!node.Is("Cast") || node.IntAttribute("to", 0) != 1 || node.output() == nullptr) return;
-    if (!IsPlainConstant(node.input(0)) || node.input(0)->data->dtype != DType::kF16) return;
-    const Value& out = *node.output();
-    const bool scales = std::all_of(out.uses().begin(), out.uses().end(), [](const Use& use) {
-      return use.index == 1 && (IsQ(*use.node) || IsDq(*use.node));
-    });
-    if (scales && !out.is_graph_output()) casts.push_back(&node);
+    const bool product = node.Is("Mul");
+    if ((!product && !node.Is("Cast")) || node.output() == nullptr || node.output()->is_graph_output()) return;
+    const auto& uses = node.output()->uses();
+    if (uses.empty() || !std::all_of(uses.begin(), uses.end(), [](const Use& use) {
+          return use.index == 1 && (IsQ(*use.node) || IsDq(*use.node));
+        })) {
+      return;
+    }
+    std::optional<TensorRef> scales = WideConstant(product ? node.input(0) : node.output());
+    if (product && scales) {
+      const std::optional<TensorRef> steps = WideConstant(node.input(1));
+      scales = steps ? Product(*scales, *steps) : std::nullopt;
+    }
+    if (scales) found.emplace_back(node.output(), std::move(*scales));
   });
-  for (Node* cast : casts) {
-    const TensorRef& half = *cast->input(0)->data;
-    const std::vector<float> values = half.ToFloats();
-    Value* stored = cast->input(0);
-    Value* wide = cast->graph()->AddConstant(stored->name() + "_wide", TensorRef::FromFloats(half.dims, values));
-    cast->graph()->ReplaceAllUses(cast->output(), wide);
-    cast->graph()->Erase(cast);
-    if (stored->dead()) stored->graph()->Erase(stored);
+  for (auto& [value, scales] : found) {
+    Node* node = value->producer();
+    std::vector<Value*> from(node->inputs().begin(), node->inputs().end());
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      if (Node* cast = from[i]->producer()) from.push_back(cast->input(0));
+    }
+    node->graph()->ReplaceAllUses(value, node->graph()->AddConstant(value->name() + "_wide", std::move(scales)));
+    node->graph()->Erase(node);
+    for (Value* v : from) {  // the operator's inputs stand before what they are made of
+      if (!v->dead()) continue;
+      if (v->producer() != nullptr) {
+        v->graph()->Erase(v->producer());
+      } else if (v->is_constant()) {
+        v->graph()->Erase(v);
+      }
+    }
   }
 }
 
