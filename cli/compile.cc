@@ -48,8 +48,8 @@ Command CompileCommand() {
   c.name = "compile";
   c.summary = "compile a model, quantized or not, into what a device runs";
   c.examples =
-      "  octavo compile out/quantized.onnx --device qnn -o npu/\n"
-      "  octavo compile q.onnx --device qnn --epoption htp_arch=75 --embed-context -o npu/\n";
+      "  octavo compile q.onnx --device qnn --data samples/ -o npu/\n"
+      "  octavo compile q.onnx --device qnn --data samples/ --epoption htp_arch=75 --embed-context -o npu/\n";
   c.options.push_back({"model", &f->model, "the model", "Compile"});
   c.options.push_back({"-o,--output", &f->out, "output directory", "Compile"});
   c.options.push_back({"--epoption", &f->epoptions, "option K=V of the execution provider (repeatable)", "Compile"});

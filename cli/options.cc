@@ -42,18 +42,6 @@ CalibrationMethod ParseMethod(const std::string& text) {
              how.empty() ? "methods are minmax, percentile, entropy, mse" : how);
 }
 
-// Overrides of the config file by a list on the command line: the list replaces the file's.
-void SplitCommas(const std::vector<std::string>& given, std::vector<std::string>& out) {
-  for (const std::string& text : given) {
-    std::size_t at = 0;
-    while (at <= text.size()) {
-      const std::size_t end = std::min(text.find(',', at), text.size());
-      if (end > at) out.push_back(text.substr(at, end - at));
-      at = end + 1;
-    }
-  }
-}
-
 void ApplyData(const DataFlags& flags, BuildConfig& config) {
   const bool image = flags.layout || flags.size || flags.mean || flags.std || flags.scale || flags.color;
   if (flags.data) {
@@ -140,8 +128,7 @@ void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
   if (flags.imatrix) q.imatrix = *flags.imatrix;
   if (flags.requantize) q.requantize = true;
   if (!flags.op_types.empty()) {
-    q.op_types.clear();
-    SplitCommas(flags.op_types, q.op_types);
+    q.op_types = SplitCommas(flags.op_types);  // a list on the command line replaces the file's
     if (q.op_types.empty())
       ThrowUsage("no operator type is named", "--op-types", "write for example --op-types Conv,Gemm");
   }
@@ -157,6 +144,18 @@ void ApplyQuantization(const QuantizationFlags& flags, QuantizationConfig& q) {
 }
 
 }  // namespace
+
+std::vector<std::string> SplitCommas(const std::vector<std::string>& given) {
+  std::vector<std::string> out;
+  for (const std::string& text : given) {
+    for (std::size_t at = 0; at <= text.size();) {
+      const std::size_t end = std::min(text.find(',', at), text.size());
+      if (end > at) out.push_back(text.substr(at, end - at));
+      at = end + 1;
+    }
+  }
+  return out;
+}
 
 void AddDataOptions(std::vector<Option>& o, DataFlags& f) {
   const std::string g = "Data";

@@ -84,9 +84,11 @@ BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, cons
 // The same without the checks of what a model of operators can take: a file of weights has rules of its own.
 BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
                           const QuantizationFlags* quantization);
-// The data that the flags name; nothing when --data was not given. `config` holds --distribution and the rest.
+// --dim NAME=VALUE. Errors: kUsage for another form, and for a dimension that is set twice.
 std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<std::string>& dims);
 
+// The parts of A,B in all of the texts; empty ones are left out.
+std::vector<std::string> SplitCommas(const std::vector<std::string>& given);
 std::string ModelFile(const std::string& path);  // a build's output directory stands for the model in it
 int ThreadCount(const CommonFlags& common);      // 0: all cores
 void ApplyQuiet(const CommonFlags& common);

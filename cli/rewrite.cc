@@ -34,13 +34,7 @@ int Run(const Flags& flags) {
   options.dims = ParseDims(flags.common.dims);
   options.device = &RequireDevice(device);
   if (flags.rule_class) options.rules.permitted = ParseRuleClass(*flags.rule_class);
-  for (const std::string& text : flags.rules) {
-    for (std::size_t at = 0; at <= text.size();) {
-      const std::size_t end = std::min(text.find(',', at), text.size());
-      if (end > at) options.rules.rules.push_back(text.substr(at, end - at));
-      at = end + 1;
-    }
-  }
+  options.rules.rules = SplitCommas(flags.rules);
   if (flags.bisect) {
     if (!flags.data.data) ThrowUsage("nothing to run the model on", "--bisect", "give --data D");
     const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, nullptr);

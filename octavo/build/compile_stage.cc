@@ -96,8 +96,16 @@ void ValidateArtifact(const std::filesystem::path& source, const std::filesystem
     CheckDefaultSession(source, portable, data, options, manifest);
     return;
   }
-  manifest.validate =
-      CompareOnDevice(source, report.files.front(), *report.ep, data, options, kEmulatorSeconds, kLeastOnDevice);
+  try {
+    manifest.validate =
+        CompareOnDevice(source, report.files.front(), *report.ep, data, options, kEmulatorSeconds, kLeastOnDevice);
+  } catch (const Error& error) {
+    // Our own artifact is no bad input: the compile has failed, and is only seen now.
+    if (error.code() != ExitCode::kBadInput || error.where() != report.files.front().string()) throw;
+    ThrowUnsupported(report.ep->name + " does not load what it compiled (" + std::to_string(report.ep_context_nodes) +
+                         " contexts, " + std::to_string(report.cpu_nodes.size()) + " nodes on the CPU)",
+                     error.how(), "quantize for this device (octavo build --device), or stop before it (--no-compile)");
+  }
   manifest.artifact_session = report.ep->name;
   CompareOptions same = options;
   same.count = manifest.validate.samples;

@@ -37,6 +37,9 @@ std::string Summary(const QuantizeFileResult& r) {
   if (!r.quantize.skipped) {
     text += ", " + std::to_string(r.quantize.nodes_quantized) + " of " + std::to_string(r.quantize.nodes_total) +
             " nodes quantized";
+    if (const std::size_t left = r.quantize.nodes_skipped.size(); left > 0) {
+      text += ", " + std::to_string(left) + " left in float (--json F says why)";
+    }
   }
   char line[96];
   if (r.quantize.calibration_samples > 0) {
