@@ -44,15 +44,19 @@ Tensor Emitter::MxWeight(const Value& value) {
   const std::string place = "weight '" + value.name() + "', export to StableHLO";
   const MxFormat* format = FindMxFormat(mx.format);
   if (format == nullptr) ThrowUnsupported("no MX format has this name: " + mx.format, place);
-  const DType expressed = value.type.dtype;
   const TensorRef& numbers = *value.data;
+  if (form() == ConstantForm::kFloats) return b.Constant(numbers);
+  if (format->e4m3_scale) {  // FoldQuantOps makes blocked affine weights of it
+    ThrowUnsupported("the scales of " + mx.format + " cannot be found again from its numbers", place,
+                     "use --constants dequantize");
+  }
+  const DType expressed = value.type.dtype;
   if (form() == ConstantForm::kQuant) {
     ThrowUnsupported("!quant.uniform cannot say " + mx.format +
                          ": its scales belong to blocks, and no operation takes "
                          "sub-channel types",
                      place, "use --constants packed");
   }
-  if (form() == ConstantForm::kFloats) return b.Constant(numbers);
 
   const MxShape shape = MxShapeOf(numbers.dims, mx);
   std::vector<float> storage;
