@@ -47,7 +47,7 @@ bool IsBoundary(const Node& node) {
 // Why a node of the compiled model was left to the CPU.
 class Reasons {
  public:
-  Reasons(const DeviceDescriptor& device, const std::vector<std::string>& log) : device_(device), log_(log) {}
+  Reasons(const DeviceDescriptor& device, const std::vector<EpMessage>& log) : device_(device), log_(log) {}
 
   std::string Of(const Node& node) const {
     if (std::string said = Said(NameOf(node)); !said.empty()) return "the provider says: " + said;
@@ -70,9 +70,9 @@ class Reasons {
  private:
   // The provider's message about a node: the line that names it and says that something failed.
   std::string Said(const std::string& name) const {
-    for (const std::string& line : log_) {
+    for (const auto& [error, line] : log_) {
       if (line.find(name) == std::string::npos) continue;
-      const bool failure = line.find("alidation FAILED") != std::string::npos ||
+      const bool failure = error || line.find("alidation FAILED") != std::string::npos ||
                            line.find("not support") != std::string::npos ||
                            line.find("nsupported") != std::string::npos;
       if (!failure) continue;
@@ -84,22 +84,19 @@ class Reasons {
   }
 
   const DeviceDescriptor& device_;
-  const std::vector<std::string>& log_;
+  const std::vector<EpMessage>& log_;
 };
 
-// The first message of the provider that speaks of a failure of its own, not of one node.
-std::string FirstComplaint(const std::vector<std::string>& log) {
-  for (std::string line : log) {
-    const bool failure = line.find("nable to") != std::string::npos || line.find("ailed to") != std::string::npos ||
-                         line.find("rror") != std::string::npos;
-    if (!failure || line.find("alidation") != std::string::npos) continue;
-    std::replace(line.begin(), line.end(), '\n', ' ');
-    return "the provider says: " + line.substr(0, 400);
-  }
-  return {};
+// What the provider logged as an error first; empty: nothing.
+std::string FirstError(const std::vector<EpMessage>& log) {
+  const auto first = std::find_if(log.begin(), log.end(), [](const EpMessage& m) { return m.error; });
+  if (first == log.end()) return {};
+  std::string line = first->text.substr(0, 400);
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  return "the provider says: " + line;
 }
 
-void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<std::string>& log,
+void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<EpMessage>& log,
                 CompileReport& report) {
   const Model compiled = ReadOnnx(model);
   const Reasons reasons(device, log);
@@ -319,13 +316,13 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   }
   CountNodes(out, device, compiled.log, report);
   if (report.ep_context_nodes == 0) {
-    std::string why = FirstComplaint(compiled.log);
+    std::string why = FirstError(compiled.log);
     if (why.empty() && !report.cpu_nodes.empty()) why = report.cpu_nodes.front().reason;
     ThrowUnsupported(ep.name + " took no node of the model", model.filename().string(), why);
   }
   report.compiled = true;
   report.ep = std::move(ep);
-  for (const std::string& line : compiled.log) LogDebug("provider: " + line);
+  for (const EpMessage& message : compiled.log) LogDebug("provider: " + message.text);
   return report;
 }
 

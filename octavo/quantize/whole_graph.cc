@@ -417,7 +417,8 @@ class WholeGraph {
     const WholeGraphTensor& t = plan_.tensors[tensor];
     PlannedTensor out;
     out.storage = storage;
-    const bool symmetric = precision_.activation_symmetric;
+    const bool weight = storage == DType::kS16 && !IsSignedInteger(precision_.activation);
+    const bool symmetric = precision_.activation_symmetric || weight;
     if (t.constant != nullptr) {
       const auto [low, high] = RangeOfConstant(*t.constant);
       out.params = ChooseParams(low, high, storage, symmetric);
@@ -468,7 +469,11 @@ class WholeGraph {
   PlannedTensor InputParams(const Node& node, std::size_t index) {
     const Value* v = node.input(index);
     const std::size_t tensor = plan_.tensor_of.at(v);
-    return ParamsOf(tensor, plan_.Moves(node) ? Type_(tensor) : InputType(node));
+    if (plan_.Moves(node)) return ParamsOf(tensor, Type_(tensor));
+    const DType type = InputType(node);
+    // The second operand of a product is its weight, computed or not.
+    const bool weight = device_.symmetric_weights16 && type == DType::kU16 && index == 1 && node.Is("MatMul");
+    return ParamsOf(tensor, weight ? DType::kS16 : type);
   }
 
   // --- weights

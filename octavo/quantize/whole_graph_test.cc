@@ -71,6 +71,18 @@ TEST(WholeGraph, WeightsBesideSixteenBitsAreSymmetricAndNoChannelFallsBelowTheRe
                         "s8[3,1,1,1] [127, -127, 0]"));
 }
 
+TEST(WholeGraph, TheSecondOperandOfASixteenBitProductIsSymmetric) {
+  const std::string text = R"(graph @g(%x: f32[2,2]) -> (%y) {
+    %a: f32[2,2] = Sigmoid(%x)
+    %y: f32[2,2] = MatMul(%x, %a)
+  })";
+  const std::string wide = Quantized(text, 0, 65535, "w8a16");
+  EXPECT_THAT(wide, HasSubstr("%a: f32[2,2] # u16("));
+  EXPECT_THAT(wide, HasSubstr("%a_rq: f32[2,2] # s16("));
+  EXPECT_THAT(wide, HasSubstr("= MatMul(%x_q, %a_rq)"));
+  EXPECT_THAT(Quantized(text, 0, 255), HasSubstr("= MatMul(%x_q, %a)"));
+}
+
 TEST(WholeGraph, MovementSharesParametersAndReluGoesIntoTheCodes) {
   const std::string text = Quantized(R"(graph @g(%x: f32[1,2,2]) -> (%y) {
     %k = constant f32[1] [2]

@@ -218,7 +218,10 @@ Message Answer(Reader in, Served& served) {
     const Stopwatch time;
     CompileForEp(model, target, ep, embed);
     out.push_back(Seconds(time.Seconds()));
-    for (std::string& line : log.Take()) out.push_back(std::move(line));
+    for (EpMessage& message : log.Take()) {
+      out.push_back(Number(message.error ? 1 : 0));
+      out.push_back(std::move(message.text));
+    }
   } else if (what == "open") {
     const fs::path model = in.Next();
     SessionOptions options;
@@ -440,7 +443,10 @@ EpCompileResult DeviceWorker::Compile(const fs::path& model, const fs::path& out
   Reader in = impl_->Ask(request, "compiling " + model.filename().string() + " with " + ep.name);
   EpCompileResult result;
   result.seconds = Seconds(in.Next());
-  while (!in.done()) result.log.push_back(in.Next());
+  while (!in.done()) {
+    const bool error = in.Int() != 0;
+    result.log.push_back({error, in.Next()});
+  }
   return result;
 }
 

@@ -24,7 +24,7 @@ int ServeDevice(int in, int out);
 
 // What a compiler did.
 struct EpCompileResult {
-  std::vector<std::string> log;  // the provider's and the runtime's messages
+  std::vector<EpMessage> log;  // the provider's and the runtime's messages
   double seconds = 0;
 };
 

@@ -42,11 +42,11 @@ std::vector<fs::path> LibrariesIn(const fs::path& directory) {
   return found;
 }
 
-std::atomic<void (*)(const char*)> g_sink = nullptr;
+std::atomic<void (*)(OrtLoggingLevel, const char*)> g_sink = nullptr;
 
 // The runtime's messages are diagnostics of a library that users did not start: they go to the debug log only.
-void ORT_API_CALL Log(void*, OrtLoggingLevel, const char*, const char*, const char*, const char* message) {
-  if (const auto sink = g_sink.load()) sink(message);
+void ORT_API_CALL Log(void*, OrtLoggingLevel severity, const char*, const char*, const char*, const char* message) {
+  if (const auto sink = g_sink.load()) sink(severity, message);
   if (GetLogLevel() >= LogLevel::kDebug) LogDebug(std::string("onnxruntime: ") + (message == nullptr ? "" : message));
 }
 
@@ -130,7 +130,7 @@ const OrtLibrary& Ort() {
   return library;
 }
 
-void SetLogSink(void (*sink)(const char* message)) { g_sink = sink; }
+void SetLogSink(void (*sink)(OrtLoggingLevel severity, const char* message)) { g_sink = sink; }
 
 std::string TakeMessage(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return {};

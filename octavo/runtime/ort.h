@@ -28,7 +28,7 @@ const OrtLibrary& Ort();
 void ForbidTelemetry();
 
 // Where the runtime's messages go beside the debug log, of every severity that the session lets through; null: nowhere.
-void SetLogSink(void (*sink)(const char* message));
+void SetLogSink(void (*sink)(OrtLoggingLevel severity, const char* message));
 
 // Takes ownership of `status`; "" when it is null, else the first line of its message.
 std::string TakeMessage(const OrtApi& api, OrtStatus* status);

@@ -16,12 +16,12 @@ constexpr std::size_t kMostMessages = 20000;
 constexpr std::size_t kMostMessageBytes = 2000;
 
 std::mutex g_log_mutex;
-std::vector<std::string>* g_log = nullptr;
+std::vector<EpMessage>* g_log = nullptr;
 
-void Collect(const char* message) {
+void Collect(OrtLoggingLevel severity, const char* message) {
   const std::lock_guard lock(g_log_mutex);
   if (g_log == nullptr || message == nullptr || g_log->size() >= kMostMessages) return;
-  g_log->push_back(std::string(message).substr(0, kMostMessageBytes));
+  g_log->push_back({severity >= ORT_LOGGING_LEVEL_ERROR, std::string(message).substr(0, kMostMessageBytes)});
 }
 
 // Registering a library twice under one name is an error of the runtime.
@@ -86,7 +86,7 @@ EpLog::EpLog() {
   {
     const std::lock_guard lock(g_log_mutex);
     if (g_log != nullptr) ThrowInternal("two collectors of provider messages");
-    g_log = new std::vector<std::string>;
+    g_log = new std::vector<EpMessage>;
   }
   internal::SetLogSink(Collect);
 }
@@ -98,7 +98,7 @@ EpLog::~EpLog() {
   g_log = nullptr;
 }
 
-std::vector<std::string> EpLog::Take() {
+std::vector<EpMessage> EpLog::Take() {
   const std::lock_guard lock(g_log_mutex);
   return std::exchange(*g_log, {});
 }

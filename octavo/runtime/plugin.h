@@ -26,6 +26,11 @@ struct EpDevice {
 // kUnsupported with the runtime's message for a library that is missing, damaged, or refuses this runtime.
 std::vector<EpDevice> EpDevices(const std::string& ep, const std::filesystem::path& library);
 
+struct EpMessage {
+  bool error = false;  // logged as an error or as fatal
+  std::string text;
+};
+
 // What the runtime and the provider logged while a piece of work was done; bounded.
 class EpLog {
  public:
@@ -33,7 +38,7 @@ class EpLog {
   ~EpLog();
   EpLog(const EpLog&) = delete;
   EpLog& operator=(const EpLog&) = delete;
-  std::vector<std::string> Take();  // one message an entry
+  std::vector<EpMessage> Take();
 };
 
 // The Compile API: `model` with what the provider takes replaced by EPContext nodes, written to `out`; the binary goes
