@@ -220,6 +220,13 @@ class Raising {
     FinishSpatial(node, y);
   }
 
+  void DepthToSpace(Node& node) {
+    Value* x = Move(node, node.input(0), {0, 3, 1, 2});
+    Value* y = Add(node, node.op() == "DEPTH_TO_SPACE" ? "DepthToSpace" : "SpaceToDepth", {x}, SpatialType(node));
+    y->producer()->SetAttribute("blocksize", node.IntAttribute("block_size", 0));
+    FinishSpatial(node, y);
+  }
+
   void FullyConnected(Node& node) {
     Value* x = node.input(0);
     const Dims in = DimsOf(x), w_dims = DimsOf(node.input(1));
@@ -400,6 +407,7 @@ class Raising {
     if (op == "RESIZE_BILINEAR" || op == "RESIZE_NEAREST_NEIGHBOR") return Resize(node);
     if (op == "FULLY_CONNECTED") return FullyConnected(node);
     if (op == "GELU") return Gelu(node);
+    if (op == "DEPTH_TO_SPACE" || op == "SPACE_TO_DEPTH") return DepthToSpace(node);
     if (op == "PAD" || op == "PADV2") return Pad(node);
     if (op == "STRIDED_SLICE" || op == "SLICE") return Slice(node);
     if (op == "RESHAPE" || op == "SQUEEZE" || op == "EXPAND_DIMS") {

@@ -279,14 +279,17 @@ class RaiseWeightScaleRule final : public PatternRule<BiasMatch> {
             "%y : u8 = Conv (%x : u8), (%w : u8(s_w)), (%b : f32)   // |b| / (s_x * s_w) > 2^31",
             "%y : u8 = Conv (%x : u8), (%w : u8(1.0001 * 2 * |b| / (2^32 - 2) / s_x)), %b",
             "lossy by definition: weights of that channel lose digits that its bias drowns (Bias.RaisedScaleFits)",
-            {}};
+            {"raise-weight-scale/overflows"}};
   }
   MatchOr<BiasMatch> Match(Node& node) const override {
     const std::optional<LayerScales> s = ScalesOf(node);
     if (!s || node.input(2) == nullptr || !Scalar8(node.output())) return Refusal{};
     const std::optional<std::vector<double>> bias = BiasOf(node, *s);
     BiasMatch match{&node, *s, {}};
-    if (!bias || !BiasCodes(*bias, *s, match.codes)) return Refusal{};
+    if (!bias) return Refusal{"its bias is computed, or is not one finite number a channel"};
+    if (!Holds("raise-weight-scale/overflows", BiasCodes(*bias, *s, match.codes).has_value())) {
+      return Refusal{"its bias fits int32 at the scales that its weight has"};
+    }
     return match;
   }
   void Apply(const BiasMatch& match, Rewriter& rewriter) const override {

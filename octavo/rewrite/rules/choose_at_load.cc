@@ -84,7 +84,7 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
         " {%w = Cast (Cast %w_s8 + 128);  QLinearMatMul %x_codes, s_x, z_x, %w, s_w, z_w, s_y, z_y}",
         "all 256 codes: (q ^ 0x80) - (z - 128) == q - z, so both branches have the same int32 sums; both are run and "
         "compared, bit by bit (S8ToU8.EveryCodeAndZeroPoint, ChooseAtLoad.BothBranchesAreEqual)",
-        {}};
+        {"choose-at-load/unsigned-weight"}};
   }
 
   MatchOr<Choice> Match(Node& node) const override {
@@ -97,7 +97,9 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
     }
     const Value *x = node.input(0), *w = node.input(c.weight), *zero = node.input(c.zero);
     if (x == nullptr || w == nullptr || node.outputs().size() != 1 || node.output() == nullptr) return Refusal{};
-    if (w->type.dtype != DType::kU8) return Refusal{};
+    if (!Holds("choose-at-load/unsigned-weight", w->type.dtype == DType::kU8)) {
+      return Refusal{"its weight is " + std::string(Name(w->type.dtype)) + ", which 8 bits without sign do not hold"};
+    }
     if (x->type.dtype != DType::kU8) return Refusal{"its activations are not u8: no kernel saturates there"};
     if (!w->is_constant() || !w->data || zero == nullptr || !zero->is_constant() || !zero->data) return Refusal{};
     if (w->data->elements() < kLeastWeights) {

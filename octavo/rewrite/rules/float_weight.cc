@@ -19,17 +19,21 @@ class FloatWeightRule final : public PatternRule<Node*> {
         "%m = Max (%x : u8);  %y = Conv %m, (%w : f32)   (the numbers that DequantizeLinear gives; Max of one operand "
         "changes nothing, and keeps the runtime from quantizing the float weight by itself)",
         "all codes of the weight: DequantizeOne is the operator's arithmetic (FloatWeight.SameBitsAsTheRuntime)",
-        {}};
+        {"float-weight/one-axis"}};
   }
 
   MatchOr<Node*> Match(Node& node) const override {
     if (!IgnoresWeightAxis(device_) || !node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
     const Value* weight = node.input(1);
     const Affine* w = AffineOf(weight);
-    if (w == nullptr || !w->axis || w->block != 0) return Refusal{};
+    if (w == nullptr || !w->axis) return Refusal{};
     const std::size_t rank = weight->type.shape ? weight->type.shape->size() : 0;
     const std::optional<std::int64_t> axis = ResolveAxis(FindOp(node).channel_axis, node, rank);
     if (axis && *axis == *w->axis) return Refusal{};
+    if (!Holds("float-weight/one-axis", w->block == 0)) {
+      return Refusal{"its weight has a scale for each block of " + std::to_string(w->block) +
+                     ": the runtime does look where those lie"};
+    }
     if (!weight->is_constant() || !weight->data || BitWidth(w->storage) > 16) {
       return Refusal{"its weight is computed and has scales along axis " + std::to_string(*w->axis) +
                      ": the runtime may fuse it wrongly"};

@@ -107,7 +107,7 @@ class JoinCodesRule final : public PatternRule<Node*> {
             "%y : u8(s, z) = Concat (%a : u8(s, z)), (%b : u8(s, z))",
             "%y_codes = Concat %a_codes, %b_codes",
             "as move-codes: every code comes back (Requantize.EveryCodeComesBack)",
-            {}};
+            {"join-codes/same-parameters"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     if (!node.domain().empty() || node.form == QuantForm::kQLinear) return Refusal{};
@@ -122,7 +122,7 @@ class JoinCodesRule final : public PatternRule<Node*> {
       if (!IsDataInput(info, i)) continue;
       const std::optional<ScalarParams> in = ScalarOf(node.input(i));
       if (!in) return Refusal{"input " + std::to_string(i) + " is not quantized per tensor"};
-      if (!SameScalar(*in, *out)) {
+      if (!Holds("join-codes/same-parameters", SameScalar(*in, *out))) {
         return Refusal{"input " + std::to_string(i) + " is " + Text(*in) + ", the output " + Text(*out)};
       }
     }

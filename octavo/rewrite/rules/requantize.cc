@@ -6,6 +6,18 @@
 namespace octavo {
 namespace {
 
+struct Range {
+  double low = 0, high = 0;
+};
+
+// The numbers of the first and the last code.
+Range RangeOf(const ScalarParams& p) {
+  const auto number = [&](std::int64_t code) { return static_cast<double>(code - p.zero) * p.scale; };
+  return {number(IntegerMin(p.storage)), number(IntegerMax(p.storage))};
+}
+
+std::string RangeText(const Range& range) { return Text(range.low) + ".." + Text(range.high); }
+
 struct Pair {
   Node* node;  // the Requantize
   Value* from;
@@ -125,15 +137,11 @@ class SkipFinerQuantizeRule final : public PatternRule<Pair> {
       return Refusal{"the scales' ratio " + Text(static_cast<double>(b->scale) / a->scale) +
                      " is not an odd integer: 6 to 13 % of the codes would differ"};
     }
-    const auto end = [](const ScalarParams& p, std::int64_t code) {
-      return static_cast<double>(code - p.zero) * p.scale;
-    };
     // Half a coarse step beyond its last code everything saturates to that code in either way.
-    const double low_a = end(*a, IntegerMin(a->storage)), high_a = end(*a, IntegerMax(a->storage));
-    const double low_b = end(*b, IntegerMin(b->storage)), high_b = end(*b, IntegerMax(b->storage));
-    if (!Holds("quantize-once/nested-ranges", low_a <= low_b && high_a >= high_b)) {
-      return Refusal{"the first range " + Text(low_a) + ".." + Text(high_a) + " does not hold the second, " +
-                     Text(low_b) + ".." + Text(high_b) + ": up to 79 % of the codes would differ"};
+    const Range outer = RangeOf(*a), inner = RangeOf(*b);
+    if (!Holds("quantize-once/nested-ranges", outer.low <= inner.low && outer.high >= inner.high)) {
+      return Refusal{"the first range " + RangeText(outer) + " does not hold the second, " + RangeText(inner) +
+                     ": up to 79 % of the codes would differ"};
     }
     return Pair{&node, first->producer()->input(0)};
   }
@@ -153,12 +161,14 @@ class AbsorbRequantizeRule final : public PatternRule<Pair> {
   RuleClass rule_class() const override { return RuleClass::kImproves; }
   std::vector<std::string_view> roots() const override { return {kRequantize}; }
   RuleDoc doc() const override {
-    return {"An operator writes the parameters that its only reader wants: one rounding less.",
-            "%a : u8(s, z) = Conv ...;  %b : u8(s', z') = Requantize %a",
-            "%b : u8(s', z') = Conv ...",
-            "one rounding of the same real number instead of two: |error| <= s'/2 instead of s/2 + s'/2 "
-            "(Z3 over the integers, Requantize.AbsorbedErrorIsSmaller)",
-            {"absorb-requantize/one-use"}};
+    return {
+        "An operator writes the parameters that its only reader wants, if the first range holds the second (its end "
+        "may be a Relu): one rounding less.",
+        "%a : u8(s, z) = Conv ...;  %b : u8(s', z') = Requantize %a",
+        "%b : u8(s', z') = Conv ...",
+        "one rounding of the same real number instead of two: |error| <= s'/2 instead of s/2 + s'/2 "
+        "(Z3 over the integers, Requantize.AbsorbedErrorIsSmaller)",
+        {"absorb-requantize/one-use", "absorb-requantize/nested-ranges"}};
   }
   MatchOr<Pair> Match(Node& node) const override {
     if (!IsRequantize(node)) return Refusal{};
@@ -181,6 +191,12 @@ class AbsorbRequantizeRule final : public PatternRule<Pair> {
     if (producer.form == QuantForm::kQLinear) return Refusal{Describe(producer) + " is in its integer form already"};
     if (!Holds("absorb-requantize/one-use", OnlyUser(*first) == &node)) {
       return Refusal{"the output of " + Describe(producer) + " has other uses"};
+    }
+    const ScalarParams a = *ScalarOf(first), b = *ScalarOf(node.output());
+    const Range inner = RangeOf(b), outer = RangeOf(a);
+    if (!Holds("absorb-requantize/nested-ranges", outer.low <= inner.low && outer.high >= inner.high)) {
+      return Refusal{"the first range " + RangeText(outer) + " does not hold the second, " + RangeText(inner) +
+                     ": what it cuts off, as a Relu does, would come back"};
     }
     return Pair{&node, first};
   }

@@ -126,15 +126,18 @@ class S8SumsToU8Rule final : public PatternRule<Node*> {
             "%i = ConvInteger (%q : u8), %w ^ 0x80 : u8, %z, z_w + 128   (the same sums)",
             "all 256 codes: (q ^ 0x80) - (z + 128) == q - z, and sums of equal integers are equal "
             "(S8ToU8.EveryCodeAndZeroPoint, S8SumsToU8.SameSums)",
-            {}};
+            {"s8-sums-to-u8/signed-weight"}};
   }
 
   MatchOr<Node*> Match(Node& node) const override {
     const Value *x = node.input(0), *w = node.input(1), *zero = node.input(3);
     if (!SaturatesU8S8(device_) || !node.domain().empty() || x == nullptr || w == nullptr) return Refusal{};
-    if (w->type.dtype != DType::kS8 || w->type.quant || x->type.dtype != DType::kU8) return Refusal{};
+    if (w->type.quant || x->type.dtype != DType::kU8) return Refusal{};
+    if (!Holds("s8-sums-to-u8/signed-weight", w->type.dtype == DType::kS8)) {
+      return Refusal{"its weight is unsigned: there is nothing to turn"};
+    }
     if (!w->is_constant() || !w->data) return Refusal{"its right operand is computed: u8 times s8 stays"};
-    if (zero != nullptr && (!zero->is_constant() || !zero->data || zero->data->dtype != DType::kS8)) {
+    if (zero != nullptr && (!zero->is_constant() || !zero->data || zero->data->dtype != w->data->dtype)) {
       return Refusal{"the zero point of its weight is computed: u8 times s8 stays"};
     }
     return &node;
