@@ -580,6 +580,7 @@ std::int64_t CircleLowering::MapAxis(std::int64_t axis, Layout layout, std::size
 
 CircleReport CircleLowering::Run() {
   UnifySigns();
+  CastBeforeExpand();
   FindFusions();
   for (const Value* input : old_.inputs()) {
     if (input->data) {

@@ -110,6 +110,7 @@ class CircleLowering {
 
   // --- prepasses ---------------------------------------------------------------------------------------------------
   void UnifySigns();
+  void CastBeforeExpand();
   void FindFusions();
   void FindGelu(const Node& erf);
 
@@ -123,6 +124,10 @@ class CircleLowering {
   Value* Bias(const Node& node, const Value* bias, std::int64_t channels, Value* x, Value* w, bool integer);
   Value* ConvPiece(const Node& node, Value* x, Value* w, Value* b, bool depthwise, std::string_view padding,
                    const Type& type, const std::string& name);
+  // In operators that onert has too (lower_circle_upscale.cc). Each pixel `factor` times in both directions, NHWC.
+  Value* RepeatPixels(Value* x, std::int64_t factor, const std::string& name);
+  // A ConvTranspose of weight `raw` (ONNX layout) whose output is the stride times its input; null where it is no such.
+  Value* ConvTransposeAsConv(const Node& node, Value* x, Value* raw, const Type& type, bool integer);
   void Elementwise(const Node& node);
   void Variadic(const Node& node);
   void DivNode(const Node& node);

@@ -67,6 +67,34 @@ void CircleLowering::UnifySigns() {
   }
 }
 
+// Before:  %e = Expand(%x : s64, shape);  %c = Cast(%e) to f32
+// After:   %n = Cast(%x) to f32;          %c = Expand(%n, shape)
+// The same numbers, fewer of them converted; and onert has TILE in float only.
+void CircleLowering::CastBeforeExpand() {
+  for (Node* cast : old_.nodes()) {
+    if (!cast->Is("Cast") || cast->output()->type.quant || !IsFloat(cast->output()->type.dtype)) continue;
+    Value* expanded = cast->input(0);
+    Node* expand = expanded == nullptr ? nullptr : expanded->producer();
+    if (expand == nullptr || !expand->Is("Expand") || expanded->uses().size() != 1 || expanded->is_graph_output() ||
+        expanded->type.quant || !expand->input(0)->type.shape) {
+      continue;
+    }
+    Type narrow = cast->output()->type;
+    narrow.shape = expand->input(0)->type.shape;
+    Node* first =
+        old_.AddNode("Cast", "", {expand->input(0)}, {{cast->output()->name() + "_cast", std::move(narrow)}}, expand);
+    first->SetAttribute("to", cast->IntAttribute("to", 1));
+    first->name = cast->name;
+    Node* last = old_.AddNode("Expand", "", {first->output(), expand->input(1)},
+                              {{cast->output()->name() + "_expanded", cast->output()->type}}, cast->next());
+    last->name = expand->name;
+    Value* gone = cast->output();
+    if (gone->is_graph_output()) old_.SwapNames(gone, last->output());
+    old_.ReplaceAllUses(gone, last->output());
+  }
+  old_.EraseDead();
+}
+
 namespace {
 
 const Node* OnlyUser(const Value* v) {

@@ -214,6 +214,11 @@ void CircleLowering::ConvTranspose(const Node& node) {
   }
   Value* x = Get(x_old, Layout::kLast, !integer);
   Value* raw = GetConstant(w_old, Layout::kFirst, !integer);
+  if (node.StringAttribute("auto_pad", "NOTSET") == "NOTSET") {
+    if (Value* y = ConvTransposeAsConv(node, x, raw, OutType(node, Layout::kLast, integer), integer); y != nullptr) {
+      return Finish(node, Layout::kLast, y, integer);
+    }
+  }
   const std::vector<std::int64_t> perm{1, 2, 3, 0};
   std::optional<QuantType> mx;
   if (raw->type.quant && raw->type.quant->kind == QuantType::Kind::kMx) {

@@ -312,6 +312,11 @@ void CircleLowering::Resize(const Node& node) {
   const Value* data[] = {x_old};
   const bool integer = Integer(node, op, data);
   Value* x = Get(x_old, Layout::kLast, !integer);
+  const std::int64_t factor = out[2] / std::max<std::int64_t>(in[2], 1);
+  if (mode == "nearest" && whole && factor > 1 && factor <= 16 && out[3] == factor * in[3] &&
+      StorageOf(x->type) != Storage::kS16 && StorageOf(x->type) != Storage::kMx) {
+    return Finish(node, Layout::kLast, RepeatPixels(x, factor, node.output()->name()), integer);
+  }
   const std::int64_t size[] = {out[2], out[3]};
   Type type = OutType(node, Layout::kLast, integer);
   type.quant = x->type.quant;
