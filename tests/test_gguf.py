@@ -283,6 +283,16 @@ def test_nan_is_refused_and_nothing_is_left(octavo, tmp_path):
     octavo("quantize", source, "-o", tmp_path / "q.gguf", "--precision", "q4_k", "--exclude", "w")
 
 
+def test_weights_too_large_for_a_format_are_refused(octavo, tmp_path):
+    x = rng.normal(size=(2, 256)).astype(np.float32)
+    x[1, 3] = 1e9
+    source = write(tmp_path / "f.gguf", {"w": x})
+    for precision in ("q4_k", "q8_0", "fp16"):
+        error = octavo("quantize", source, "-o", tmp_path / "q.gguf", "--precision", precision, code=3).error
+        assert "too large for" in error and "tensor w" in error
+    octavo("quantize", source, "-o", tmp_path / "q.gguf", "--precision", "bf16")
+
+
 def test_hostile_files_are_refused_in_one_line(octavo, float_model, tmp_path):
     whole = float_model.read_bytes()
     path = tmp_path / "bad.gguf"

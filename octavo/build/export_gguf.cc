@@ -168,8 +168,8 @@ ExportReport ExportGguf(const ExportRequest& request) {
     if (weight.spec.type->name == "f32") {
       std::memcpy(out.data(), x.data(), out.size());
     } else {
-      EncodeGgml(*FindGgmlFormat(weight.spec.type->id), x, GgufRowElements(weight.spec.ne), {}, out.bytes(), threads,
-                 "initializer " + weight.spec.name);
+      EncodeGgmlFinite(*FindGgmlFormat(weight.spec.type->id), x, GgufRowElements(weight.spec.ne), {}, out.bytes(),
+                       threads, "initializer " + weight.spec.name);
     }
     writer.Write(out.bytes());
     if (data.file) data.file->DropPages(data.bytes);

@@ -331,7 +331,7 @@ class Pipeline {
       if (to.name == "f32") {
         std::memcpy(out.data(), x.data(), out.size());
       } else {
-        EncodeGgml(target, x, row, importance, out, 1, where);
+        EncodeGgmlFinite(target, x, row, importance, out, 1, where);
       }
       r += n;
     }

@@ -1,9 +1,11 @@
 #include "octavo/numerics/ggml.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cctype>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <vector>
 
@@ -104,9 +106,16 @@ constexpr GgmlFormat kFormats[] = {
 #undef OCTAVO_ROW
 
 std::string Text(std::uint64_t n) { return std::to_string(n); }
+std::string FloatText(float x) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", static_cast<double>(x));
+  return text;
+}
 
-void CheckFinite(const float* x, std::size_t n, std::uint64_t first, const std::string& where) {
-  if (ggml::AllFinite(x, n)) return;
+// Returns the bits of the largest magnitude.
+std::uint32_t CheckFinite(const float* x, std::size_t n, std::uint64_t first, const std::string& where) {
+  const std::uint32_t most = ggml::LargestBits(x, n);
+  if (most < 0x7f800000) return most;
   for (std::size_t i = 0; i < n; ++i) {
     if (!std::isfinite(x[i])) {
       ThrowBadInput(std::isnan(x[i]) ? "weight is not a number" : "weight is infinite",
@@ -114,6 +123,7 @@ void CheckFinite(const float* x, std::size_t n, std::uint64_t first, const std::
                     "block formats hold finite numbers only; exclude or mend it");
     }
   }
+  return most;
 }
 
 }  // namespace
@@ -156,11 +166,11 @@ std::uint64_t GgmlBytes(const GgmlFormat& format, std::uint64_t rows, std::uint6
   return bytes;
 }
 
-void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
-                std::span<const float> importance, std::span<std::byte> out, int threads, const std::string& where) {
+float EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
+                 std::span<const float> importance, std::span<std::byte> out, int threads, const std::string& where) {
   if (row == 0 || x.empty()) {
     if (!x.empty() || !out.empty()) ThrowInternal("rows without elements", where);
-    return;
+    return 0;
   }
   const std::uint64_t rows = x.size() / row;
   if (rows * row != x.size() || out.size() != GgmlBytes(format, rows, row, where)) {
@@ -180,8 +190,15 @@ void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_
   // Pieces that stay in the first cache between the check and the encoder, and tasks worth a thread's while. A piece is
   // as many blocks as fill any vector.
   constexpr std::uint64_t kPiece = 2048, kTask = 1 << 16;
+  std::atomic<std::uint32_t> largest{0};
+  const auto check = [&](std::uint64_t first, std::uint64_t count) {
+    const std::uint32_t most = CheckFinite(x.data() + first, count, first, where);
+    std::uint32_t before = largest.load(std::memory_order_relaxed);
+    while (most > before && !largest.compare_exchange_weak(before, most, std::memory_order_relaxed)) {
+    }
+  };
   const auto encode = [&](std::uint64_t first, std::uint64_t count) {
-    CheckFinite(x.data() + first, count, first, where);
+    check(first, count);
     format.encode(x.data() + first, count, by_row ? importance.data() : nullptr,
                   out.data() + first / format.block * format.block_bytes);
   };
@@ -189,7 +206,7 @@ void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_
   // written.
   const bool past_cache = !format.is_block() && out.size() >= kPastCache;
   const auto encode_past_cache = [&](std::uint64_t first, std::uint64_t count) {
-    CheckFinite(x.data() + first, count, first, where);
+    check(first, count);
     alignas(64) std::byte piece[kPiece * sizeof(float)];
     format.encode(x.data() + first, count, nullptr, piece);
     ggml::CopyPastCache(piece, count * format.block_bytes, out.data() + first * format.block_bytes);
@@ -208,6 +225,27 @@ void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_
       }
       if (past_cache) hwy::FlushStream();
     });
+  }
+  return std::bit_cast<float>(largest.load());
+}
+
+void EncodeGgmlFinite(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
+                      std::span<const float> importance, std::span<std::byte> out, int threads,
+                      const std::string& where) {
+  constexpr float kSafe = 32768;  // no scale, minimum or half of smaller values comes near the 65520 where f16 ends
+  if (EncodeGgml(format, x, row, importance, out, threads, where) < kSafe) return;
+  constexpr std::size_t kPiece = 4096;
+  float piece[kPiece];
+  for (std::size_t i = 0; i < x.size(); i += kPiece) {
+    const std::size_t n = std::min(kPiece, x.size() - i);
+    format.decode(out.data() + i / format.block * format.block_bytes, n, piece);
+    const std::uint32_t most = ggml::LargestBits(piece, n);
+    if (most < 0x7f800000) continue;
+    const float* bad = std::find_if(piece, piece + n, [](float v) { return !std::isfinite(v); });
+    const std::size_t at = i + static_cast<std::size_t>(bad - piece);
+    ThrowBadInput(
+        "weight " + FloatText(x[at]) + " or one of its block is too large for " + std::string(format.ggml_name),
+        where + ", element " + Text(at), "exclude the tensor, or give it another type, for example bf16");
   }
 }
 

@@ -52,9 +52,15 @@ std::uint64_t GgmlBytes(const GgmlFormat& format, std::uint64_t rows, std::uint6
 // Encodes rows of `row` elements (x.size() a multiple of it) to `out` of exactly GgmlBytes(...). `importance`: empty,
 // or `row` weights that hold for every row. The bytes do not depend on `threads`. Errors: kBadInput for NaN or infinity
 // in x (the first index is named) or for an importance that is negative or not finite; kUnsupported for ragged rows;
-// kInternal for sizes that disagree.
-void EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
-                std::span<const float> importance, std::span<std::byte> out, int threads, const std::string& where);
+// kInternal for sizes that disagree. Returns the largest magnitude of x.
+float EncodeGgml(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
+                 std::span<const float> importance, std::span<std::byte> out, int threads, const std::string& where);
+
+// The same for what is handed out: blocks that decode to NaN or infinity, because a scale or a value is beyond f16, are
+// kBadInput too, with the first element.
+void EncodeGgmlFinite(const GgmlFormat& format, std::span<const float> x, std::uint64_t row,
+                      std::span<const float> importance, std::span<std::byte> out, int threads,
+                      const std::string& where);
 
 // Decodes to out.size() elements (a multiple of the block); `blocks` has exactly their bytes.
 void DecodeGgml(const GgmlFormat& format, std::span<const std::byte> blocks, std::span<float> out, int threads,

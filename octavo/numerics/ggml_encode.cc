@@ -266,7 +266,7 @@ void EncodeNvfp4(const float* x, size_t n, const float*, std::byte* out) {
   }
 }
 
-bool AllFiniteRun(const float* x, size_t n) {
+uint32_t LargestBitsRun(const float* x, size_t n) {
   const DF d;
   const DI di;
   const size_t lanes = hn::Lanes(d);
@@ -279,7 +279,7 @@ bool AllFiniteRun(const float* x, size_t n) {
   }
   int32_t most = hn::GetLane(hn::MaxOfLanes(di, hn::Max(a, b)));
   for (; i < n; ++i) most = std::max(most, static_cast<int32_t>(std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu));
-  return most < 0x7f800000;
+  return static_cast<uint32_t>(most);
 }
 
 }  // namespace
@@ -287,8 +287,10 @@ bool AllFiniteRun(const float* x, size_t n) {
 #define OCTAVO_TARGET(name) constexpr auto Encode##name = EncodeReference##name;
 OCTAVO_FORMATS(OCTAVO_TARGET)
 #undef OCTAVO_TARGET
-bool AllFiniteRun(const float* x, size_t n) {
-  return std::all_of(x, x + n, [](float v) { return std::isfinite(v); });
+uint32_t LargestBitsRun(const float* x, size_t n) {
+  uint32_t most = 0;
+  for (size_t i = 0; i < n; ++i) most = std::max(most, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+  return most;
 }
 #endif
 #define OCTAVO_TARGET(name)                                                              \
@@ -297,7 +299,7 @@ bool AllFiniteRun(const float* x, size_t n) {
   }
 OCTAVO_FORMATS(OCTAVO_TARGET)
 #undef OCTAVO_TARGET
-bool Finite(const float* x, size_t n) { return AllFiniteRun(x, n); }
+uint32_t Largest(const float* x, size_t n) { return LargestBitsRun(x, n); }
 }  // namespace HWY_NAMESPACE
 }  // namespace octavo::ggml
 HWY_AFTER_NAMESPACE();
@@ -311,7 +313,7 @@ namespace octavo::ggml {
   }
 OCTAVO_FORMATS(OCTAVO_EXPORT)
 #undef OCTAVO_EXPORT
-HWY_EXPORT(Finite);
-bool AllFinite(const float* x, std::size_t n) { return HWY_DYNAMIC_DISPATCH(Finite)(x, n); }
+HWY_EXPORT(Largest);
+std::uint32_t LargestBits(const float* x, std::size_t n) { return HWY_DYNAMIC_DISPATCH(Largest)(x, n); }
 }  // namespace octavo::ggml
 #endif  // HWY_ONCE

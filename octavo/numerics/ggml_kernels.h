@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "octavo/numerics/ggml_reference.h"
 
@@ -16,7 +17,7 @@ OCTAVO_GGML_BLOCK_FORMATS(OCTAVO_DECLARE)
 // Copies to memory past the caches: for results that no cache could hold.
 void CopyPastCache(const void* from, std::size_t bytes, void* to);
 
-// True if no value is NaN or infinite.
-bool AllFinite(const float* x, std::size_t n);
+// Of the largest magnitude, its bits: ordered as the magnitudes are, infinity and then NaN above all.
+std::uint32_t LargestBits(const float* x, std::size_t n);
 
 }  // namespace octavo::ggml

@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -305,6 +306,24 @@ TEST(GgmlEncode, Mxfp4ExponentFollowsRoundedLogarithm) {
   EXPECT_EQ(ggml::Mxfp4Exponent(std::nextafter(1.0f, 0.0f)), 124);
   // log2f(2^20 - 2^-4) rounds to 20.
   EXPECT_EQ(ggml::Mxfp4Exponent(std::nextafter(1048576.0f, 0.0f)), 145);
+}
+
+TEST(GgmlCodec, TooLargeForTheScales) {
+  std::vector<float> x(256, 1.0f);
+  for (const auto& [name, largest, held] :
+       {std::tuple("f16", 65519.0f, true), std::tuple("f16", 65520.0f, false), std::tuple("bf16", 3e38f, true),
+        std::tuple("q8_0", 65519.0f * 127, true), std::tuple("q8_0", 65520.0f * 127, false),
+        std::tuple("q4_k", 1e9f, false), std::tuple("mxfp4_gg", 1e30f, true), std::tuple("nvfp4", 1e30f, true)}) {
+    const GgmlFormat& format = GetGgmlFormat(name, "x");
+    std::vector<std::byte> out(GgmlBytes(format, 1, 256, "x"));
+    x[37] = largest;
+    EXPECT_EQ(EncodeGgml(format, x, 256, {}, out, 1, "x"), largest);
+    if (held) {
+      EXPECT_NO_THROW(EncodeGgmlFinite(format, x, 256, {}, out, 1, "x")) << name;
+    } else {
+      EXPECT_THROW(EncodeGgmlFinite(format, x, 256, {}, out, 1, "x"), Error) << name << " " << largest;
+    }
+  }
 }
 
 TEST(GgmlCodec, Refusals) {
