@@ -356,8 +356,8 @@ int main(int argc, char** argv) {
   bool same = true;
   if (!check) {
     std::printf(
-        "%zu MB of f32; GB/s of f32 (ours / ggml) and the ratio; x2: two threads against one on %zu MB, and the most "
-        "memory allows\n",
+        "%zu MB of f32; GB/s of f32 (ours / ggml) and the ratio; x2: two threads against one on %zu MB, and of "
+        "plain copying of as many bytes\n",
         mb, mb2);
     std::printf("%-9s %-30s %-11s  %-30s %-30s %-11s\n", "format", "encode", "x2  memory", "encode with importance",
                 "decode", "x2  memory");
