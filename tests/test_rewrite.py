@@ -296,6 +296,20 @@ def test_the_loading_machine_chooses_the_kernel(octavo, tmp_path):
         np.testing.assert_array_equal(a[0], b[0])
 
 
+def test_inspect_counts_a_chosen_product_once(octavo, tmp_path):
+    nodes, init = [], []
+    x = pair(nodes, init, "x", 0.02, 100)
+    w = qdq(nodes, init, "w", np.random.default_rng(0).integers(0, 256, (128, 130)).astype(np.uint8), 0.01, 128)
+    nodes.append(helper.make_node("MatMul", [x, w], ["y"]))
+    onnx.save(make(nodes, init, [("x", [3, 128])], [("y", [3, 130])]), str(tmp_path / "q.onnx"))
+    rewrite(octavo, tmp_path / "q.onnx", tmp_path / "r.onnx")
+    assert "If" in [n.op_type for n in onnx.load(str(tmp_path / "r.onnx")).graph.node]
+    octavo("inspect", tmp_path / "r.onnx", "--json", tmp_path / "i.json")
+    seen = json.loads((tmp_path / "i.json").read_text())
+    assert seen["chosen_at_load"] == 1 and seen["nodes_quantized"] == 1, seen
+    assert {o["op"]: o["nodes"] for o in seen["operators"]} == {f"{MS}:MatMulIntegerToFloat": 1}
+
+
 def test_an_old_operator_set_is_raised_for_integer_kernels(octavo, tmp_path):
     rng = np.random.default_rng(6)
     nodes, init = [], []

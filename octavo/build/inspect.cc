@@ -13,6 +13,7 @@
 #include "octavo/import/safetensors.h"
 #include "octavo/ir/text.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/quantized.h"
 #include "octavo/validate/json_writer.h"
 
 namespace octavo {
@@ -68,6 +69,9 @@ InspectResult InspectModel(const fs::path& path, const std::string& kind, const 
   Model model = circle ? ReadCircle(path) : ReadOnnx(path);
   const bool context = HasEpContext(model);
   const std::int64_t pairs = circle ? 0 : FoldQdq(model);
+  // A product in two forms, of which the runtime keeps one when it loads the model, is one operator.
+  const std::int64_t choices = circle ? 0 : FoldChoices(*model.graph);
+  if (choices > 0) model.graph->EraseDead();
   InspectResult out;
   std::map<std::string, OpCount> ops;
   std::map<std::string, StoredCount> stored;
@@ -155,10 +159,14 @@ InspectResult InspectModel(const fs::path& path, const std::string& kind, const 
   values("inputs", model.graph->inputs());
   values("outputs", model.graph->outputs());
   json.Field("nodes", nodes).Field("nodes_quantized", quantized).Field("conversions", conversions);
-  json.Field("qdq_pairs_folded", pairs);
+  json.Field("qdq_pairs_folded", pairs).Field("chosen_at_load", choices);
   std::snprintf(line, sizeof line, "%lld nodes, %lld of them quantized; %lld conversions between float and quantized\n",
                 static_cast<long long>(nodes), static_cast<long long>(quantized), static_cast<long long>(conversions));
   text += line;
+  if (choices > 0) {
+    text +=
+        std::to_string(choices) + " of them in two forms: the machine that loads the model chooses the weights' sign\n";
+  }
   std::snprintf(line, sizeof line, "  %-32s %8s %10s  %s\n", "operator", "nodes", "quantized", "weights");
   text += line;
   json.Key("operators").BeginArray();
