@@ -42,12 +42,15 @@ std::byte* MapUnlinked(std::size_t bytes) {
   return map == MAP_FAILED ? nullptr : static_cast<std::byte*>(map);
 }
 
+// From here on a buffer is mapped: it comes and goes without leaving a hole in the heap of one thread or another.
+constexpr std::size_t kMappedBytes = std::size_t{256} << 10;
+
 }  // namespace
 
 SpillBuffer::SpillBuffer(std::size_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-  if (bytes >= kSpillBytes) {
-    data_ = MapUnlinked(bytes);
+  if (bytes >= kMappedBytes) {
+    if (bytes >= kSpillBytes) data_ = MapUnlinked(bytes);
     file_ = data_ != nullptr;
     if (data_ == nullptr) {
       void* map = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -113,6 +113,13 @@ void RoundRun(std::span<const float> x, const Rounding& rounding, float* y) {
   }
 }
 
+// A table of which a sample reads some rows (embeddings).
+bool ReadByRows(const Value& constant) {
+  return !constant.uses().empty() && std::all_of(constant.uses().begin(), constant.uses().end(), [](const Use& use) {
+    return use.node->Is("Gather") && use.index == 0;
+  });
+}
+
 // Softmax at the end becomes LogSoftmax; the names of those outputs.
 std::unordered_set<std::string> ShowLogits(Graph& graph, const std::vector<ObserveSpec>& observe) {
   std::unordered_set<std::string> changed;
@@ -251,6 +258,7 @@ struct Calibration::Impl {
   mutable std::optional<Session> session;
   mutable std::vector<std::string> wanted;
   mutable std::unordered_set<std::string> logits;  // outputs that are the logarithm of the model's
+  mutable std::vector<TensorRef> tables;           // read by rows, where they are mapped
   std::mutex remembered_mutex;
   std::map<std::string, std::vector<std::vector<float>>> remembered;  // outputs of the kept samples, by digest
 
@@ -281,6 +289,8 @@ std::vector<std::vector<float>> Calibration::Impl::FloatOutputs(const std::vecto
 
 void Calibration::Impl::Load() const {
   OnnxSkeleton skeleton;
+  SessionOptions session_options;
+  std::unordered_set<std::string> row_tables;
   {
     Model model = Clone(float_model);
     Graph& graph = *model.graph;
@@ -308,16 +318,23 @@ void Calibration::Impl::Load() const {
     logits = ShowLogits(graph, observe);
     if (!observe.empty()) model.SetOpsetVersion(kObserveDomain, 1);
     skeleton = SerializeSkeleton(model);
+    for (const Value* constant : graph.constants()) {
+      if (ReadByRows(*constant)) row_tables.insert(constant->name());
+    }
   }
   std::vector<std::pair<std::string, TensorRef>> initializers;
   std::uint64_t weight_bytes = 0;
   for (OnnxSkeleton::External& external : skeleton.externals) {
+    if (row_tables.count(external.name) > 0 && external.tensor.file != nullptr) {
+      session_options.in_place.push_back(external.name);
+      tables.push_back(external.tensor);
+    }
     weight_bytes += external.tensor.bytes.size();
     initializers.emplace_back(std::move(external.name), std::move(external.tensor));
   }
-  SessionOptions session_options;
   session_options.intra_op_threads = 1;
   session_options.memory_pattern = false;
+  session_options.run_arenas = true;
   // On a CPU the fused operator takes four times as long as the two that it stands for (ONNX Runtime 1.31).
   session_options.config.emplace_back("optimization.disable_specified_optimizers", "SkipLayerNormFusion");
   session_options.disable_prepacking = weight_bytes > kMostPrepackedBytes;
@@ -394,6 +411,8 @@ Statistics Calibration::Gather(const DataSource& data, std::size_t first, std::s
         std::size_t bytes = 0;
         for (const TensorRef& result : results) bytes += result.bytes.size();
         if (bytes <= kMostRememberedBytes) remember(statistics.samples[i], results);
+        // Else the more samples, the more of the rows are resident.
+        for (const TensorRef& table : impl_->tables) table.file->DropPages(table.bytes);
       } catch (const Error& e) {
         if (e.code() != ExitCode::kBadInput || e.where() == "sample " + sample.name) throw;
         throw Error(e.code(), e.reason(), "sample " + sample.name + ": " + e.where(), e.how());

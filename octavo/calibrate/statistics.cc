@@ -209,14 +209,17 @@ void Statistics::Keep(std::string_view sha256, std::span<const TensorRef> tensor
   std::size_t before = 0;
   for (auto it = kept.begin(); it != at; ++it) before += KeptOfSize(BytesOf(*it)) == room ? 1 : 0;
   if (before >= room) return;
+  // First the one that has to go.
+  const std::size_t place = static_cast<std::size_t>(at - kept.begin());
+  std::size_t count = 1;
+  std::erase_if(kept, [&](const KeptSample& k) { return KeptOfSize(BytesOf(k)) == room && ++count > room; });
   KeptSample sample{std::string(sha256), {}};
   for (const TensorRef& tensor : tensors_of_sample) {
-    sample.tensors.push_back(TensorRef::FromBytes(tensor.dtype, tensor.dims,
-                                                  std::vector<std::byte>(tensor.bytes.begin(), tensor.bytes.end())));
+    SpillBuffer copy(tensor.bytes.size());
+    std::copy(tensor.bytes.begin(), tensor.bytes.end(), copy.data());
+    sample.tensors.push_back(TensorRef::FromBuffer(tensor.dtype, tensor.dims, std::move(copy)));
   }
-  kept.insert(at, std::move(sample));
-  std::size_t count = 0;
-  std::erase_if(kept, [&](const KeptSample& k) { return KeptOfSize(BytesOf(k)) == room && ++count > room; });
+  kept.insert(kept.begin() + static_cast<std::ptrdiff_t>(place), std::move(sample));
 }
 
 std::string ModelFingerprint(const Model& model) {

@@ -1,7 +1,9 @@
 #include "octavo/runtime/session.h"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <system_error>
 #include <unordered_map>
 #include <utility>
@@ -12,6 +14,7 @@
 #include "octavo/runtime/mx_op.h"
 #include "octavo/runtime/ort.h"
 #include "octavo/runtime/plugin_session.h"
+#include "octavo/runtime/run_arena.h"
 
 namespace octavo {
 namespace {
@@ -312,15 +315,67 @@ RuntimePreload::~RuntimePreload() {
   if (thread_.joinable()) thread_.join();
 }
 
+// The arenas of a session that has one for each run: as many as ever ran at once.
+class RunArenas {
+ public:
+  RunArenas() = default;
+  ~RunArenas() {
+    for (internal::RunArena* arena : all_) arena->Release();
+  }
+  RunArenas(const RunArenas&) = delete;
+  RunArenas& operator=(const RunArenas&) = delete;
+
+  internal::RunArena* Take() {
+    const std::lock_guard lock(mutex_);
+    if (idle_.empty()) {
+      all_.push_back(internal::RunArena::Make());
+      return all_.back();
+    }
+    // One that holds no outputs of an earlier run, if there is one: blocks then lie where they lay before.
+    const auto empty =
+        std::find_if(idle_.begin(), idle_.end(), [](const internal::RunArena* arena) { return arena->Empty(); });
+    std::swap(*(empty != idle_.end() ? empty : idle_.begin()), idle_.back());
+    internal::RunArena* arena = idle_.back();
+    idle_.pop_back();
+    return arena;
+  }
+  void Return(internal::RunArena* arena) {
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(arena);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<internal::RunArena*> all_, idle_;
+};
+
+// An arena for the run that goes on.
+class BorrowedArena {
+ public:
+  explicit BorrowedArena(RunArenas* arenas)
+      : arenas_(arenas), arena_(arenas != nullptr ? arenas->Take() : nullptr), scope_(arena_) {}
+  ~BorrowedArena() {
+    if (arenas_ != nullptr) arenas_->Return(arena_);
+  }
+  BorrowedArena(const BorrowedArena&) = delete;
+  BorrowedArena& operator=(const BorrowedArena&) = delete;
+
+ private:
+  RunArenas* arenas_;
+  internal::RunArena* arena_;
+  internal::ArenaScope scope_;
+};
+
 struct Session::Impl {
   const OrtApi& api = *internal::Ort().api;
+  std::unique_ptr<RunArenas> arenas;  // null: the runtime's own
   std::string where;
   // Declared before the session, so destroyed after it: the session's kernels and weights refer to them.
   std::unique_ptr<ObserveOp> observe, round;
   ::Ort::CustomOpDomain domain{nullptr};
   std::vector<std::pair<std::string, TensorRef>> initializers;  // their files stay mapped as long as the session
   std::vector<std::pair<std::string, TensorRef>> in_memory;     // those of them that lie in no file
-  std::vector<::Ort::Value> initializer_values;
+  std::vector<::Ort::Value> initializer_values, in_place_values;
   bool weights_in_files = false;
   ::Ort::MemoryInfo memory{nullptr};
   ::Ort::Session session{nullptr};
@@ -364,6 +419,17 @@ void Session::Impl::Load(const SessionOptions& options,
       so.Add(domain);
     }
     memory = ::Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault);
+    if (options.run_arenas && internal::OfferRunArenas(internal::Ort())) {
+      arenas = std::make_unique<RunArenas>();
+      so.AddConfigEntry("session.use_env_allocators", "1");
+    }
+    for (const std::string& name : options.in_place) {
+      const auto it = std::find_if(initializers.begin(), initializers.end(),
+                                   [&](const auto& initializer) { return initializer.first == name; });
+      if (it == initializers.end()) ThrowInternal("an initializer that is not there is to be read in place", name);
+      in_place_values.push_back(View(api, memory, it->second, name, nullptr));
+      so.AddInitializer(it->first.c_str(), in_place_values.back());
+    }
     if (weights_in_files) so.AddConfigEntry("session.model_external_initializers_file_folder_path", "/");
     if (!in_memory.empty()) {
       std::vector<std::string> names;
@@ -374,10 +440,15 @@ void Session::Impl::Load(const SessionOptions& options,
       so.AddExternalInitializers(names, initializer_values);
     }
     OrtSession* raw = nullptr;
-    if (OrtStatus* status = create(so, &raw)) {
-      ThrowBadInput("ONNX Runtime refuses the model", where, TakeMessage(api, status));
+    internal::RunArena* arena = arenas ? arenas->Take() : nullptr;  // what loading leaves there stays there
+    OrtStatus* status = nullptr;
+    {
+      const internal::ArenaScope scope(arena);
+      status = create(so, &raw);
     }
+    if (status != nullptr) ThrowBadInput("ONNX Runtime refuses the model", where, TakeMessage(api, status));
     session = ::Ort::Session(raw);
+    if (arena != nullptr) arena->Trim();
     ::Ort::AllocatorWithDefaultOptions allocator;
     for (std::size_t i = 0; i < session.GetInputCount(); ++i) {
       inputs.push_back({session.GetInputNameAllocated(i, allocator).get(), ToType(session.GetInputTypeInfo(i))});
@@ -477,6 +548,7 @@ std::vector<TensorRef> Session::Run(std::span<const TensorRef> inputs, std::span
   OrtStatus* status = nullptr;
   {
     const RunScope scope(&run);
+    const BorrowedArena arena(s.arenas.get());
     status = s.api.Run(const_cast<OrtSession*>(static_cast<const OrtSession*>(s.session)), nullptr,
                        s.input_names.data(), values.data(), values.size(), names.data(), names.size(), raw.data());
   }

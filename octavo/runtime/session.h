@@ -60,12 +60,18 @@ inline constexpr std::uint64_t kMostPrepackedBytes = std::uint64_t{1} << 30;
 
 struct SessionOptions {
   GraphOptimization optimization = GraphOptimization::kAll;
-  int intra_op_threads = 0;                                 // 0: all cores
-  bool disable_prepacking = false;                          // weights stay where they are mapped (big models)
-  bool arena = true;                                        // CPU memory arena
+  int intra_op_threads = 0;         // 0: all cores
+  bool disable_prepacking = false;  // weights stay where they are mapped (big models)
+  bool arena = true;                // CPU memory arena
   // After the first run of a shape the runtime places all activations in one block. Runs of different shapes, or in
   // parallel, need less memory without: what one leaves free, the next uses.
   bool memory_pattern = true;
+  // Each run takes its memory from an arena of its own in place of one for all (`arena` then has no effect): how runs
+  // in parallel overlap does not show in the memory that they need.
+  bool run_arenas = false;
+  // Initializers in mapped files that the runtime reads where the caller mapped them: the caller may drop their pages
+  // between and during runs.
+  std::vector<std::string> in_place;
   std::vector<std::pair<std::string, std::string>> config;  // session config entries
   std::optional<EpSpec> ep;  // a plugin's execution provider beside the CPU's; in worker processes only
   // Registers the observer operator when set. Needs intra_op_threads = 1 (kInternal otherwise): the runtime then runs

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -223,6 +224,73 @@ TEST(Session, ReadsInitializersWhereTheyLieInAFile) {
   std::filesystem::remove(path);
   const Session orphan(ExternalModel(kElements), {{"w", view}}, {});
   EXPECT_EQ(orphan.Run(in)[0].ToFloats()[kElements - 1], 3.0f);
+}
+
+TEST(Session, RunsInArenasOfTheirOwn) {
+  constexpr std::int64_t kRows = 1 << 15;
+  std::vector<TensorRef> kept;
+  {
+    SessionOptions options;
+    options.intra_op_threads = 1;
+    options.memory_pattern = false;
+    options.run_arenas = true;
+    const Session session(SmallModel(), {}, options);
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    for (int t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        const std::vector<TensorRef> in = {
+            TensorRef::FromFloats({kRows, 2}, std::vector<float>(2 * kRows, static_cast<float>(t + 1)))};
+        for (int i = 0; i < 8; ++i) {
+          std::vector<TensorRef> out = session.Run(in);
+          const std::lock_guard lock(mutex);
+          if (i == 7) kept.push_back(std::move(out[1]));
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+  // Outputs hold what they were, after other runs and after the session.
+  float sum = 0;
+  for (const TensorRef& out : kept) {
+    const std::vector<float> values = out.ToFloats();
+    EXPECT_THAT(values, ::testing::Each(values[0]));
+    sum += values[0];
+  }
+  EXPECT_EQ(sum, 2 * (1 + 2 + 3 + 4));
+}
+
+TEST(Session, ReadsWhereTheCallerMapped) {
+  constexpr std::int64_t kElements = 1 << 20;
+  const std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / "octavo_session_in_place.data";
+  {
+    std::ofstream out(path, std::ios::binary);
+    const std::vector<float> values(kElements, 2.0f);
+    out.write(reinterpret_cast<const char*>(values.data()), kElements * 4);
+  }
+  const auto file = MappedFile::Open(path);
+  TensorRef view;
+  view.dtype = DType::kF32;
+  view.dims = {kElements};
+  view.bytes = file->bytes();
+  view.owner = file;
+  view.file = file;
+  SessionOptions options;
+  options.in_place = {"w"};
+  const Session session(ExternalModel(kElements), {{"w", view}}, options);
+  const std::vector<TensorRef> in = {TensorRef::FromFloats({kElements}, std::vector<float>(kElements, 1.0f))};
+  EXPECT_EQ(session.Run(in)[0].ToFloats()[5], 3.0f);
+  // The runtime reads the file again wherever the caller dropped its pages: another number in the file shows.
+  {
+    std::fstream out(path, std::ios::binary | std::ios::in | std::ios::out);
+    const std::vector<float> values(kElements, 4.0f);
+    out.write(reinterpret_cast<const char*>(values.data()), kElements * 4);
+  }
+  file->DropPages(file->bytes());
+  EXPECT_EQ(session.Run(in)[0].ToFloats()[5], 5.0f);
+  std::filesystem::remove(path);
+  options.in_place = {"v"};
+  EXPECT_THROW(Session(ExternalModel(kElements), {{"w", view}}, options), Error);
 }
 
 struct Seen {
