@@ -136,6 +136,7 @@ def test_a_missing_and_a_truncated_plugin(octavo, small_cnn, small_data, tmp_pat
     folder.mkdir()
     r = build(octavo, small_cnn, small_data, folder / "out", code=4, env={"OCTAVO_QNN_LIBRARY": str(tmp_path / "none.so")})
     assert "OCTAVO_QNN_LIBRARY" in r.err and nothing_left(folder)
+    assert "quantize ..." not in r.err  # before any work
     broken = tmp_path / "lib.so"
     broken.write_bytes(b"\x7fELF" + b"\0" * 1000)
     (tmp_path / "libQnnHtp.so").write_bytes(b"")
@@ -268,6 +269,49 @@ def test_the_manifest_names_what_got_16_bits_and_why(octavo, tmp_path, precision
     reference = outputs(model, samples)
     with_, without = (sqnr(reference, outputs(tmp_path / d / "quantized.onnx", samples, optimize=False)) for d in ("auto", "none"))
     assert with_ > 20 and with_ > without + 10
+
+
+@needs_qnn
+@pytest.mark.parametrize("precision", ["int4", "mxint8", "q8_0"])
+def test_weight_only_precisions_are_one_context(octavo, tmp_path, precision):
+    """The device has no operators that unpack blocks: the compiler gets the numbers, quantized.onnx keeps the blocks."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng = np.random.default_rng(13)
+    init = [numpy_helper.from_array(rng.normal(size=(256, 256)).astype(np.float32) / 16, n) for n in "wv"]
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
+             helper.make_node("MatMul", ["r", "v"], ["y"])]
+    info = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 256])
+    model, data, out = tmp_path / "m.onnx", tmp_path / "data", tmp_path / "out"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [info("x")], [info("y")], init),
+                                opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(model))
+    data.mkdir()
+    for k in range(12):
+        np.savez(data / f"{k:02}.npz", x=rng.normal(size=(1, 256)).astype(np.float32))
+    octavo("build", "--onnx", model, "--device", "qnn", "--precision", precision, "--data", data, "--samples", "8", "-o", out,
+           env=qnn_env())
+    m = manifest(out)
+    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
+    assert any("unpack" in w for w in m["warnings"]) and not list(out.glob("unpacked*"))
+    assert "DequantizeLinear" in {n.op_type for n in onnx.load(str(out / "quantized.onnx")).graph.node}
+    samples = load_samples(data)[8:12]
+    quantized = sqnr(outputs(model, samples), outputs(out / "quantized.onnx", samples, optimize=False))
+    assert m["validate"]["pooled_sqnr_db"] > min(quantized, 50) - 1.5
+
+
+@pytest.mark.slow
+@needs_qnn
+@pytest.mark.parametrize("device", ["cpu", "qnn", "openvino", "dml"])
+@pytest.mark.parametrize("precision", ["uint8", "int8", "w8a16", "fp16", "fp32", "int4"])
+def test_every_pair_builds_and_perf_measures_it(octavo, models, data, tmp_path, device, precision):
+    out = tmp_path / "out"
+    octavo("build", "--onnx", models["cls"], "--device", device, "--precision", precision, "--data", data["cls"], "-o", out,
+           "--samples", "8", "--validate-samples", "4", "--dim", "x:0=1", "--dim", "x:2=48", "--dim", "x:3=192", env=qnn_env())
+    m = manifest(out)
+    if device == "qnn":
+        assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
+    octavo("perf", out, "--iterations", "3", "--warmup", "1", "--json", tmp_path / "p.json", env=qnn_env())
+    perf = json.loads((tmp_path / "p.json").read_text())
+    assert perf["runs"] == 3 and perf["provider"] == ("QNNExecutionProvider" if device == "qnn" else "CPUExecutionProvider")
 
 
 def test_dynamic_dimensions_are_refused_by_name(octavo, small_cnn, small_data, tmp_path):

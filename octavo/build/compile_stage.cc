@@ -32,6 +32,7 @@ void CheckCompile(const BuildConfig& config, const DeviceDescriptor& device) {
                      "device '" + std::string(device.name) + "' has no compiler");
   }
   EffectiveOptions(ContextOf(config, device));
+  if (config.compile.enabled && device.compiles) RequirePlugin(device);
 }
 
 bool GoesToCompiler(const BuildConfig& config, const DeviceDescriptor& device) {

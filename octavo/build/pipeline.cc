@@ -531,7 +531,21 @@ BuildResult Build(const BuildOptions& options) {
   CompileReport compiled;
   compiled.files = {files.model};
   if (to_compiler) {
-    compiled = CompileModelFor(files.model, out.path() / "model.onnx", ContextOf(config, device));
+    OnnxFiles source = files;
+    if (device.whole_graph && precision.kind == ResolvedPrecision::Kind::kWeightOnly && !quantized_already) {
+      Model unpacked = ReadOnnx(files.model);
+      if (UnpackWeights(unpacked) > 0) {
+        source = WriteOnnx(unpacked, out.path() / "unpacked.onnx");
+        LogWarning("device " + std::string(device.name) +
+                   " has no operators that unpack weights: the artifact holds the numbers that they stand for, and is "
+                   "as big as that of fp16; quantized.onnx holds them packed");
+      }
+    }
+    compiled = CompileModelFor(source.model, out.path() / "model.onnx", ContextOf(config, device));
+    if (source.model != files.model) {
+      fs::remove(source.model, error);
+      for (const fs::path& file : source.data) fs::remove(file, error);
+    }
     compile.Note(Describe(compiled));
     if (!compiled.compiled) LogWarning(Describe(compiled));
     Record(compiled, manifest);

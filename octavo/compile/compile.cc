@@ -28,15 +28,6 @@ std::string NameOf(const Node& node) {
   return node.op();
 }
 
-fs::path RequireLibrary(const DeviceDescriptor& device) {
-  const FoundLibrary found = FindPluginLibrary(*device.plugin);
-  if (found.path.empty()) {
-    ThrowUnsupported("the plugin of device '" + std::string(device.name) + "' was not found", found.reason,
-                     std::string(device.plugin->how));
-  }
-  return found.path;
-}
-
 bool IsBoundary(const Node& node) {
   if (node.Is("QuantizeLinear")) {
     return node.input(0) != nullptr && node.input(0)->kind() == ValueKind::kInput;
@@ -111,30 +102,45 @@ void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std
   }
 }
 
-// The plugin's provider with the options in force, and the backend beside its library.
-EpSpec ProviderOf(const CompileContext& context) {
-  const DeviceDescriptor& device = *context.device;
-  EpSpec ep;
-  ep.name = std::string(device.ep);
-  ep.options = EffectiveOptions(context);
-  ep.library = RequireLibrary(device);
+struct PluginFiles {
+  fs::path library, backend;
+};
+
+PluginFiles FindPlugin(const DeviceDescriptor& device) {
+  const std::string how(device.plugin->how);
+  const FoundLibrary found = FindPluginLibrary(*device.plugin);
+  if (found.path.empty()) {
+    ThrowUnsupported("the plugin of device '" + std::string(device.name) + "' was not found", found.reason, how);
+  }
   int minor = 0;
   if (std::sscanf(OrtVersion().c_str(), "1.%d", &minor) == 1 && minor < device.plugin->least_minor) {
     ThrowUnsupported(
         "ONNX Runtime " + OrtVersion() + " is too old for the plugin of device '" + std::string(device.name) + "'",
-        ep.library.string(), "use 1." + std::to_string(device.plugin->least_minor) + " or newer");
+        found.path.string(), "use 1." + std::to_string(device.plugin->least_minor) + " or newer");
   }
-  if (!device.plugin->backend.empty()) {
-    const fs::path backend = ep.library.parent_path() / device.plugin->backend;
-    std::error_code error;
-    if (!fs::is_regular_file(backend, error)) {
-      ThrowUnsupported("the backend of device '" + std::string(device.name) + "' was not found", backend.string(),
-                       std::string(device.plugin->how));
-    }
-    const std::string key(device.plugin->backend_option);
-    if (std::none_of(ep.options.begin(), ep.options.end(), [&](const auto& o) { return o.first == key; })) {
-      ep.options.emplace_back(key, backend.string());
-    }
+  PluginFiles files{found.path, {}};
+  if (device.plugin->backend.empty()) return files;
+  files.backend = found.path.parent_path() / device.plugin->backend;
+  std::error_code error;
+  if (!fs::is_regular_file(files.backend, error)) {
+    ThrowUnsupported("the backend of device '" + std::string(device.name) + "' was not found", files.backend.string(),
+                     how);
+  }
+  return files;
+}
+
+// The plugin's provider with the options in force, and the backend beside its library.
+EpSpec ProviderOf(const CompileContext& context) {
+  const DeviceDescriptor& device = *context.device;
+  const PluginFiles files = FindPlugin(device);
+  EpSpec ep;
+  ep.name = std::string(device.ep);
+  ep.options = EffectiveOptions(context);
+  ep.library = files.library;
+  const std::string key(device.plugin->backend_option);
+  if (!files.backend.empty() &&
+      std::none_of(ep.options.begin(), ep.options.end(), [&](const auto& o) { return o.first == key; })) {
+    ep.options.emplace_back(key, files.backend.string());
   }
   return ep;
 }
@@ -194,6 +200,10 @@ std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileC
     }
   }
   return out;
+}
+
+void RequirePlugin(const DeviceDescriptor& device) {
+  if (device.plugin != nullptr) FindPlugin(device);
 }
 
 void RequireStaticInputs(const Graph& graph, const DeviceDescriptor& device) {

@@ -42,6 +42,10 @@ struct CompileReport {
 // the known choices of an option, and for an option of a device that takes none.
 std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileContext& context);
 
+// Whether the device's plugin and backend are here, and the runtime is new enough; nothing is loaded. Errors:
+// kUnsupported.
+void RequirePlugin(const DeviceDescriptor& device);
+
 // Refuses what a device of static shapes cannot take. Errors: kUnsupported naming input and axis, and the --dim to
 // give.
 void RequireStaticInputs(const Graph& graph, const DeviceDescriptor& device);

@@ -42,6 +42,10 @@ std::int64_t FoldOutputShapes(Model& model);
 // the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.
 std::vector<PassCount> FusePatterns(Model& model);
 
+// For a compiler that has no operators to unpack weights with: constants behind DequantizeLinear become the numbers that
+// they stand for, as the runtime computes them, and all of them are in memory. Returns the number of nodes that went.
+std::int64_t UnpackWeights(Model& model);
+
 // Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes them over:
 // dtype, rank, dimensions. What the model declares of its outputs stands; what it says of values inside (value_info)
 // may be stale, so it goes. Returns how many values changed; 0 with a warning when the runtime refuses the model, 0 for

@@ -343,7 +343,9 @@ struct DeviceWorker::Impl {
     if (WIFSIGNALED(status)) how = std::string("it was ended by signal ") + ::strsignal(WTERMSIG(status));
     if (WIFEXITED(status)) how = "it exited with code " + std::to_string(WEXITSTATUS(status));
     const std::string words = LastWords();
-    ThrowUnsupported("the device library failed (" + how + ")", what, words);
+    ThrowUnsupported(
+        "the device library failed (" + how + ")", what,
+        words.empty() ? "is the library whole? fetch it again (octavo devices says where it lies)" : words);
   }
 
   Reader Ask(const Message& request, const std::string& what) {

@@ -9,6 +9,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
+#include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/rules/rules.h"
 #include "octavo/runtime/session.h"
 
@@ -68,6 +69,7 @@ std::optional<std::uint64_t> GatheredBytes(const Node& node) {
 // Broadcasting of two constants can multiply their sizes; everything else not in kGrows gives at most what it gets, up
 // to the width of the type.
 bool SizeAcceptable(const Node& node, std::uint64_t input_bytes) {
+  if (node.Is("DequantizeLinear")) return true;  // as many elements as there are codes
   for (const Value* output : node.outputs()) {
     if (output == nullptr) continue;
     std::optional<std::uint64_t> bytes = KnownBytes(output->type);
@@ -81,8 +83,9 @@ bool SizeAcceptable(const Node& node, std::uint64_t input_bytes) {
   return true;
 }
 
-bool Foldable(const Node& node) {
-  if (!node.domain().empty() || node.inputs().empty() || In(node.op(), kNeverFold)) return false;
+bool Foldable(const Node& node, bool unpack) {
+  if (!node.domain().empty() || node.inputs().empty()) return false;
+  if (In(node.op(), kNeverFold) && !(unpack && node.Is("DequantizeLinear"))) return false;
   for (const Attribute& attribute : node.attributes()) {
     if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return false;
   }
@@ -106,15 +109,14 @@ AttributeValue CopyAttribute(const AttributeValue& value) {
       value);
 }
 
-}  // namespace
-
-std::int64_t FoldConstants(Model& model) {
+// `unpack`: DequantizeLinear too, whatever the size.
+std::int64_t Fold(Model& model, bool unpack) {
   Graph& graph = *model.graph;
   // 1. The nodes that depend on constants only, in execution order.
   std::vector<Node*> folded;
   std::unordered_set<const Node*> set;
   for (Node* node = graph.first(); node != nullptr; node = node->next()) {
-    if (!Foldable(*node)) continue;
+    if (!Foldable(*node, unpack)) continue;
     bool ready = true;
     std::uint64_t input_bytes = 0;
     for (const Value* input : node->inputs()) {
@@ -201,7 +203,7 @@ std::int64_t FoldConstants(Model& model) {
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     Value* value = wanted[i].first->output(wanted[i].second);
     const std::uint64_t bytes = results[i].bytes.size();
-    if (bytes > kMaxResult || total + bytes > kMaxTotal) continue;
+    if (!unpack && (bytes > kMaxResult || total + bytes > kMaxTotal)) continue;
     total += bytes;
     Value* constant = graph.AddConstant(value->name(), std::move(results[i]));
     graph.ReplaceAllUses(value, constant);
@@ -219,5 +221,11 @@ std::int64_t FoldConstants(Model& model) {
   }
   return static_cast<std::int64_t>(before - graph.node_count());
 }
+
+}  // namespace
+
+std::int64_t FoldConstants(Model& model) { return Fold(model, false); }
+
+std::int64_t UnpackWeights(Model& model) { return Fold(model, true); }
 
 }  // namespace octavo
