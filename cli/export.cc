@@ -45,13 +45,14 @@ int Run(const Flags& flags) {
   CheckExport(request);
   CheckOutputFile(flags.out, flags.common, flags.to);
   if (flags.common.dry_run) {
-    if (!request.quantize) {
-      QuantizationConfig none = EffectiveQuantization(request.config);
-      none.precision = "fp32";
-      request.config.quantization = none;
-    }
-    BuildPlan plan = MakePlan(request.config, request.out, flags.data.require_data, PlanFor::kModel);
+    BuildConfig config = request.config;
+    if (!request.quantize) config.quantization = ProfilePrecision(request);
+    BuildPlan plan = MakePlan(config, request.out, flags.data.require_data, PlanFor::kModel);
+    PlanProfile(request, plan);
     plan.format = request.to;
+    if (request.to == "gguf") plan.model_bytes.reset();  // what has no whole blocks is known when it is written
+    // Text spells a byte in two digits; an archive beside it holds them as they are.
+    if (request.to == "stablehlo" && request.Option("constants") != "parameters") *plan.model_bytes *= 2;
     return PrintPlan(plan, flags.common);
   }
   const ExportReport report = Export(request);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "octavo/build/config.h"
+#include "octavo/build/plan.h"
 #include "octavo/ir/graph.h"
 
 namespace octavo {
@@ -64,6 +65,12 @@ std::string ListOperators(const std::string& to);
 // For targets. Reads the model, replaces weights as asked (--weights), quantizes it as asked (request.quantize) and
 // gives the IR with its quantized types, not lowered; a float model comes simplified (shapes folded, types inferred).
 Model PrepareExport(const ExportRequest& request);
+
+// --dry-run of a file that --precision does not decide: the precision that Circle's --profile stands for (fp32 without
+// one), and the profile's types instead of the CPU's. Errors: kUsage for an unknown profile, and for one beside a
+// precision.
+QuantizationConfig ProfilePrecision(const ExportRequest& request);
+void PlanProfile(const ExportRequest& request, BuildPlan& plan);
 
 std::string Summary(const ExportReport& report);
 std::string ToJson(const ExportReport& report);

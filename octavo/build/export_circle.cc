@@ -90,7 +90,35 @@ DeviceDescriptor Descriptor(bool int8) {
 // The samples that noise is measured on are those that the ranges fit: others have about 6 dB more (docs/circle.md).
 constexpr double kOptimism = 4;
 
-constexpr std::string_view kProfiles[] = {"float", "u8-layer", "u8-channel", "i8-channel", "i16", "mxint8", "mxfp4"};
+// One row a profile; the types are those that its file has (docs/circle.md).
+constexpr struct Profile {
+  std::string_view name, precision, weights, activations;
+} kProfiles[] = {
+    {"float", "fp32", "f32", "f32"},
+    {"u8-layer", "uint8", "u8 per tensor", "u8"},
+    {"u8-channel", "uint8", "u8 per channel", "u8"},
+    {"i8-channel", "int8", "s8 per channel, symmetric", "s8"},
+    {"i16", "w8a16", "s8 per channel, symmetric", "s16"},
+    {"mxint8", "mxint8", "mxint8, blocks of 32", "mxint8, blocks of 32"},
+    {"mxfp4", "mxfp4", "mxfp4, blocks of 32", "mxfp4, blocks of 32"},
+};
+
+// The profile that was asked for; null for none. Errors: kUsage.
+const Profile* ProfileAskedFor(const ExportRequest& request) {
+  const std::string name = request.Option("profile");
+  if (name.empty()) return nullptr;
+  const auto* found = std::find_if(std::begin(kProfiles), std::end(kProfiles),
+                                   [&name](const Profile& profile) { return profile.name == name; });
+  if (found == std::end(kProfiles)) {
+    std::vector<std::string> names;
+    for (const Profile& profile : kProfiles) names.emplace_back(profile.name);
+    ThrowUsage("unknown profile '" + name + "'", "--profile", DidYouMean(name, names));
+  }
+  if (request.quantize) {
+    ThrowUsage("a profile names the precision already", "--precision, --profile", "give one of them");
+  }
+  return found;
+}
 
 QuantizationConfig ProfileConfig(const std::string& profile, QuantizationConfig config) {
   if (profile == "u8-layer" || profile == "u8-channel") {
@@ -207,17 +235,25 @@ void ToFloat(Model& model, const Model& prepared, const std::unordered_set<const
 
 }  // namespace
 
+void PlanProfile(const ExportRequest& request, BuildPlan& plan) {
+  const Profile* profile = ProfileAskedFor(request);
+  if (profile == nullptr || plan.keeps_quantization) return;
+  plan.precision = profile->name;
+  plan.weights = profile->weights;
+  plan.activations = profile->activations;
+  if (profile->precision.starts_with("mx")) plan.model_bytes = plan.source_bytes;  // floats on the format's grid
+}
+
+QuantizationConfig ProfilePrecision(const ExportRequest& request) {
+  QuantizationConfig config = EffectiveQuantization(request.config);
+  const Profile* profile = ProfileAskedFor(request);
+  config.precision = profile == nullptr ? "fp32" : std::string(profile->precision);
+  return config;
+}
+
 ExportReport ExportCircle(const ExportRequest& request) {
   const std::string profile = request.Option("profile");
-  if (!profile.empty() && std::find(std::begin(kProfiles), std::end(kProfiles), profile) == std::end(kProfiles)) {
-    const std::vector<std::string> names(std::begin(kProfiles), std::end(kProfiles));
-    const std::string how = DidYouMean(profile, names);
-    ThrowUsage("unknown profile '" + profile + "'", "--profile",
-               how.empty() ? "profiles are float, u8-layer, u8-channel, i8-channel, i16, mxint8, mxfp4" : how);
-  }
-  if (!profile.empty() && request.quantize) {
-    ThrowUsage("a profile names the precision already", "--precision, --profile", "give one of them");
-  }
+  ProfileAskedFor(request);
   Model model = PrepareExport(request);
   std::string effective = profile;
   CircleSelection chosen;

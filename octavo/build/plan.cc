@@ -68,9 +68,9 @@ std::string ToText(const BuildPlan& plan) {
   if (!plan.weights.empty()) text += "  weights    " + plan.weights + "\n";
   if (!plan.activations.empty()) text += "  activations " + plan.activations + "\n";
   text += "would write  " + plan.out.string();
-  if (!plan.model_bytes) return text + " (calibration statistics)\n";
-  if (plan.format != "onnx") return text + " (" + plan.format + ")\n";
-  return text + " (model about " + BytesText(*plan.model_bytes) + ")\n";
+  if (plan.what == PlanFor::kStatistics) return text + " (calibration statistics)\n";
+  text += " (" + (plan.format == "onnx" ? "model" : plan.format);
+  return text + (plan.model_bytes ? " about " + BytesText(*plan.model_bytes) : "") + ")\n";
 }
 
 std::string ToJson(const BuildPlan& plan) {
@@ -91,7 +91,7 @@ std::string ToJson(const BuildPlan& plan) {
   json.Field("activations", plan.activations).EndObject();
   json.Key("output").BeginObject().Field("path", plan.out.string());
   json.Field("format", plan.what == PlanFor::kStatistics ? "statistics" : plan.format);
-  if (plan.model_bytes && plan.format == "onnx") {
+  if (plan.model_bytes) {
     json.Field("model_bytes_about", static_cast<std::uint64_t>(*plan.model_bytes));
   }
   return json.EndObject().EndObject().Take();

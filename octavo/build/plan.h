@@ -25,7 +25,7 @@ struct BuildPlan {
   bool keeps_quantization = false;  // the model is quantized already
   std::string precision, device, weights, activations;
   std::string format = "onnx";        // of what would be written
-  std::optional<double> model_bytes;  // an estimate; none for statistics
+  std::optional<double> model_bytes;  // an estimate; none where there is no honest one
   PlanFor what = PlanFor::kBuild;
 };
 
