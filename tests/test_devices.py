@@ -292,6 +292,8 @@ def test_weight_only_precisions_are_one_context(octavo, tmp_path, precision):
     m = manifest(out)
     assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
     assert any("unpack" in w for w in m["warnings"]) and not list(out.glob("unpacked*"))
+    octavo("compile", out / "quantized.onnx", "--device", "qnn", "--data", data, "-o", tmp_path / "staged", env=qnn_env())
+    assert manifest(tmp_path / "staged")["compile"] | {"seconds": 0} == m["compile"] | {"seconds": 0}
     assert "DequantizeLinear" in {n.op_type for n in onnx.load(str(out / "quantized.onnx")).graph.node}
     samples = load_samples(data)[8:12]
     quantized = sqnr(outputs(model, samples), outputs(out / "quantized.onnx", samples, optimize=False))

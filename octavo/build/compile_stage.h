@@ -14,7 +14,8 @@ namespace octavo {
 
 CompileContext ContextOf(const BuildConfig& config, const DeviceDescriptor& device);
 
-// What is wrong with the compile section for this device, or with what compiles for it, before any work. Errors: kUnsupported, kUsage.
+// What is wrong with the compile section for this device, or with what compiles for it, before any work. Errors:
+// kUnsupported, kUsage.
 void CheckCompile(const BuildConfig& config, const DeviceDescriptor& device);
 
 // Whether a build hands the model to CompileModelFor: the device has a compiler, or is not of this system.

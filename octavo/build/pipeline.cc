@@ -527,14 +527,17 @@ BuildResult Build(const BuildOptions& options) {
   // --- compile: the artifact of a device without a compiler is the optimized model itself
   Stage compile(manifest, "compile");
   const OnnxFiles files = WriteOnnx(model, out.path() / (to_compiler ? "quantized.onnx" : "model.onnx"));
+  const bool weight_only = precision.kind == ResolvedPrecision::Kind::kWeightOnly && !quantized_already;
+  bool blocks = weight_only;
+  for (const Node* node : model.graph->nodes()) blocks = blocks || HasBlocks(*node);
   model = Model{};  // validation has the memory to itself
   CompileReport compiled;
   compiled.files = {files.model};
   if (to_compiler) {
     OnnxFiles source = files;
-    if (device.whole_graph && precision.kind == ResolvedPrecision::Kind::kWeightOnly && !quantized_already) {
+    if (device.whole_graph && blocks) {
       Model unpacked = ReadOnnx(files.model);
-      if (UnpackWeights(unpacked) > 0) {
+      if (UnpackWeights(unpacked, weight_only) > 0) {
         source = WriteOnnx(unpacked, out.path() / "unpacked.onnx");
         LogWarning("device " + std::string(device.name) +
                    " has no operators that unpack weights: the artifact holds the numbers that they stand for, and is "

@@ -42,9 +42,13 @@ std::int64_t FoldOutputShapes(Model& model);
 // the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.
 std::vector<PassCount> FusePatterns(Model& model);
 
-// For a compiler that has no operators to unpack weights with: constants behind DequantizeLinear become the numbers that
-// they stand for, as the runtime computes them, and all of them are in memory. Returns the number of nodes that went.
-std::int64_t UnpackWeights(Model& model);
+// A DequantizeLinear of blocks.
+bool HasBlocks(const Node& node);
+
+// For a compiler that has no operators to unpack weights with: constants behind a DequantizeLinear of blocks, or behind
+// every one (`all`), become the numbers that they stand for, as the runtime computes them; all of them are in memory.
+// Returns the number of nodes that went.
+std::int64_t UnpackWeights(Model& model, bool all);
 
 // Asks the runtime's shape inference for the types of the main graph's values (nothing is run) and takes them over:
 // dtype, rank, dimensions. What the model declares of its outputs stands; what it says of values inside (value_info)

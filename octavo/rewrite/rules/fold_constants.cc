@@ -83,9 +83,13 @@ bool SizeAcceptable(const Node& node, std::uint64_t input_bytes) {
   return true;
 }
 
-bool Foldable(const Node& node, bool unpack) {
+enum class Unpack { kNothing, kBlocks, kAll };
+
+bool Foldable(const Node& node, Unpack unpack) {
   if (!node.domain().empty() || node.inputs().empty()) return false;
-  if (In(node.op(), kNeverFold) && !(unpack && node.Is("DequantizeLinear"))) return false;
+  const bool unpacked =
+      node.Is("DequantizeLinear") && (unpack == Unpack::kAll || (unpack == Unpack::kBlocks && HasBlocks(node)));
+  if (In(node.op(), kNeverFold) && !unpacked) return false;
   for (const Attribute& attribute : node.attributes()) {
     if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return false;
   }
@@ -109,8 +113,8 @@ AttributeValue CopyAttribute(const AttributeValue& value) {
       value);
 }
 
-// `unpack`: DequantizeLinear too, whatever the size.
-std::int64_t Fold(Model& model, bool unpack) {
+// `unpack`: which DequantizeLinear too, and then whatever the size.
+std::int64_t Fold(Model& model, Unpack unpack) {
   Graph& graph = *model.graph;
   // 1. The nodes that depend on constants only, in execution order.
   std::vector<Node*> folded;
@@ -203,7 +207,7 @@ std::int64_t Fold(Model& model, bool unpack) {
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     Value* value = wanted[i].first->output(wanted[i].second);
     const std::uint64_t bytes = results[i].bytes.size();
-    if (!unpack && (bytes > kMaxResult || total + bytes > kMaxTotal)) continue;
+    if (unpack == Unpack::kNothing && (bytes > kMaxResult || total + bytes > kMaxTotal)) continue;
     total += bytes;
     Value* constant = graph.AddConstant(value->name(), std::move(results[i]));
     graph.ReplaceAllUses(value, constant);
@@ -224,8 +228,10 @@ std::int64_t Fold(Model& model, bool unpack) {
 
 }  // namespace
 
-std::int64_t FoldConstants(Model& model) { return Fold(model, false); }
+std::int64_t FoldConstants(Model& model) { return Fold(model, Unpack::kNothing); }
 
-std::int64_t UnpackWeights(Model& model) { return Fold(model, true); }
+bool HasBlocks(const Node& node) { return node.Is("DequantizeLinear") && node.IntAttribute("block_size", 0) > 0; }
+
+std::int64_t UnpackWeights(Model& model, bool all) { return Fold(model, all ? Unpack::kAll : Unpack::kBlocks); }
 
 }  // namespace octavo
