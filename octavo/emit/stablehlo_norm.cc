@@ -148,21 +148,69 @@ void GroupNormalization(Emitter& e, const Node& node) {
   e.Out(node, 0, e.b.Add(e.b.Mul(y, AlongChannels(e, node, x, 1)), AlongChannels(e, node, x, 2)));
 }
 
-void LayerNormalization(Emitter& e, const Node& node) {
+// x normalized from the axis on, times input `scale`, plus the input behind it where there is one.
+Tensor LayerNormalized(Emitter& e, const Node& node, const Tensor& x, std::int64_t axis, float epsilon,
+                       std::size_t scale) {
   if (e.Wanted(node, 1) || e.Wanted(node, 2)) e.Refuse(node, "its mean or deviation is used");
-  const Tensor x = e.In(node, 0);
-  const std::int64_t axis = e.Axis(node, node.IntAttribute("axis", -1), x.rank());
+  axis = e.Axis(node, axis, x.rank());
   Dims axes(x.rank() - static_cast<std::size_t>(axis));
   std::iota(axes.begin(), axes.end(), axis);
   const Tensor wide = e.b.Convert(x, DType::kF32);  // stash_type: statistics are f32
-  Tensor y = e.b.Convert(Normalized(e, wide, axes, node.FloatAttribute("epsilon", 1e-5f)), x.dtype);
-  for (const std::size_t i : {1, 2}) {
+  Tensor y = e.b.Convert(Normalized(e, wide, axes, node.FloatAttribute("epsilon", epsilon)), x.dtype);
+  for (const std::size_t i : {scale, scale + 1}) {
     if (!e.Has(node, i)) continue;
     const Tensor p = e.In(node, i);
     if (BroadcastShape(y.dims, p.dims) != y.dims || p.dtype != y.dtype) e.Refuse(node, "a parameter does not fit");
-    y = i == 1 ? e.b.Mul(y, p) : e.b.Add(y, p);
+    y = i == scale ? e.b.Mul(y, p) : e.b.Add(y, p);
   }
-  e.Out(node, 0, y);
+  return y;
+}
+
+void LayerNormalization(Emitter& e, const Node& node) {
+  e.Out(node, 0, LayerNormalized(e, node, e.In(node, 0), node.IntAttribute("axis", -1), 1e-5f, 1));
+}
+
+// LayerNormalization of input + skip + bias; the sum is the fourth output.
+void SkipLayerNormalization(Emitter& e, const Node& node) {
+  Tensor sum = e.b.Add(e.In(node, 0), e.In(node, 1));
+  if (e.Has(node, 4)) sum = e.b.Add(sum, e.In(node, 4));
+  e.Out(node, 0, LayerNormalized(e, node, sum, -1, 1e-12f, 2));
+  if (e.Wanted(node, 3)) e.Out(node, 3, sum);
+}
+
+// Sums up to each element, or from it on; as a choice among all pairs of places, which suits short axes.
+void CumSum(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const std::vector<std::int64_t> given = e.NeedInts(node, 1, "the axis");
+  if (given.size() != 1 || x.rank() == 0) e.Refuse(node, "the axis is not one number");
+  const auto axis = static_cast<std::size_t>(e.Axis(node, given[0], x.rank()));
+  Dims pairs = x.dims, map;  // the new dimension, behind the axis, is the place of the sum
+  pairs.insert(pairs.begin() + static_cast<std::ptrdiff_t>(axis) + 1, x.dims[axis]);
+  for (std::size_t i = 0; i < x.rank(); ++i) map.push_back(static_cast<std::int64_t>(i + (i > axis ? 1 : 0)));
+  const Tensor from = e.b.Iota(DType::kS64, pairs, axis), to = e.b.Iota(DType::kS64, pairs, axis + 1);
+  const bool exclusive = node.IntAttribute("exclusive", 0) != 0, reverse = node.IntAttribute("reverse", 0) != 0;
+  const Compare before = exclusive ? Compare::kLt : Compare::kLe, behind = exclusive ? Compare::kGt : Compare::kGe;
+  const Tensor counts = e.b.CompareTo(reverse ? behind : before, from, to);
+  const Tensor spread = e.b.BroadcastInDim(x, pairs, map);
+  const std::int64_t axes[] = {static_cast<std::int64_t>(axis)};
+  e.Out(node, 0, e.b.Reduce(e.b.Select(counts, spread, e.b.Splat(x.dtype, {}, 0)), axes, Reduction::kAdd));
+}
+
+// The first place (or the last) that holds the largest (smallest) element.
+template <Reduction kBest>
+void ArgBest(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  if (x.rank() == 0) e.Refuse(node, "its input is a scalar");
+  const std::int64_t axes[] = {e.Axis(node, node.IntAttribute("axis", 0), x.rank())};
+  const auto axis = static_cast<std::size_t>(axes[0]);
+  const bool last = node.IntAttribute("select_last_index", 0) != 0;
+  const Tensor hit = e.b.CompareTo(Compare::kEq, x, e.b.BroadcastTo(e.b.ReduceKeep(x, axes, kBest), x.dims));
+  const Tensor place = e.b.Iota(DType::kS64, x.dims, axis);
+  const Tensor none = e.b.Splat(DType::kS64, {}, last ? 0.0 : static_cast<double>(x.dims[axis] - 1));
+  const Tensor places = e.b.Select(hit, place, none);
+  const Reduction how = last ? Reduction::kMax : Reduction::kMin;
+  const bool keep = node.IntAttribute("keepdims", 1) != 0;
+  e.Out(node, 0, keep ? e.b.ReduceKeep(places, axes, how) : e.b.Reduce(places, axes, how));
 }
 
 // x / sqrt(mean(x^2) + epsilon) * scale
@@ -199,6 +247,10 @@ constexpr Lowering kTable[] = {
     {"InstanceNormalization", "", InstanceNormalization, ""},
     {"GroupNormalization", "", GroupNormalization, "operator sets before 21"},
     {"LayerNormalization", "", LayerNormalization, "the mean and deviation"},
+    {"SkipLayerNormalization", "com.microsoft", SkipLayerNormalization, "the mean and deviation"},
+    {"CumSum", "", CumSum, "a computed axis"},
+    {"ArgMax", "", ArgBest<Reduction::kMax>, ""},
+    {"ArgMin", "", ArgBest<Reduction::kMin>, ""},
     {"RMSNormalization", "", RmsNormalization, ""},
     {"SimplifiedLayerNormalization", "", RmsNormalization, "the deviation"},
 };
