@@ -84,6 +84,12 @@ from onnx import TensorProto, helper, numpy_helper
     (["inspect", "{cnn}", "--json", "{text}"], 2, "exists and is no JSON"),
     (["quantize", "{cnn}", "--data", "{data}", "-o", "{out}", "--save-statistics", "{out}"], 2, "--save-statistics.*--output"),
     (["quantize", "{cnn}", "--data", "{data}", "-o", "{cnn}"], 2, "exists.*--force"),
+    (["build", "--onnx", "{cnn}", "--data", "{data}", "-o", "{text}", "--force"], 2, "is a file.*choose another"),
+    (["quantize", "{cnn}", "-o", "{out}", "--samples", "1", "--samples", "2"], 2, "more than once: --samples: keep one"),
+    (["quantize", "{cnn}", "-o", "{out}", "--samples"], 2, "needs a value: --samples: see octavo quantize --help"),
+    (["quantize", "{cnn}", "-o", "{out}", "--force=maybe"], 2, "takes no value: --force"),
+    (["--force", "quantize", "{cnn}", "-o", "{out}"], 2, "before the command.*octavo quantize --force"),
+    (["export", "{cnn}", "--to", "circle", "--profile", "i8-chanel", "-o", "{out}", "--dry-run"], 2, "--profile.*'i8-channel'"),
     (["quantize", "{cnn}", "--data", "{data}", "-o", "{out}/"], 2, "is a directory"),
     (["quantize", "{cnn}", "--data", "{data}", "-o", "q.gguf"], 2, "would be onnx.*--to gguf"),
     (["quantize", "{cnn}", "--data", "{data}", "-o", "{out}", "--max-memory", "1G"], 2, "--max-memory"),
@@ -686,3 +692,20 @@ def test_stale_value_info_is_not_believed(octavo, tmp_path, lie):
         onnx.save(clean, str(tmp_path / "clean.onnx"))
         [want], [got] = outputs(tmp_path / "clean.onnx", [sample], optimize), outputs(tmp_path / "q.onnx", [sample], optimize)
         np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_json_without_statistics_is_named_so(octavo, tmp_path):
+    (tmp_path / "c.json").write_text('{"schema_version": 1, "quantization": {"precision": "int8"}}')
+    assert "no calibration statistics" in octavo("inspect", tmp_path / "c.json", code=3).error
+
+
+def test_the_dry_run_of_an_export_says_what_the_profile_makes(octavo, small_cnn, small_data, tmp_path):
+    args = ["export", small_cnn, "--to", "circle", "--dim", "n=1", "--profile", "i8-channel", "--data", small_data,
+            "-o", tmp_path / "m.circle"]
+    octavo(*args, "--dry-run", "--json", tmp_path / "plan.json")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert not (tmp_path / "m.circle").exists() and "48 samples" in plan["samples"]
+    assert plan["effective_types"] == {"weights": "s8 per channel, symmetric", "activations": "s8"}
+    octavo(*args, "--keep-float", "none")
+    stored = octavo("inspect", tmp_path / "m.circle").out
+    assert "s8 per channel" in stored and "u8" not in stored, stored
