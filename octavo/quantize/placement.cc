@@ -140,6 +140,13 @@ class Placer {
     if (!PlainConstant(weight)) return "its weight is " + ToString(weight->type) + ", not f32";
     if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kUndefined) return "its input is not f32";
     if (weight->graph() != node.graph() || x->graph() != node.graph()) return "an input comes from an enclosing graph";
+    // As a capture, or as an input that a loop carries along.
+    const auto inner = [&](const Use& use) {
+      return use.node->graph() != node.graph() || !use.node->subgraphs().empty();
+    };
+    if (std::any_of(weight->uses().begin(), weight->uses().end(), inner)) {
+      return "a subgraph reads its weight too: it would be stored twice, in codes and in float";
+    }
     const Dims& dims = weight->data->dims;
     if (info.category == OpCategory::kMatMul || node.Is("Gemm")) {
       if (dims.size() != 2) return "its weight has " + std::to_string(dims.size()) + " dimensions, not 2";

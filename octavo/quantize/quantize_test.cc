@@ -368,6 +368,48 @@ TEST(Placement, SaysWhyNot) {
   EXPECT_EQ(p.nodes_total, 2);
 }
 
+// A float copy would have to stay for the subgraph, and the file would grow.
+TEST(Placement, AWeightThatASubgraphReadsTooIsStoredOnce) {
+  const auto skipped = [](const std::string& read) {
+    const Model m = Parse(R"(opset "" = 17
+graph @g(%x: f32[1,2], %c: bool[]) -> (%y, %z) {
+    %w = constant f32[2,2] [1, -1, 0.5, 0.25]
+    %v = constant f32[2,2] [1, -1, 0.5, 0.5]
+    %y: f32[1,2] = MatMul(%x, %w)
+    %z: f32[*] = If(%c) {then_branch=graph @t() -> (%p) { %p: f32[1,2] = MatMul(%x, )" +
+                          read +
+                          R"() }, else_branch=graph @e() -> (%q) { %q: f32[1,2] = Abs(%x) }}
+  })");
+    const DeviceDescriptor& cpu = *FindDevice("cpu");
+    const QuantizationConfig config;
+    std::string reason;
+    for (const SkippedNode& s : PlaceNodes(m, config, ResolvePrecision(config, cpu), cpu).skipped) {
+      if (s.node == "y") reason = s.reason;
+    }
+    return reason;
+  };
+  EXPECT_THAT(skipped("%w"), HasSubstr("a subgraph reads its weight too"));
+  EXPECT_EQ(skipped("%v"), "");
+}
+
+TEST(Placement, AWeightThatALoopCarriesIsStoredOnce) {
+  const Model m = Parse(R"(opset "" = 17
+graph @g(%x: f32[1,2], %n: s64[], %c: bool[]) -> (%y, %z) {
+    %w = constant f32[2,2] [1, -1, 0.5, 0.25]
+    %y: f32[1,2] = MatMul(%x, %w)
+    %z: f32[2,2] = Loop(%n, %c, %w) {body=graph @b(%i: s64[], %d: bool[], %s: f32[2,2]) -> (%e, %t) {
+      %e: bool[] = Identity(%d)
+      %t: f32[2,2] = Abs(%s)
+    }}
+  })");
+  const DeviceDescriptor& cpu = *FindDevice("cpu");
+  const QuantizationConfig config;
+  const Placement p = PlaceNodes(m, config, ResolvePrecision(config, cpu), cpu);
+  EXPECT_TRUE(p.nodes.empty());
+  ASSERT_FALSE(p.skipped.empty());
+  EXPECT_THAT(p.skipped[0].reason, HasSubstr("a subgraph reads its weight too"));
+}
+
 TEST(Placement, WeightsWhoseScaleWouldUnderflowStayInFloat) {
   for (const float size : {1e-37f, 1e-30f}) {
     Model m;
