@@ -9,8 +9,26 @@
 namespace octavo {
 namespace {
 
+Model Convolution(int k) {
+  std::string codes;
+  for (int i = 0; i < k * 64; ++i) codes += (i ? "," : "") + std::to_string((i * 37 + i / 256) % 256);
+  Model model = Parse(
+      "opset \"\" = 21\ngraph @g(%x: u8[1,64,9,7]) -> (%y) {\n%xs = constant f32[] 0.02\n%xz = constant u8[] "
+      "100\n%w = constant u8[" +
+      std::to_string(k / 4) + ",64,2,2] [" + codes +
+      "]\n%ws = constant f32[] 0.01\n%wz = constant u8[] 117\n%ys = constant f32[] 0.9\n%yz = constant u8[] "
+      "77\n%y: u8[1," +
+      std::to_string(k / 4) +
+      ",4,4] = QLinearConv(%x, %xs, %xz, %w, %ws, %wz, %ys, %yz) "
+      "{strides=[2,2], pads=[0,1,0,0]}\n}");
+  model.ir_version = 10;
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  return model;
+}
+
 // %k: the rows of the weight. All weight codes occur.
 Model Product(const std::string& op, int k) {
+  if (op == "QLinearConv") return Convolution(k);
   const std::string rows = std::to_string(k),
                     head = "opset \"\" = 21\nopset \"com.microsoft\" = 1\ngraph @g(%x: u8[3," + rows +
                            "]) -> (%y) {\n%xs = constant f32[] "
@@ -65,7 +83,8 @@ TEST_P(ChooseAtLoad, BothBranchesAreEqual) {
   EXPECT_EQ(model.graph->first(), model.graph->last());
 }
 
-INSTANTIATE_TEST_SUITE_P(Products, ChooseAtLoad, ::testing::Values("QLinearMatMul", "QGemm", "MatMulIntegerToFloat"));
+INSTANTIATE_TEST_SUITE_P(Products, ChooseAtLoad,
+                         ::testing::Values("QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "QLinearConv"));
 
 TEST(ChooseAtLoadRefuses, SmallProductsAndOtherDevices) {
   Model small = Product("QLinearMatMul", 64);

@@ -45,7 +45,7 @@ std::optional<Pair> Match(const Node& node) {
   const std::vector<Node*> one = Body(**a), four = Body(**b);
   if (one.size() != 1 || four.size() != 4) return std::nullopt;
   Pair p{one[0], four[3], 0, nullptr};
-  const bool matrix = p.fast->Is("QLinearMatMul") || p.fast->Is("QGemm", "com.microsoft");
+  const bool matrix = p.fast->Is("QLinearMatMul") || p.fast->Is("QLinearConv") || p.fast->Is("QGemm", "com.microsoft");
   const bool to_float = p.fast->Is("MatMulIntegerToFloat", "com.microsoft");
   if ((!matrix && !to_float) || !p.right->Is(p.fast->op(), p.fast->domain())) return std::nullopt;
   p.weight = to_float ? 1 : 3;
@@ -54,12 +54,7 @@ std::optional<Pair> Match(const Node& node) {
   for (std::size_t i = 0; i < p.fast->inputs().size(); ++i) {
     if (i != p.weight && i != zero && p.fast->input(i) != p.right->input(i)) return std::nullopt;
   }
-  for (const char* name : {"alpha", "transA", "transB"}) {
-    if (p.fast->IntAttribute(name, -1) != p.right->IntAttribute(name, -1) ||
-        p.fast->FloatAttribute(name, -1) != p.right->FloatAttribute(name, -1)) {
-      return std::nullopt;
-    }
-  }
+  if (!SameAttributes(*p.fast, *p.right)) return std::nullopt;
   p.codes = Codes(p.fast->input(p.weight), DType::kS8);
   const TensorRef *z = Codes(p.fast->input(zero), DType::kS8), *shifted = Codes(p.right->input(zero), DType::kU8);
   if (p.codes == nullptr || z == nullptr || shifted == nullptr || z->dims != shifted->dims) return std::nullopt;
@@ -99,10 +94,7 @@ std::int64_t FoldChoices(Graph& graph) {
     Node* fresh = graph.AddNode(p->right->op(), p->right->domain(), std::move(inputs),
                                 {{old->name() + "_product", old->type}}, node);
     fresh->name = node->name;
-    for (const Attribute& a : p->right->attributes()) {
-      if (const auto* i = std::get_if<std::int64_t>(&a.value)) fresh->SetAttribute(a.name, *i);
-      if (const auto* f = std::get_if<float>(&a.value)) fresh->SetAttribute(a.name, *f);
-    }
+    CopyAttributes(*p->right, *fresh);
     Value* made = fresh->output();
     made->extras = old->extras;
     const std::string name = old->name();

@@ -15,6 +15,9 @@ constexpr std::string_view kMs = "com.microsoft";
 constexpr std::uint64_t kLeastWeights = 16384;
 constexpr std::int64_t kProbeRows = 16, kProbeSums = 64;
 
+// Of a convolution, which multiplies each weight at many places.
+constexpr std::uint64_t kLeastWindowWeights = 64;
+
 struct Choice {
   Node* node = nullptr;
   std::size_t weight = 0, zero = 0;  // inputs
@@ -73,10 +76,13 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
   explicit ChooseAtLoadRule(const DeviceDescriptor& device) : device_(device) {}
   std::string_view name() const override { return "choose-at-load"; }
   RuleClass rule_class() const override { return RuleClass::kExact; }
-  std::vector<std::string_view> roots() const override { return {"QLinearMatMul", "QGemm", "MatMulIntegerToFloat"}; }
+  std::vector<std::string_view> roots() const override {
+    return {"QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "QLinearConv"};
+  }
   RuleDoc doc() const override {
     return {
-        "A large product of u8 activations takes s8 weights where the machine that loads the model multiplies them "
+        "A large product or convolution of u8 activations takes s8 weights where the machine that loads the model "
+        "multiplies them "
         "exactly (VNNI: faster), and u8 weights where u8 times s8 saturates; a constant product in front of the graph "
         "tells which, and the runtime keeps one branch.",
         "%y_codes = QLinearMatMul %x_codes, s_x, z_x, %w : u8, s_w, z_w, s_y, z_y",
@@ -92,7 +98,7 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
     Choice c{&node, 3, 5};
     if (node.Is("MatMulIntegerToFloat", kMs)) {
       c.weight = 1;
-    } else if (!node.Is("QLinearMatMul") && !node.Is("QGemm", kMs)) {
+    } else if (!node.Is("QLinearMatMul") && !node.Is("QLinearConv") && !node.Is("QGemm", kMs)) {
       return Refusal{};
     }
     const Value *x = node.input(0), *w = node.input(c.weight), *zero = node.input(c.zero);
@@ -102,9 +108,11 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
     }
     if (x->type.dtype != DType::kU8) return Refusal{"its activations are not u8: no kernel saturates there"};
     if (!w->is_constant() || !w->data || zero == nullptr || !zero->is_constant() || !zero->data) return Refusal{};
-    if (w->data->elements() < kLeastWeights) {
+    const bool conv = node.Is("QLinearConv");
+    const std::uint64_t least = conv ? kLeastWindowWeights : kLeastWeights;
+    if (w->data->elements() < least) {
       return Refusal{"its " + std::to_string(w->data->elements()) + " weights are fewer than the " +
-                     std::to_string(kLeastWeights) + " from which on choosing pays"};
+                     std::to_string(least) + " from which on choosing pays"};
     }
     return c;
   }
@@ -157,10 +165,7 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
       if (fast) inputs[c.zero] = zero;
       Node* product = branch->AddNode(node.op(), node.domain(), std::move(inputs),
                                       {{old->name() + (fast ? "_u8_s8" : "_u8_u8"), old->type}});
-      for (const Attribute& a : node.attributes()) {
-        if (const auto* i = std::get_if<std::int64_t>(&a.value)) product->SetAttribute(a.name, *i);
-        if (const auto* f = std::get_if<float>(&a.value)) product->SetAttribute(a.name, *f);
-      }
+      CopyAttributes(node, *product);
       branch->AddOutput(product->output());
       fresh->SetAttribute(fast ? "then_branch" : "else_branch", std::move(branch));
     }
@@ -172,6 +177,30 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
 };
 
 }  // namespace
+
+void CopyAttributes(const Node& from, Node& to) {
+  for (const Attribute& a : from.attributes()) {
+    if (const auto* i = std::get_if<std::int64_t>(&a.value)) to.SetAttribute(a.name, *i);
+    if (const auto* f = std::get_if<float>(&a.value)) to.SetAttribute(a.name, *f);
+    if (const auto* s = std::get_if<std::string>(&a.value)) to.SetAttribute(a.name, *s);
+    if (const auto* v = std::get_if<std::vector<std::int64_t>>(&a.value)) to.SetAttribute(a.name, *v);
+  }
+}
+
+bool SameAttributes(const Node& a, const Node& b) {
+  if (a.attributes().size() != b.attributes().size()) return false;
+  return std::all_of(a.attributes().begin(), a.attributes().end(), [&](const Attribute& one) {
+    const Attribute* other = b.FindAttribute(one.name);
+    if (other == nullptr || other->value.index() != one.value.index()) return false;
+    const auto same = [&]<class T>(const T*) {
+      const T* x = std::get_if<T>(&one.value);
+      return x != nullptr && *x == std::get<T>(other->value);
+    };
+    return same(static_cast<const std::int64_t*>(nullptr)) || same(static_cast<const float*>(nullptr)) ||
+           same(static_cast<const std::string*>(nullptr)) ||
+           same(static_cast<const std::vector<std::int64_t>*>(nullptr));
+  });
+}
 
 std::unique_ptr<Rule> ChooseAtLoad(const DeviceDescriptor& device) {
   return std::make_unique<ChooseAtLoadRule>(device);

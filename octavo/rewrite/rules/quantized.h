@@ -69,6 +69,10 @@ std::optional<Refusal> MatchQuantizeBefore(std::string_view rule, const Node& no
 // Input 0 of the node gets the parameters of its output.
 void QuantizeBefore(Node& node, Rewriter& rewriter);
 
+// Attributes of integer layers: numbers, text and lists of integers.
+void CopyAttributes(const Node& from, Node& to);
+bool SameAttributes(const Node& a, const Node& b);
+
 // The rules of the quantized road, in order of preference, for a model of this operator set.
 RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset);
 
