@@ -22,8 +22,10 @@ ExportReport ExportOnnx(const ExportRequest& request) {
   } else {
     UseQdqForm(model);
     if (form == "mx" && LowerMxToStandard(model) == 0) {
-      ThrowUnsupported("no weight has an MX type of the ONNX standard", request.config.model.string(),
-                       "mxfp4, mxfp8_e4m3 and mxfp8_e5m2 have one; leave --form out for the other formats");
+      ThrowUnsupported(
+          "no weight has an MX type of the ONNX standard", request.config.model.string(),
+          "start from a model with MXFakeQuantize on weights in mxfp4, mxfp8_e4m3 or mxfp8_e5m2, or from a "
+          "float model with such a --precision; codes that a file holds already stay as they are");
     }
     RaiseOpsetForQuantization(model);
     LowerToQdq(model);
