@@ -69,8 +69,8 @@ constexpr std::string_view kNpuMove = "moves codes; the output has the input's p
 constexpr OpSupport kQnnOps[] = {
     {"Conv", "", S::kInteger, "u8 or u16 activations; u8, or s8 per channel weights; int32 bias", true},
     {"ConvTranspose", "", S::kInteger, "u8 or u16 activations; u8, or s8 weights; int32 bias"},
-    {"Gemm", "", S::kInteger, "alpha = beta = 1; weights per tensor", false},
-    {"MatMul", "", S::kInteger, "weights per tensor, or two computed operands", false},
+    {"Gemm", "", S::kInteger, "alpha = beta = 1; u8, or s8 per channel weights; int32 bias", true},
+    {"MatMul", "", S::kInteger, "u8, or s8 per channel weights, or two computed operands", true},
 
     {"Add", "", S::kInteger, kNpu},
     {"Sub", "", S::kInteger, kNpu},
