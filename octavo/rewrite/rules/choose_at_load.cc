@@ -103,6 +103,10 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
     }
     const Value *x = node.input(0), *w = node.input(c.weight), *zero = node.input(c.zero);
     if (x == nullptr || w == nullptr || node.outputs().size() != 1 || node.output() == nullptr) return Refusal{};
+    const Graph& graph = *node.graph();
+    if (graph.parent() != nullptr && w->type.dtype == DType::kS8 && graph.first() == &node && graph.last() == &node) {
+      return Refusal{};  // the branch of a choice
+    }
     if (!Holds("choose-at-load/unsigned-weight", w->type.dtype == DType::kU8)) {
       return Refusal{"its weight is " + std::string(Name(w->type.dtype)) + ", which 8 bits without sign do not hold"};
     }
