@@ -221,6 +221,7 @@ class Raising {
   }
 
   void DepthToSpace(Node& node) {
+    if (DimsOf(node.input(0)).size() != 4 || DimsOf(node.output()).size() != 4) Refuse(node, "its rank is not 4");
     Value* x = Move(node, node.input(0), {0, 3, 1, 2});
     Value* y = Add(node, node.op() == "DEPTH_TO_SPACE" ? "DepthToSpace" : "SpaceToDepth", {x}, SpatialType(node));
     y->producer()->SetAttribute("blocksize", node.IntAttribute("block_size", 0));
@@ -280,13 +281,14 @@ class Raising {
 
   // A mean over height and width of a picture: ONNX sums in the order of its own layout.
   bool SpatialMean(Node& node) {
-    if (DimsOf(node.input(0)).size() != 4) return false;
+    const bool keeps = node.IntAttribute("keep_dims", 0) != 0;
+    if (DimsOf(node.input(0)).size() != 4 || DimsOf(node.output()).size() != (keeps ? 4u : 2u)) return false;
     std::vector<std::int64_t> axes = IntsOf(node, 1);
     for (std::int64_t& a : axes) a += a < 0 ? 4 : 0;
     std::sort(axes.begin(), axes.end());
     if (axes != std::vector<std::int64_t>{1, 2}) return false;
     Value* x = Move(node, node.input(0), {0, 3, 1, 2});
-    if (node.IntAttribute("keep_dims", 0) != 0) {
+    if (keeps) {
       FinishSpatial(node, Add(node, "GlobalAveragePool", {x}, SpatialType(node)));
     } else {
       Value* y = Add(node, "ReduceMean", {x, Int64s({2, 3}, "axes")}, Plain(node));

@@ -10,8 +10,16 @@
 namespace octavo {
 namespace {
 
+// `op` with its result and all of its `inputs` operands there: a file may leave some out.
+bool IsWhole(const Node* node, std::string_view op, std::size_t inputs) {
+  if (node == nullptr || !node->Is(op, kCircleDomain) || node->inputs().size() != inputs) return false;
+  const auto there = [](const Value* v) { return v != nullptr; };
+  return node->outputs().size() == 1 && node->output() != nullptr &&
+         std::all_of(node->inputs().begin(), node->inputs().end(), there);
+}
+
 bool IsFloatNode(const Node* node, std::string_view op) {
-  if (node == nullptr || !node->Is(op, kCircleDomain) || node->output()->type.quant) return false;
+  if (!IsWhole(node, op, op == "RSQRT" ? 1 : 2) || node->output()->type.quant) return false;
   return node->StringAttribute("fused_activation_function", "NONE") == "NONE";
 }
 
@@ -55,8 +63,8 @@ std::optional<LayerNorm> MatchLayerNorm(const Node& rsqrt) {
   if (epsilon == nullptr || epsilon->elements() != 1) return std::nullopt;
   found.epsilon = epsilon->ToFloats()[0];
   const Node* variance = add->input(0)->producer();
-  if (variance == nullptr || Reader(variance->output()) != add) return std::nullopt;
-  const Node* square = variance->input(0) == nullptr ? nullptr : variance->input(0)->producer();
+  if (!IsFloatNode(variance, "MEAN") || Reader(variance->output()) != add) return std::nullopt;
+  const Node* square = variance->input(0)->producer();
   if (!IsFloatNode(square, "MUL") || square->input(0) != square->input(1) || Reader(square->output()) != variance) {
     return std::nullopt;
   }
@@ -65,7 +73,7 @@ std::optional<LayerNorm> MatchLayerNorm(const Node& rsqrt) {
   if (!IsFloatNode(sub, "SUB") || centered->is_graph_output() || centered->uses().size() != 3) return std::nullopt;
   found.x = sub->input(0);
   const Node* mean = sub->input(1)->producer();
-  if (mean == nullptr || mean->input(0) != found.x || Reader(mean->output()) != sub) return std::nullopt;
+  if (!IsFloatNode(mean, "MEAN") || mean->input(0) != found.x || Reader(mean->output()) != sub) return std::nullopt;
   const std::optional<Dims> dims = StaticShape(found.x->type);
   if (!dims || found.x->type.dtype != DType::kF32) return std::nullopt;
   const std::vector<std::int64_t> axes = MeanAxes(mean, dims->size());
@@ -79,13 +87,13 @@ std::optional<LayerNorm> MatchLayerNorm(const Node& rsqrt) {
   const Node* scaled = Reader(rsqrt.output());
   if (!IsFloatNode(scaled, "MUL") || Other(*scaled, rsqrt.output()) != centered) return std::nullopt;
   Node* times = Reader(scaled->output());
-  if (times == nullptr || !times->Is("MUL", kCircleDomain)) return std::nullopt;
+  if (!IsWhole(times, "MUL", 2)) return std::nullopt;
   found.scale = Other(*times, scaled->output());
   if (FloatConstant(found.scale) == nullptr || found.scale->data->dims != inner) return std::nullopt;
   found.last = times;
   if (IsFloatNode(times, "MUL")) {
     Node* plus = Reader(times->output());
-    if (plus != nullptr && plus->Is("ADD", kCircleDomain)) {
+    if (IsWhole(plus, "ADD", 2)) {
       Value* bias = Other(*plus, times->output());
       if (FloatConstant(bias) != nullptr && bias->data->dims == inner) {
         found.bias = bias;
