@@ -140,16 +140,16 @@ ArenaScope::~ArenaScope() { t_arena = previous_; }
 
 bool OfferRunArenas(const OrtLibrary& library) {
   static const bool offered = [&library] {
-    auto* allocator = new Shared;  // as long as the environment, which is never released
-    allocator->version = kOrtApi;
-    allocator->Alloc = Allocate;
-    allocator->Reserve = Allocate;
-    allocator->Free = Deallocate;
-    allocator->Info = [](const OrtAllocator* self) -> const OrtMemoryInfo* {
+    static Shared allocator;  // nothing ends it: the environment is never released
+    allocator.version = kOrtApi;
+    allocator.Alloc = Allocate;
+    allocator.Reserve = Allocate;
+    allocator.Free = Deallocate;
+    allocator.Info = [](const OrtAllocator* self) -> const OrtMemoryInfo* {
       return static_cast<const Shared*>(self)->info;
     };
-    OrtStatus* status = library.api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &allocator->info);
-    if (status == nullptr) status = library.api->RegisterAllocator(library.env, allocator);
+    OrtStatus* status = library.api->CreateCpuMemoryInfo(OrtDeviceAllocator, OrtMemTypeDefault, &allocator.info);
+    if (status == nullptr) status = library.api->RegisterAllocator(library.env, &allocator);
     const std::string message = TakeMessage(*library.api, status);
     if (!message.empty()) LogDebug("runs have no arenas of their own: " + message);
     return message.empty();
