@@ -175,9 +175,16 @@ void CircleLowering::Slice(const Node& node) {
     shape[at] = (to[at] - from[at] + steps[i] - 1) / steps[i];
   }
   const std::string name = node.output()->name();
-  Value* y = Emit("STRIDED_SLICE",
-                  {x, Int32s(from, name + "_begin"), Int32s(to, name + "_end"), Int32s(step, name + "_strides")}, name,
-                  MakeType(x->type.dtype, shape, x->type.quant));
+  const Type type = MakeType(x->type.dtype, shape, x->type.quant);
+  Value* y = nullptr;
+  if (std::all_of(step.begin(), step.end(), [](std::int64_t s) { return s == 1; })) {
+    // Without steps: onert has STRIDED_SLICE in float only.
+    y = Emit("SLICE", {x, Int32s(from, name + "_begin"), Int32s(shape, name + "_size")}, name, type);
+  } else {
+    y = Emit("STRIDED_SLICE",
+             {x, Int32s(from, name + "_begin"), Int32s(to, name + "_end"), Int32s(step, name + "_strides")}, name,
+             type);
+  }
   MoveLike(node, x_old, layout, codes, y);
 }
 
