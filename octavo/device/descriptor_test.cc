@@ -23,7 +23,8 @@ TEST(Device, AWholeGraphDeviceIsStaticAndHasACompiler) {
   // s8 weights leave a LayerNormalization on the CPU.
   ASSERT_NE(qnn.Row("LayerNormalization", ""), nullptr);
   EXPECT_TRUE(qnn.Row("LayerNormalization", "")->unsigned_weight);
-  EXPECT_FALSE(qnn.Row("MatMul", "")->per_channel);
+  EXPECT_TRUE(qnn.Row("MatMul", "")->per_channel);
+  EXPECT_FALSE(qnn.Row("ConvTranspose", "")->per_channel);
   EXPECT_EQ(qnn.Row("Nonsense", "x"), nullptr);
 }
 
