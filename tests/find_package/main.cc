@@ -31,8 +31,9 @@ int main(int argc, char** argv) {
   if (octavo::BuildConfigFromJson(octavo::ToJson(config), "a test").quantization != config.quantization) return 1;
 
   const octavo::QuantizeFileResult result = octavo::QuantizeFile(config, folder / "q.onnx", 1, false);
+  const octavo::Model quantized = octavo::ReadOnnx(folder / "q.onnx");
   int quantizers = 0;
-  for (const octavo::Node* node : octavo::ReadOnnx(folder / "q.onnx").graph->nodes()) {
+  for (const octavo::Node* node : quantized.graph->nodes()) {
     quantizers += node->Is("QuantizeLinear") ? 1 : 0;
   }
   if (result.quantize.nodes_quantized < 1 || quantizers < 1) return 1;
