@@ -585,7 +585,10 @@ def test_integer_round_trip(octavo, tmp_path, storage, name):
     out, back = tmp_path / "m.circle", tmp_path / "b.onnx"
     export(octavo, tmp_path / "m.onnx", out)
     octavo("export", out, "--to", "onnx", "-o", back)
-    assert "DequantizeLinear" in {n.op_type for n in onnx.load(str(back)).graph.node}
+    again = onnx.load(str(back))
+    assert "DequantizeLinear" in {n.op_type for n in again.graph.node}
+    # From 21 on the default session takes s8 pairs wrong; it is loaded by it before it is handed out.
+    assert again.opset_import[0].version == 20
     rng = np.random.default_rng(5)
     sample = {i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]).astype(np.float32) for i in model.graph.input}
     want, got = (named(p, [sample], optimize=False)[0]["y"] for p in (tmp_path / "m.onnx", back))

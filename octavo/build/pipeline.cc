@@ -21,6 +21,7 @@
 #include "octavo/build/rewrite.h"
 #include "octavo/build/version.h"
 #include "octavo/build/weights.h"
+#include "octavo/build/write_checked.h"
 #include "octavo/calibrate/calibrate.h"
 #include "octavo/calibrate/statistics.h"
 #include "octavo/device/kernels.h"
@@ -190,57 +191,6 @@ void MeasureLatency(const fs::path& source, const fs::path& artifact, const Data
   const PerfResult perf = MeasurePerf(artifact, source, data, options);
   manifest.artifact_seconds = perf.model.latency.p50 / 1e3;
   manifest.float_seconds = perf.against->latency.p50 / 1e3;
-}
-
-// No file is handed out that the runtime refuses: it is loaded as its users will load it, and run on one sample if
-// there are data.
-void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threads) {
-  std::error_code error;
-  std::uintmax_t bytes = 0;
-  for (const fs::path& file : files.data) bytes += fs::file_size(file, error);
-  bytes += fs::file_size(files.model, error);
-  SessionOptions options;
-  options.intra_op_threads = threads;
-  options.config.emplace_back("session.intra_op.allow_spinning", "0");  // the file is synced meanwhile
-  const bool big = bytes > kMostPrepackedBytes;
-  OnnxSkeleton skeleton;
-  std::vector<std::pair<std::string, TensorRef>> weights;
-  if (big) {  // read as we read models: its weights stay mapped, where loading and optimizing would copy them
-    options.disable_prepacking = true;
-    options.optimization = GraphOptimization::kNone;
-    options.arena = false;
-    skeleton = SerializeSkeleton(ReadOnnx(files.model));
-    for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
-  }
-  const Session session = big ? Session(skeleton.bytes, std::move(weights), options) : Session(files.model, options);
-  if (data == nullptr || data->size() == 0) return;
-  const Sample sample = data->Read(0);
-  session.Run(sample.tensors, session.TensorOutputs());
-}
-
-// Writes the model, checks it by LoadAndRun, and only then replaces what `out` was. The model is gone while it runs.
-OnnxFiles WriteChecked(std::unique_ptr<Model> model, const fs::path& out, const DataSource* data, int threads) {
-  std::error_code error;
-  const fs::file_status status = fs::status(out, error);
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
-    ThrowBadInput("a model is written to a file, and this is none", out.string(), "name a file");
-  }
-  OutputDirectory staged(out);
-  OnnxFiles files = WriteOnnx(*model, staged.path() / staged.target().filename(), {.durable = false});
-  ParallelFor(2, 2, [&](std::size_t i) {  // the disk works while the model is tried
-    if (i == 0) return LoadAndRun(files, data, threads);
-    model.reset();
-    for (const fs::path& file : files.data) SyncFile(file);
-    SyncFile(files.model);
-  });
-  CheckInterrupt();
-  for (fs::path& file : files.data) {
-    staged.MoveOut(file.filename().string());
-    file = staged.target().parent_path() / file.filename();
-  }
-  staged.MoveOut(files.model.filename().string());
-  files.model = out;
-  return files;
 }
 
 // The calibration statistics that were kept under this key, and a way to keep new ones. Nothing about a cache ends a

@@ -109,7 +109,7 @@ RewriteFileResult RewriteFile(const RewriteFileOptions& options, const fs::path&
   if (out.empty()) return result;
   // No file is handed out that the runtime refuses. Its optimizations of graphs with many nodes take several times as
   // long as all the rest, and more than linear time.
-  Open(model, result.nodes_after <= kLargeGraph ? GraphOptimization::kBasic : GraphOptimization::kNone, 1);
+  Open(model, result.nodes_after <= kLargeGraph ? GraphOptimization::kAll : GraphOptimization::kNone, 1);
   Stopwatch write;
   const OnnxFiles files = WriteOnnx(model, out);
   result.seconds += write.Seconds();
