@@ -531,7 +531,7 @@ def test_weights_in_constant_nodes(octavo, tmp_path):
         model.graph.node.insert(0, helper.make_node("Constant", [], [t.name], value=t))
     del model.graph.initializer[:]
     made = build_and_compare(octavo, model, tmp_path, cnn_samples(), 20)
-    assert any(i.data_type == TensorProto.UINT8 and len(i.dims) == 4 for i in made.graph.initializer)
+    assert any(i.data_type in (TensorProto.UINT8, TensorProto.INT8) and len(i.dims) == 4 for i in made.graph.initializer)
 
 
 def test_external_data(octavo, tmp_path):
@@ -590,7 +590,7 @@ def test_initializers_listed_as_inputs(octavo, tmp_path):
     for t in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)))
     made = build_and_compare(octavo, model, tmp_path, cnn_samples(), 20)
-    assert any(i.data_type == TensorProto.UINT8 and len(i.dims) == 4 for i in made.graph.initializer)
+    assert any(i.data_type in (TensorProto.UINT8, TensorProto.INT8) and len(i.dims) == 4 for i in made.graph.initializer)
 
 
 def test_sequence_output_and_unfortunate_names(octavo, tmp_path):
