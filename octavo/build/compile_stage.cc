@@ -21,6 +21,7 @@ constexpr std::size_t kLeastOnDevice = 4;
 CompileContext ContextOf(const BuildConfig& config, const DeviceDescriptor& device) {
   CompileContext context;
   context.device = &device;
+  if (config.quantize) context.quantization = EffectiveQuantization(config);
   context.options = config.compile.options;
   context.embed = config.compile.embed_context;
   return context;

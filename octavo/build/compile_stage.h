@@ -12,6 +12,8 @@
 
 namespace octavo {
 
+// The context of a build: its quantization is the build's, or that of the compile section; none with --no-quant.
+// Errors: ConfigConflictError when both hold one.
 CompileContext ContextOf(const BuildConfig& config, const DeviceDescriptor& device);
 
 // What is wrong with the compile section for this device, or with what compiles for it, before any work. Errors:

@@ -7,9 +7,10 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/base/names.h"
+#include "octavo/build/compile_stage.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/compile/quantize_stage.h"
 #include "octavo/import/onnx.h"
-#include "octavo/quantize/quantize.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
 
@@ -131,18 +132,15 @@ Model PrepareExport(const ExportRequest& request) {
   Validate(config);
   DeviceDescriptor device = RequireDevice(config.device);
   device.static_shapes = device.static_shapes || StaticShapes(request);
+  const QuantizeStage quantizer(ContextOf(config, device));
   DataPlan data;
-  if (NeedsSamples(model, config, device)) {
+  if (quantizer.NeedsSamples(model)) {
     data = OpenSamples(model, config, request.require_data, 0);
     if (data.synthetic) {
       LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
     }
   }
-  const QuantizeResult result =
-      Quantize(model, EffectiveQuantization(config), device, data.source.get(), request.threads);
-  if (result.skipped) {
-    LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
-  }
+  quantizer.Quantize(model, {data.source.get(), data.synthetic, request.threads, nullptr});
   return model;
 }
 

@@ -13,6 +13,7 @@
 #include "octavo/build/circle_select.h"
 #include "octavo/build/export.h"
 #include "octavo/build/pipeline.h"
+#include "octavo/compile/quantize_stage.h"
 #include "octavo/emit/circle.h"
 #include "octavo/quantize/quantize.h"
 #include "octavo/quantize/select.h"
@@ -290,7 +291,10 @@ ExportReport ExportCircle(const ExportRequest& request) {
           "statistics; give --data D too");
     }
     config.keep_float_auto = false;
-    Quantize(model, config, device, data.source.get(), request.threads);
+    CompileContext context;
+    context.device = &device;
+    context.quantization = config;
+    QuantizeStage(context).Quantize(model, {data.source.get(), data.synthetic, request.threads, nullptr});
     if (choose) {
       PrepareFloat(prepared, config, device);
       const auto to_float = [&](Model& m, const std::unordered_set<const Value*>& values) {

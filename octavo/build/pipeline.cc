@@ -24,6 +24,7 @@
 #include "octavo/build/write_checked.h"
 #include "octavo/calibrate/calibrate.h"
 #include "octavo/calibrate/statistics.h"
+#include "octavo/compile/quantize_stage.h"
 #include "octavo/device/kernels.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/import/onnx.h"
@@ -239,14 +240,6 @@ void WriteText(const fs::path& path, const std::string& text) {
 
 }  // namespace
 
-QuantizationConfig StageQuantization(const BuildConfig& config) {
-  QuantizationConfig out = EffectiveQuantization(config);
-  if (config.quantize) return out;
-  out.precision = "fp32";
-  DropIdleFields(out);
-  return out;
-}
-
 std::vector<fs::path> ExternalFiles(const Model& model, const fs::path& source) {
   std::set<fs::path> files;
   CollectFiles(*model.graph, files);
@@ -291,12 +284,6 @@ Model ImportModel(const BuildConfig& config) {
   return model;
 }
 
-bool NeedsSamples(const Model& model, const BuildConfig& config, const DeviceDescriptor& device) {
-  const QuantizationConfig quantization = StageQuantization(config);
-  if (ResolvePrecision(quantization, device).kind != ResolvedPrecision::Kind::kStatic) return false;
-  return quantization.load_path.empty() && (quantization.requantize || !IsQuantized(model));
-}
-
 DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require_data, std::size_t extra) {
   const QuantizationConfig& quantization = EffectiveQuantization(config);
   const std::vector<InputSpec> inputs = InputSpecs(*model.graph);
@@ -326,28 +313,6 @@ DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require
   return plan;
 }
 
-QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads,
-                                StatisticsCache* cache) {
-  const DeviceDescriptor& device = RequireDevice(config.device);
-  const QuantizationConfig quantization = StageQuantization(config);
-  // What synthetic samples say about importance is noise.
-  if (!config.data && ResolvePrecision(quantization, device).kind == ResolvedPrecision::Kind::kWeightOnly) {
-    data = nullptr;
-  }
-  QuantizeResult result = Quantize(model, quantization, device, data, Threads(threads), cache);
-  if (!result.skipped && quantization.precision != "fp32" && result.nodes_quantized == 0) {
-    LogWarning("precision '" + quantization.precision + "' changed nothing: no node was quantized" +
-               (result.nodes_skipped.empty() ? std::string()
-                                             : "; '" + result.nodes_skipped.front().node +
-                                                   "', for example: " + result.nodes_skipped.front().reason));
-  }
-  const Stopwatch lowering;
-  RaiseOpsetForQuantization(model);
-  LowerToQdq(model);
-  result.insertion_seconds += lowering.Seconds();
-  return result;
-}
-
 fs::path CacheDirectory() {
   if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg == '/') return fs::path(xdg) / "octavo";
   if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/')
@@ -361,10 +326,12 @@ BuildResult Build(const BuildOptions& options) {
   Validate(config);
   if (config.model.empty()) ThrowUsage("no model", "--onnx", "give --onnx M.onnx");
   if (options.out.empty()) ThrowUsage("no output directory", "-o", "give -o OUT/");
-  const QuantizationConfig quantization = StageQuantization(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
   CheckCompile(config, device);
-  const ResolvedPrecision precision = ResolvePrecision(quantization, device);
+  const CompileContext context = ContextOf(config, device);
+  const QuantizeStage quantizer(context);
+  const QuantizationConfig& quantization = quantizer.config();
+  const ResolvedPrecision precision = quantizer.Precision();
 
   BuildResult result;
   Manifest& manifest = result.manifest;
@@ -374,7 +341,7 @@ BuildResult Build(const BuildOptions& options) {
   Stage import(manifest, "import");
   Model model = ImportModel(config);
   RequireStaticInputs(*model.graph, device);
-  const bool quantized_already = IsQuantized(model) && !quantization.requantize;
+  const bool quantized_already = quantizer.Keeps(model);
   DataPlan data = OpenSamples(model, config, options.require_data, kSyntheticChecks);
   std::unique_ptr<DataSource> held_out;
   if (config.validate_data) held_out = OpenData(*config.validate_data, InputSpecs(*model.graph));
@@ -411,7 +378,7 @@ BuildResult Build(const BuildOptions& options) {
     if (!options.force && !IsEmptyDirectory(options.out)) RefuseExisting(options.out);
   }
   if (options.force) RefuseToReplaceInputs(options.out, config);
-  if (data.synthetic && (NeedsSamples(model, config, device))) {
+  if (data.synthetic && quantizer.NeedsSamples(model)) {
     LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
   } else if (data.synthetic) {
     LogWarning("no data: the model is checked on synthetic samples and accuracy is NOT validated; give --data D");
@@ -428,16 +395,15 @@ BuildResult Build(const BuildOptions& options) {
 
   // --- quantize
   Stage quantize(manifest, "quantize");
-  const bool calibrates = NeedsSamples(model, config, device);
+  const bool calibrates = quantizer.NeedsSamples(model);
   StatisticsCache cache;
   if (calibrates && options.cache && quantization.save_path.empty()) {
     calibration_identity.Update("data " + (data.synthetic ? data_hash : data.source->ContentHash()) + "\n");
     calibration_identity.Update(ConfigIdentity(config));
     cache = OpenStatisticsCache(calibration_identity.HexDigest());
   }
-  manifest.quantize = QuantizeAndLower(model, config, data.source.get(), options.threads, &cache);
+  manifest.quantize = quantizer.Run(model, {data.source.get(), data.synthetic, options.threads, &cache});
   manifest.calibration_source = manifest.quantize.calibration_source;
-  if (data.synthetic && manifest.calibration_source == "data") manifest.calibration_source = "synthetic";
   manifest.calibration_method = calibrates || !quantization.load_path.empty()    ? MethodName(quantization.calibration)
                                 : manifest.quantize.calibration_source != "none" ? "importance"
                                                                                  : "none";
@@ -449,7 +415,6 @@ BuildResult Build(const BuildOptions& options) {
                                                : data.source->ContentHash();
   if (manifest.quantize.skipped || quantized_already) {
     quantize.Skip("the model is quantized already: its quantization is kept (--requantize drops it)");
-    LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
   } else if (cache.used) {
     quantize.Reused("calibration statistics from the cache (--no-cache makes them again)");
   }
@@ -494,7 +459,7 @@ BuildResult Build(const BuildOptions& options) {
                    "as big as that of fp16; quantized.onnx holds them packed");
       }
     }
-    compiled = CompileModelFor(source.model, out.path() / "model.onnx", ContextOf(config, device));
+    compiled = CompileModelFor(source.model, out.path() / "model.onnx", context);
     if (source.model != files.model) {
       fs::remove(source.model, error);
       for (const fs::path& file : source.data) fs::remove(file, error);
@@ -612,13 +577,14 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   const RuntimePreload preload;
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
-  ResolvePrecision(StageQuantization(config), device);  // a wrong precision is said before a big model is read
+  const QuantizeStage quantizer(ContextOf(config, device));
+  quantizer.Precision();  // a wrong precision is said before a big model is read
   QuantizeFileResult result;
   result.source = config.model;
-  result.precision = StageQuantization(config).precision;
+  result.precision = quantizer.config().precision;
   Model model = ImportModel(config);
   DataPlan data;
-  if (NeedsSamples(model, config, device)) {
+  if (quantizer.NeedsSamples(model)) {
     data = OpenSamples(model, config, require_data, 0);
     result.synthetic = data.synthetic;
     if (data.synthetic) {
@@ -632,12 +598,7 @@ QuantizeFileResult QuantizeFile(const BuildConfig& config, const fs::path& out, 
   for (const fs::path& file : ExternalFiles(model, config.model)) result.bytes_before += fs::file_size(file, error);
   LogDebug("model and data are open");
   LogInfo("quantizing " + config.model.string() + " ...");
-  result.quantize = QuantizeAndLower(model, config, data.source.get(), threads);
-  if (result.quantize.skipped) {
-    LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
-  }
-  if (result.synthetic && result.quantize.calibration_source == "data")
-    result.quantize.calibration_source = "synthetic";
+  result.quantize = quantizer.Run(model, {data.source.get(), data.synthetic, threads, nullptr});
   LogDebug("lowered");
   const OnnxFiles files = WriteChecked(std::make_unique<Model>(std::move(model)), out, data.source.get(), threads);
   result.out = files.model;
@@ -664,14 +625,14 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
   if (!quantization.imatrix.empty()) {
     ThrowUsage("statistics are made here, not loaded", "--imatrix", "leave it out");
   }
-  const bool importance =
-      ResolvePrecision(StageQuantization(stage), device).kind == ResolvedPrecision::Kind::kWeightOnly;
-  if (!importance && ResolvePrecision(StageQuantization(stage), device).kind != ResolvedPrecision::Kind::kStatic) {
+  const QuantizeStage quantizer(ContextOf(stage, device));
+  const bool importance = quantizer.Precision().kind == ResolvedPrecision::Kind::kWeightOnly;
+  if (!importance && quantizer.Precision().kind != ResolvedPrecision::Kind::kStatic) {
     ThrowUsage("precision '" + quantization.precision + "' needs no statistics", "--precision",
                "name a static precision, or a GGML format that takes an importance matrix");
   }
   Model model = ImportModel(stage);
-  if (!importance && !NeedsSamples(model, stage, device)) {
+  if (!importance && !quantizer.NeedsSamples(model)) {
     ThrowUsage("the model is quantized already: there is nothing to calibrate", stage.model.string(),
                "quantize it with --requantize --save-statistics S.json");
   }
@@ -681,7 +642,7 @@ CalibrateFileResult CalibrateFile(const BuildConfig& config, const fs::path& out
   }
   const DataPlan data = OpenSamples(model, stage, require_data, 0);
   if (data.synthetic) LogWarning("calibrating on synthetic samples: ranges are synthetic; give --data D");
-  const QuantizationConfig config_now = StageQuantization(stage);
+  const QuantizationConfig& config_now = quantizer.config();
   PrepareFloat(model, config_now, device);
   const std::vector<ObserveSpec> observe = CalibrationSpecs(model, config_now, device);
   if (importance && observe.empty()) {

@@ -43,9 +43,6 @@ BuildResult Build(const BuildOptions& options);
 // The device of that name. Errors: kUsage for any other name (nearest names).
 const DeviceDescriptor& RequireDevice(const std::string& name);
 
-// The quantization that the stages run: --no-quant is the float precision.
-QuantizationConfig StageQuantization(const BuildConfig& config);
-
 // Files beside the model that hold its weights, in name order.
 std::vector<std::filesystem::path> ExternalFiles(const Model& model, const std::filesystem::path& source);
 
@@ -58,10 +55,6 @@ Model ImportModel(const BuildConfig& config);
 // (weights.h). Whoever calls it folds, simplifies, and puts the weights in.
 Model ReadSource(const BuildConfig& config, std::optional<WeightReplacement>& weights);
 
-// True when quantizing `model` needs samples: a static precision, and the model is not quantized already (or is to be
-// quantized again), and no statistics are loaded.
-bool NeedsSamples(const Model& model, const BuildConfig& config, const DeviceDescriptor& device);
-
 struct DataPlan {
   std::unique_ptr<DataSource> source;  // calibration samples first
   bool synthetic = false;
@@ -70,10 +63,6 @@ struct DataPlan {
 // Opens the data, or makes synthetic samples: `config.samples` for calibration and `extra` more. Warns when they are
 // synthetic. Errors: kUsage when require_data is set (or OCTAVO_REQUIRE_DATA=1) and there are no data.
 DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require_data, std::size_t extra);
-
-// Quantizes `model` (of ImportModel) and lowers it to plain ONNX; WriteOnnx takes it from there.
-QuantizeResult QuantizeAndLower(Model& model, const BuildConfig& config, const DataSource* data, int threads,
-                                StatisticsCache* cache = nullptr);
 
 // `octavo quantize`: one model in, one quantized model out; the same bytes as a build's model.onnx. Writes the file
 // whole or not at all. Errors: as Build.

@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <system_error>
 
+#include "octavo/build/compile_stage.h"
 #include "octavo/build/pipeline.h"
 #include "octavo/build/summary.h"
+#include "octavo/compile/quantize_stage.h"
 #include "octavo/quantize/precision.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/validate/json_writer.h"
@@ -15,7 +17,8 @@ namespace fs = std::filesystem;
 BuildPlan MakePlan(const BuildConfig& config, const fs::path& out, bool require_data, PlanFor what) {
   Validate(config);
   const DeviceDescriptor& device = RequireDevice(config.device);
-  const ResolvedPrecision precision = ResolvePrecision(StageQuantization(config), device);
+  const QuantizeStage quantizer(ContextOf(config, device));
+  const ResolvedPrecision precision = quantizer.Precision();
   const Model model = ImportModel(config);
 
   BuildPlan plan;
@@ -23,14 +26,14 @@ BuildPlan MakePlan(const BuildConfig& config, const fs::path& out, bool require_
   plan.source = config.model;
   plan.out = out;
   plan.device = config.device;
-  plan.keeps_quantization = IsQuantized(model) && !EffectiveQuantization(config).requantize;
-  if (what != PlanFor::kModel || config.data || NeedsSamples(model, config, device)) {
+  plan.keeps_quantization = quantizer.Keeps(model);
+  if (what != PlanFor::kModel || config.data || quantizer.NeedsSamples(model)) {
     const DataPlan data = OpenSamples(model, config, require_data, kSyntheticChecks);
     plan.samples = data.source->Describe();
     plan.synthetic = data.synthetic;
   }
   if (!plan.keeps_quantization) {
-    plan.precision = StageQuantization(config).precision;
+    plan.precision = quantizer.config().precision;
     plan.weights = precision.weight_text;
     plan.activations = precision.activation_text;
   }

@@ -9,13 +9,15 @@
 
 #include "octavo/device/descriptor.h"
 #include "octavo/ir/graph.h"
+#include "octavo/quantize/config.h"
 #include "octavo/runtime/plugin.h"
 
 namespace octavo {
 
-// How a model is compiled.
+// How a model is compiled, and whether it is quantized before that.
 struct CompileContext {
   const DeviceDescriptor* device = nullptr;
+  std::optional<QuantizationConfig> quantization;            // set: quantize first (quantize_stage.h), and how
   std::vector<std::pair<std::string, std::string>> options;  // of the provider, over the device's defaults
   bool embed = false;                                        // the binary inside the model
 };
