@@ -71,7 +71,7 @@ def interpret(path, *arguments):
     context, module = parse(path)
     with context, ir.Location.unknown():
         values = []
-        for a in map(np.ascontiguousarray, arguments):
+        for a in (np.asarray(a, order="C") for a in arguments):  # ascontiguousarray makes a scalar a list
             unsigned = ir.IntegerType.get_unsigned(8 * a.itemsize) if a.dtype.kind == "u" else None
             values.append(ir.DenseElementsAttr.get(a, type=unsigned) if unsigned else ir.DenseElementsAttr.get(a))
         return [np.array(ir.DenseElementsAttr(r)) for r in stablehlo.eval_module(module, values)]

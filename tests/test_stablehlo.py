@@ -588,6 +588,120 @@ def test_int4_weights(octavo, tmp_path):
         np.testing.assert_array_equal(got, (codes * np.repeat(scales, 32, axis=0)).astype(np.float32))
 
 
+def recurrent(c, op, gates, steps, batch, inputs, hidden, directions=1, bias=True, states=0, lengths=None, peepholes=False, **attributes):
+    layout = attributes.get("layout", 0)
+    x = c.data(batch, steps, inputs) if layout else c.data(steps, batch, inputs)
+    names = [x, c.floats(directions, gates * hidden, inputs), c.floats(directions, gates * hidden, hidden)]
+    names.append(c.floats(directions, 2 * gates * hidden) if bias else "")
+    names.append(lengths if isinstance(lengths, str) else c.weight(np.array(lengths, np.int32)) if lengths else "")
+    first = [c.data(*((batch, directions, hidden) if layout else (directions, batch, hidden)), low=-1, high=1) for _ in range(states)]
+    names += first + [""] * (2 - len(first)) + ([c.floats(directions, 3 * hidden)] if peepholes else [])
+    while not names[-1]:
+        names.pop()
+    c.add(op, *names, count=3 if op == "LSTM" else 2, hidden_size=hidden, **attributes)
+
+
+def test_recurrent_operators(octavo, tmp_path):
+    """ONNX Runtime's activations are approximations: hence the tolerance."""
+    c = Cases()
+    both = {"directions": 2, "direction": "bidirectional"}
+    for op, gates, states in (("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)):
+        recurrent(c, op, gates, 5, 2, 3, 4)
+        recurrent(c, op, gates, 1, 2, 3, 4, states=states)
+        recurrent(c, op, gates, 4, 2, 3, 2, bias=False, states=states, direction="reverse")
+        recurrent(c, op, gates, 4, 3, 2, 3, states=states, lengths=[4, 1, 3], **both)
+        recurrent(c, op, gates, 3, 1, 2, 3, clip=0.3)
+    recurrent(c, "LSTM", 4, 4, 2, 3, 4, states=2, peepholes=True)
+    recurrent(c, "LSTM", 4, 4, 2, 3, 4, input_forget=1)
+    recurrent(c, "LSTM", 4, 3, 2, 3, 2, activations=["Sigmoid", "Softsign", "Relu"])
+    recurrent(c, "GRU", 3, 4, 2, 3, 4, linear_before_reset=1, states=1, **both)
+    recurrent(c, "GRU", 3, 3, 2, 3, 2, bias=False, linear_before_reset=1, activations=["Sigmoid", "Softplus"])
+    ends = c.data(2, dtype=np.int32, low=1, high=4)
+    recurrent(c, "GRU", 3, 4, 2, 3, 2, lengths=ends, direction="reverse")
+    c.check(octavo, tmp_path, 17, tolerance=1e-5, interpreter=True)
+
+
+def test_recurrent_batch_first(octavo, tmp_path):
+    """layout = 1, which ONNX Runtime does not run: the onnx package's reference does, forward and without lengths."""
+    from onnx.reference import ReferenceEvaluator
+    for op, gates, states in (("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)):
+        c = Cases()
+        recurrent(c, op, gates, 5, 2, 3, 4, states=states, layout=1)
+        model = save(tmp_path / f"{op}.onnx", c.nodes, c.inputs, c.results, c.weights, 14)
+        want = ReferenceEvaluator(onnx.load(str(model))).run(None, c.inputs)
+        octavo("export", model, "--to", "stablehlo", "-o", tmp_path / f"{op}.mlir")
+        got = tools.interpret(tmp_path / f"{op}.mlir", *c.inputs.values())
+        for name, a, b in zip(c.results, got, want):
+            assert a.shape == b.shape, name
+            np.testing.assert_allclose(a, b, atol=2e-6, err_msg=name)
+
+
+def test_sorted_operators(octavo, tmp_path):
+    c = Cases()
+    x, ties = c.data(3, 17), c.data(4, 9, 2, low=-2, high=2, dtype=np.int64)
+    for largest in (0, 1):
+        c.add("TopK", x, c.ints(5), count=2, largest=largest)
+        c.add("TopK", ties, c.ints(9), count=2, axis=1, largest=largest)
+    c.add("TopK", x, c.ints(1), count=2, axis=0)
+    c.check(octavo, tmp_path, 17, interpreter=True)
+
+
+def test_computed_places(octavo, tmp_path):
+    c = Cases()
+    x, flat = c.data(3, 4, 5), c.data(6)
+    c.add("GatherElements", x, c.data(2, 4, 3, low=-3, high=2, dtype=np.int64), axis=0)
+    c.add("GatherElements", x, c.data(3, 4, 7, low=-5, high=4, dtype=np.int32), axis=-1)
+    c.add("GatherND", x, c.data(2, 3, 2, low=0, high=2, dtype=np.int64))
+    c.add("GatherND", x, c.data(3, 2, 1, low=-4, high=3, dtype=np.int64), batch_dims=1)
+    c.add("GatherND", x, c.data(2, 3, low=-3, high=2, dtype=np.int64))
+    c.add("ScatterND", x, c.weight(np.array([[2], [0]])), c.data(2, 4, 5))
+    c.add("ScatterND", flat, c.weight(np.array([[1], [1], [-1]])), c.data(3), reduction="add")
+    c.add("ScatterElements", flat, c.ints(4, 0, -1), c.data(3))
+    places = c.weight(np.stack([RNG.permutation(5)[:2] for _ in range(8)]).reshape(2, 4, 2))
+    c.add("ScatterElements", x, places, c.data(2, 4, 2), axis=2)
+    again = c.weight(np.array([[1, 1, 0, 2, 1]] * 4)[None])
+    for how in ("add", "mul"):
+        c.add("ScatterElements", x, again, c.data(1, 4, 5), axis=0, reduction=how)
+    c.add("OneHot", c.data(2, 3, low=-6, high=6, dtype=np.int64), c.ints(4), c.weight(np.array([0.5, 2], np.float32)), axis=1)
+    a, b = c.data(2, 3, 4), c.data(2, 4, 5)
+    for equation in ("bij,bjk->bik", "bij,bjk->kbi", "bij,bjk->i", "bij,cjk->bcik"):
+        c.add("Einsum", a, b, equation=equation)
+    c.add("Einsum", a, equation="bij->jb"), c.add("Einsum", a, b, c.data(5, 3), equation="bij,bjk,ki->b")
+    c.check(octavo, tmp_path, 16, interpreter=True)
+
+
+def branch(name, nodes, results, weights=()):
+    outs = [onnx.ValueInfoProto(name=r) for r in results]
+    return h.make_graph(nodes, name, [], outs, [nh.from_array(np.asarray(a), n) for n, a in dict(weights).items()])
+
+
+def test_conditions(octavo, tmp_path):
+    """If: with a condition that is known its branch alone stands in the text; otherwise both do, and captures, also of
+    constants that are used behind it, are seen by both."""
+    x = RNG.normal(size=(2, 4)).astype(np.float32)
+    w = RNG.normal(size=(4, 4)).astype(np.float32)
+    inner = h.make_node("If", ["small"], ["inner"], then_branch=branch("t2", [h.make_node("Exp", ["x"], ["e"])], ["e"]),
+                        else_branch=branch("e2", [h.make_node("MatMul", ["x", "w"], ["f"])], ["f"]))
+    yes = branch("t", [h.make_node("MatMul", ["x", "w"], ["m"]), h.make_node("Add", ["m", "own"], ["p"]), h.make_node("Neg", ["x"], ["q"])],
+                 ["p", "q"], {"own": np.float32(3)})
+    no = branch("e", [inner, h.make_node("Mul", ["inner", "x"], ["r"]), h.make_node("Identity", ["x"], ["s"])], ["r", "s"])
+    static = h.make_node("If", ["wide"], ["z"], then_branch=branch("t3", [h.make_node("Hardmax", ["x"], ["d"])], ["d"]),
+                         else_branch=branch("e3", [h.make_node("Tanh", ["x"], ["g"])], ["g"]))
+    nodes = [h.make_node("Size", ["x"], ["n"]), h.make_node("Greater", ["n", "hundred"], ["wide"]), static,
+             h.make_node("If", ["big"], ["a", "b"], then_branch=yes, else_branch=no), h.make_node("MatMul", ["a", "w"], ["y"])]
+    flags = {n: np.array(False) for n in ("big", "small")}
+    model = save(tmp_path / "m.onnx", nodes, {"x": x, **flags}, ["y", "b", "z"], {"w": w, "hundred": np.array(100)})
+    octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir")
+    assert (tmp_path / "m.mlir").read_text().count("stablehlo.if") == 2
+    program, reference_ = tools.program(tmp_path / "m.mlir"), session(model, optimize=False)
+    for big, small in ((True, False), (False, True), (False, False)):
+        arguments = {"x": x, "big": np.array(big), "small": np.array(small)}
+        want = reference_.run(["y", "b", "z"], arguments)
+        for got in (program(*arguments.values()), tools.interpret(tmp_path / "m.mlir", *arguments.values())):
+            for a, b in zip(got, want):
+                assert a.shape == b.shape and relative(a, b) <= 2e-6
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -608,6 +722,22 @@ def test_refusals(octavo, tmp_path, small_cnn, blocked):
     cubic = [h.make_node("Resize", ["i", "", "s"], ["y"], "resize", mode="cubic", coordinate_transformation_mode="tf_crop_and_resize")]
     model = save(tmp_path / "c.onnx", cubic, {"i": RNG.normal(size=(1, 1, 4, 4)).astype(np.float32)}, ["y"], {"s": np.array([1, 1, 2, 2], np.float32)})
     assert "coordinate transformation 'tf_crop_and_resize': node Resize 'resize'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    flag = np.array(True)
+    other = h.make_node("If", ["c"], ["y"], "choice", then_branch=branch("t", [h.make_node("Abs", ["x"], ["a"])], ["a"]),
+                        else_branch=branch("e", [h.make_node("Flatten", ["x"], ["f"], axis=0)], ["f"]))
+    model = save(tmp_path / "i.onnx", [other], {"x": x, "c": flag}, ["y"])
+    error = octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    assert "branches give tensor<2x3xf32> and tensor<1x6xf32>: shapes must be one: node If 'choice'" in error
+    body = h.make_graph([h.make_node("Identity", ["c"], ["d"]), h.make_node("Abs", ["v"], ["u"])], "b",
+                        [h.make_tensor_value_info("i", T.INT64, []), h.make_tensor_value_info("c", T.BOOL, []), h.make_tensor_value_info("v", T.FLOAT, [2, 3])],
+                        [h.make_tensor_value_info("d", T.BOOL, []), h.make_tensor_value_info("u", T.FLOAT, [2, 3])])
+    model = save(tmp_path / "l.onnx", [h.make_node("Loop", ["n", "go", "x"], ["y"], "turns", body=body)], {"x": x, "go": flag}, ["y"], {"n": np.array(3)})
+    error = octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    assert "operator Loop holds subgraphs; If is the only such operator that has a lowering: node Loop 'turns'" in error
+    c = Cases()
+    recurrent(c, "RNN", 1, 2, 1, 2, 2, activations=["Affine"])
+    model = save(tmp_path / "n.onnx", c.nodes, c.inputs, c.results, c.weights)
+    assert "the activation 'affine'" in octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
     assert not out.exists()
 
 

@@ -13,8 +13,9 @@ namespace stablehlo {
 namespace {
 
 using TopicFn = std::span<const Lowering> (*)();
-constexpr TopicFn kTopics[] = {ConvLowerings, MatMulLowerings, ElementwiseLowerings,
-                               NormLowerings, ShapeLowerings,  QuantLowerings};
+constexpr TopicFn kTopics[] = {ConvLowerings,      MatMulLowerings,  ElementwiseLowerings,
+                               NormLowerings,      ShapeLowerings,   QuantLowerings,
+                               RecurrentLowerings, ControlLowerings, ScatterLowerings};
 
 const Lowering* FindLowering(const Node& node) {
   for (const TopicFn topic : kTopics) {
@@ -136,9 +137,8 @@ void Emitter::Out(const Node& node, std::size_t i, Tensor tensor) {
       same = !dim.known() || dim.value == tensor.dims[d];
     }
     if (!same) {
-      ThrowBadInput("the model says that its result '" + value->name() + "' is " + ToString(value->type) + ", it is " +
-                        IntList(tensor.dims),
-                    "node " + NodeText(node), "remove the wrong value_info");
+      notes_.push_back("the model says that the result '" + value->name() + "' of " + NodeText(node) + " is " +
+                       ToString(value->type) + "; it is " + IntList(tensor.dims));
     }
   }
   if (value->type.quant) {
@@ -158,8 +158,9 @@ void Emitter::Lower(const Node& node) {
   if (Fold(node)) return;
   const Lowering* row = FindLowering(node);
   if (row == nullptr) {
-    Refuse(node, node.subgraphs().empty() ? "operator " + node.op() + " has no lowering"
-                                          : "operator " + node.op() + " holds subgraphs, which have no lowering");
+    Refuse(node, node.subgraphs().empty()
+                     ? "operator " + node.op() + " has no lowering"
+                     : "operator " + node.op() + " holds subgraphs; If is the only such operator that has a lowering");
   }
   // A lowering checks what its operator may ask for; what contradicts itself is the model's fault, and is said so.
   try {
@@ -172,6 +173,33 @@ void Emitter::Lower(const Node& node) {
     ThrowBadInput("its inputs have too few dimensions", "node " + NodeText(node), "the model is not valid");
   }
   ++operators_;
+}
+
+void Emitter::LowerNodes(const Graph& graph) {
+  for (const Node* node = graph.first(); node != nullptr; node = node->next()) Lower(*node);
+}
+
+std::vector<Tensor> Emitter::InRegion(const Graph& branch) {
+  const auto values = values_, codes = codes_;
+  const auto block_rows = block_rows_;
+  LowerNodes(branch);
+  std::vector<Tensor> results;
+  for (const Value* output : branch.outputs()) results.push_back(Use(*output));
+  values_ = values;
+  codes_ = codes;
+  block_rows_ = block_rows;
+  return results;
+}
+
+void Emitter::OutAlias(const Node& node, std::size_t i, const Value& value) {
+  if (node.output(i) == nullptr) return;
+  if (const auto known = known_.find(&value); known != known_.end() && !node.output(i)->type.quant) {
+    known_[node.output(i)] = TensorRef(known->second);
+  } else if (value.is_constant() && !value.type.quant && !node.output(i)->type.quant) {
+    known_[node.output(i)] = *value.data;
+  } else {
+    Out(node, i, Use(value));
+  }
 }
 
 }  // namespace stablehlo
@@ -232,7 +260,7 @@ std::vector<stablehlo::Tensor> LowerGraph(stablehlo::Emitter& emitter, const Gra
   for (const Value* input : graph.inputs()) {
     emitter.Bind(*input, {"%arg" + std::to_string(index++), input->type.dtype, *StaticShape(input->type), {}, {}});
   }
-  for (const Node* node = graph.first(); node != nullptr; node = node->next()) emitter.Lower(*node);
+  emitter.LowerNodes(graph);
   std::vector<stablehlo::Tensor> results;
   for (const Value* output : graph.outputs()) {
     results.push_back(emitter.Use(*output));
@@ -285,6 +313,7 @@ StablehloResult WriteStablehlo(const Model& model, const std::filesystem::path& 
   text.Put("    return " + names + (names.empty() ? "" : " : " + types) + "\n  }\n");
   text.Put(emitter.functions());
   text.Put("}\n");
+  result.trace.insert(result.trace.end(), emitter.notes().begin(), emitter.notes().end());
   result.archive_reads = static_cast<std::int64_t>(emitter.parameters().size());
   if (options.constants == ConstantForm::kParameters && options.archive.empty()) {
     std::vector<IrpaEntry> entries;

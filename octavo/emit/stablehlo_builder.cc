@@ -421,6 +421,26 @@ Tensor Builder::Gather(const Tensor& x, const Tensor& indices, std::size_t axis)
                 x.dtype, std::move(dims));
 }
 
+Tensor Builder::Scatter(const Tensor& x, const Tensor& indices, const Tensor& updates, std::optional<Reduction> how) {
+  if (x.rank() != 2 || indices.rank() != 2 || indices.dims[1] != 1 || updates.rank() != 2 || updates.dtype != x.dtype ||
+      updates.dims != Dims{indices.dims[0], x.dims[1]}) {
+    Wrong("scatter");
+  }
+  const std::string scalar = TensorType(x.dtype, {});
+  const std::string a = NewName(), b = NewName(), r = how ? NewName() : b;
+  std::string body = "    ^bb0(" + a + ": " + scalar + ", " + b + ": " + scalar + "):\n";
+  if (how)
+    body +=
+        "      " + r + " = stablehlo." + std::string(ReductionName(*how)) + " " + a + ", " + b + " : " + scalar + "\n";
+  return Define("\"stablehlo.scatter\"(" + x.ssa + ", " + indices.ssa + ", " + updates.ssa +
+                    ") <{indices_are_sorted = false, scatter_dimension_numbers = #stablehlo.scatter<update_window_dims "
+                    "= [1], inserted_window_dims = [0], scatter_dims_to_operand_dims = [0], index_vector_dim = 1>, "
+                    "unique_indices = false}> ({\n" +
+                    body + "      stablehlo.return " + r + " : " + scalar +
+                    "\n    }) : " + Types({&x, &indices, &updates}, x.type()),
+                x.dtype, x.dims);
+}
+
 // --- sums and products
 
 Tensor Builder::Reduce(const Tensor& x, std::span<const std::int64_t> axes, Reduction how) {

@@ -102,6 +102,22 @@ class Builder {
   Tensor Iota(DType dtype, Dims dims, std::size_t axis);
   // Elements of `x` along `axis` at `indices` (all in range): ONNX Gather.
   Tensor Gather(const Tensor& x, const Tensor& indices, std::size_t axis);
+  // Rows of `x` [n, rest] replaced by, or combined with, rows of `updates` [m, rest] at `indices` [m, 1] (in range).
+  // Without a reduction the order of equal indices is open.
+  Tensor Scatter(const Tensor& x, const Tensor& indices, const Tensor& updates, std::optional<Reduction> how);
+  // Row `at` (a scalar of s64, in range) of x: [n, rest..] to [1, rest..]; and x with that row replaced.
+  Tensor Row(const Tensor& x, const Tensor& at);
+  Tensor WithRow(const Tensor& x, const Tensor& row, const Tensor& at);
+  // Sorted along the last axis, and the places (s32) where the elements stood. Equal elements keep their order.
+  std::pair<Tensor, Tensor> Sorted(const Tensor& x, bool descending);
+
+  // --- control; what a body defines is known inside it alone
+  using StepBody = std::function<std::vector<Tensor>(const Tensor& step, std::span<const Tensor> state)>;
+  using BranchBody = std::function<std::vector<Tensor>()>;
+  // The state after `count` steps (s64, from 0); the body keeps its types.
+  std::vector<Tensor> Repeat(std::int64_t count, std::span<const Tensor> state, const StepBody& body);
+  // Both branches give `count` tensors, of the same types.
+  std::vector<Tensor> If(const Tensor& condition, std::size_t count, const BranchBody& yes, const BranchBody& no);
 
   // --- sums and products
   Tensor Reduce(const Tensor& x, std::span<const std::int64_t> axes, Reduction how);      // the axes go

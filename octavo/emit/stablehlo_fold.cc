@@ -21,7 +21,8 @@ struct Small {
 };
 using MaybeSmall = std::optional<Small>;
 
-MaybeSmall Read(const TensorRef& data) {
+// `clamps`: integers beyond what is exact only bound something, and are cut.
+MaybeSmall Read(const TensorRef& data, bool clamps = false) {
   if (data.dtype != DType::kF32 && data.dtype != DType::kBool && !IsInteger(data.dtype)) return {};
   if (data.elements() > kMost) return {};
   Small small{data.dtype, data.dims, {}};
@@ -31,8 +32,8 @@ MaybeSmall Read(const TensorRef& data) {
   } else {
     for (const std::int64_t v : data.ToInts()) {
       const auto value = static_cast<double>(v);
-      if (std::abs(value) >= kExact) return {};
-      small.values.push_back(value);
+      if (std::abs(value) >= kExact && !clamps) return {};
+      small.values.push_back(std::clamp(value, -kExact, kExact));
     }
   }
   return small;
@@ -196,6 +197,65 @@ MaybeSmall Reshaped(const Node& node, const std::vector<Small>& in) {
   return out;
 }
 
+// The elements of `x` that stand at start + i * step in each dimension, with dims[i] of them, and its dimensions in the
+// order of `permutation`.
+Small Picked(const Small& x, const Dims& permutation, const Dims& start, const Dims& step, const Dims& dims) {
+  Small out{x.dtype, {}, {}};
+  for (const std::int64_t d : permutation) out.dims.push_back(dims[static_cast<std::size_t>(d)]);
+  Dims strides(x.dims.size(), 1);
+  for (std::size_t i = x.dims.size(); i-- > 1;) strides[i - 1] = strides[i] * x.dims[i];
+  const std::uint64_t n = ElementCount(out.dims);
+  for (std::uint64_t i = 0; i < n; ++i) {
+    std::uint64_t rest = i;
+    std::int64_t at = 0;
+    for (std::size_t k = out.dims.size(); k-- > 0;) {
+      const auto d = static_cast<std::size_t>(permutation[k]), size = static_cast<std::size_t>(out.dims[k]);
+      at += (start[d] + static_cast<std::int64_t>(rest % size) * step[d]) * strides[d];
+      rest /= size;
+    }
+    out.values.push_back(x.values[static_cast<std::size_t>(at)]);
+  }
+  return out;
+}
+
+MaybeSmall Transposed(const Node& node, const Small& x) {
+  Dims permutation(x.dims.size());
+  std::iota(permutation.rbegin(), permutation.rend(), 0);
+  if (const auto* given = node.IntsAttribute("perm")) permutation = *given;
+  Dims sorted = permutation, every(x.dims.size());
+  std::sort(sorted.begin(), sorted.end());
+  std::iota(every.begin(), every.end(), 0);
+  if (sorted != every) return {};
+  return Picked(x, permutation, Dims(x.dims.size(), 0), Dims(x.dims.size(), 1), x.dims);
+}
+
+// data, starts, ends, [axes], [steps]; values beyond an end are cut to it, however large.
+MaybeSmall Sliced(const std::vector<Small>& in) {
+  const Small& x = in[0];
+  const std::size_t rank = x.dims.size(), n = in[1].values.size();
+  for (std::size_t i = 1; i < in.size(); ++i) {
+    if (in[i].values.size() != n || !IsInteger(in[i].dtype)) return {};
+  }
+  Dims start(rank, 0), step(rank, 1), dims = x.dims, order(rank);
+  std::iota(order.begin(), order.end(), 0);
+  for (std::size_t i = 0; i < n; ++i) {
+    double axis = in.size() > 3 ? in[3].values[i] : static_cast<double>(i);
+    if (axis < 0) axis += static_cast<double>(rank);
+    if (!(axis >= 0 && axis < static_cast<double>(rank))) return {};
+    const auto a = static_cast<std::size_t>(axis);
+    const auto size = static_cast<double>(x.dims[a]), by = in.size() > 4 ? in[4].values[i] : 1.0;
+    if (by == 0) return {};
+    const auto at = [&](double v) {
+      return std::clamp(v < 0 ? v + size : v, by < 0 ? -1.0 : 0.0, by < 0 ? size - 1 : size);
+    };
+    const double low = at(in[1].values[i]), count = std::ceil((at(in[2].values[i]) - low) / by);
+    start[a] = static_cast<std::int64_t>(low);
+    step[a] = static_cast<std::int64_t>(by);
+    dims[a] = static_cast<std::int64_t>(std::max(0.0, count));
+  }
+  return Picked(x, order, start, step, dims);
+}
+
 // Operators on lists: one dimension, or a scalar.
 MaybeSmall ListOperator(const Node& node, const std::vector<Small>& in) {
   const std::string& op = node.op();
@@ -208,6 +268,8 @@ MaybeSmall ListOperator(const Node& node, const std::vector<Small>& in) {
     out.dims[0] = static_cast<std::int64_t>(out.values.size());
     return out;
   }
+  if (op == "Slice" && in.size() >= 3) return Sliced(in);
+  if (op == "Transpose" && in.size() == 1) return Transposed(node, in[0]);
   if (op == "Gather" && in.size() == 2 && in[0].dims.size() == 1) {
     const auto indices = Ints(in[1]);
     if (!indices) return {};
@@ -218,16 +280,6 @@ MaybeSmall ListOperator(const Node& node, const std::vector<Small>& in) {
       if (i < 0 || i >= n) return {};
       out.values.push_back(in[0].values[static_cast<std::size_t>(i)]);
     }
-    return out;
-  }
-  if (op == "Slice" && in.size() >= 3 && in[0].dims.size() == 1 && in[1].values.size() == 1 &&
-      in[2].values.size() == 1) {
-    const auto n = static_cast<double>(in[0].values.size());
-    if (in.size() > 4 && in[4].values != std::vector<double>{1}) return {};
-    const auto at = [&](double v) { return std::clamp(v < 0 ? v + n : v, 0.0, n); };
-    const auto low = static_cast<std::ptrdiff_t>(at(in[1].values[0]));
-    const auto high = std::max(low, static_cast<std::ptrdiff_t>(at(in[2].values[0])));
-    Small out{in[0].dtype, {high - low}, {in[0].values.begin() + low, in[0].values.begin() + high}};
     return out;
   }
   if (op == "Range" && in.size() == 3 && IsInteger(in[0].dtype)) {
@@ -303,11 +355,15 @@ bool Emitter::Fold(const Node& node) {
     const std::int64_t start = at(node.IntAttribute("start", 0));
     const std::int64_t end = std::max(start, at(node.IntAttribute("end", rank)));
     result = TensorRef::FromInts(DType::kS64, {end - start}, Dims(dims.begin() + start, dims.begin() + end));
+  } else if (node.op() == "Size" && node.input(0) != nullptr) {
+    const std::int64_t count[] = {static_cast<std::int64_t>(ElementCount(DimsOf(*node.input(0))))};
+    result = TensorRef::FromInts(DType::kS64, {}, count);
   } else {
     std::vector<Small> in;
     for (std::size_t i = 0; i < node.inputs().size(); ++i) {
       const TensorRef* data = ConstantIn(node, i);
-      MaybeSmall small = data != nullptr ? Read(*data) : std::nullopt;
+      const bool bounds = node.op() == "Slice" && (i == 1 || i == 2);
+      MaybeSmall small = data != nullptr ? Read(*data, bounds) : std::nullopt;
       if (!small) return false;
       in.push_back(*std::move(small));
     }

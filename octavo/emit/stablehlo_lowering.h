@@ -58,9 +58,16 @@ class Emitter {
   // --- the whole function
   void Bind(const Value& value, Tensor tensor) { values_[&value] = std::move(tensor); }
   void Lower(const Node& node);
+  void LowerNodes(const Graph& graph);
+  // The results of a branch in a region of its own: what it defines is forgotten afterwards.
+  std::vector<Tensor> InRegion(const Graph& branch);
+  // Result i of the node is `value` of a branch that was lowered in place.
+  void OutAlias(const Node& node, std::size_t i, const Value& value);
   const std::string& functions() const { return functions_.text(); }
   const std::map<std::string, TensorRef>& parameters() const { return parameters_; }
   std::int64_t operators() const { return operators_; }
+  // Where the model says wrong things that change nothing.
+  const std::vector<std::string>& notes() const { return notes_; }
 
   // --- quantization (stablehlo_quant.cc)
   Tensor QuantizeTo(const Tensor& x, const Affine& affine);
@@ -101,6 +108,7 @@ class Emitter {
   TextWriter functions_;                         // and globals
   std::map<std::string, TensorRef> parameters_;  // with ConstantForm::kParameters
   std::int64_t operators_ = 0;
+  std::vector<std::string> notes_;
 };
 
 struct Lowering {
@@ -114,6 +122,9 @@ std::span<const Lowering> ConvLowerings();
 std::span<const Lowering> MatMulLowerings();
 std::span<const Lowering> NormLowerings();
 std::span<const Lowering> QuantLowerings();
+std::span<const Lowering> RecurrentLowerings();
+std::span<const Lowering> ControlLowerings();
+std::span<const Lowering> ScatterLowerings();
 
 // Scales or zero points of an affine type, ready to be combined with a tensor of `dims`.
 Tensor SpreadParameters(Builder& b, const Tensor& values, const Affine& affine, const Dims& dims);

@@ -116,8 +116,99 @@ void Gemm(Emitter& e, const Node& node) {
   e.Out(node, 0, y);
 }
 
+// A tensor whose dimensions have letters.
+struct Lettered {
+  Tensor tensor;
+  std::string letters;
+  std::size_t Find(char c) const { return letters.find(c); }
+  bool Has(char c) const { return Find(c) != std::string::npos; }
+};
+
+// Dimensions that nothing else names are summed up.
+Lettered WithoutLone(Emitter& e, const Lettered& x, const std::string& needed) {
+  Lettered out{x.tensor, {}};
+  std::vector<std::int64_t> lone;
+  for (std::size_t i = 0; i < x.letters.size(); ++i) {
+    if (needed.find(x.letters[i]) == std::string::npos) {
+      lone.push_back(static_cast<std::int64_t>(i));
+    } else {
+      out.letters += x.letters[i];
+    }
+  }
+  out.tensor = e.b.Reduce(x.tensor, lone, Reduction::kAdd);
+  return out;
+}
+
+Lettered Contract(Emitter& e, const Node& node, const Lettered& a, const Lettered& b, const std::string& needed) {
+  std::vector<std::int64_t> batch[2], contract[2];
+  std::string order, free;
+  for (const char c : a.letters) {
+    const bool stays = needed.find(c) != std::string::npos;
+    if (!b.Has(c)) {
+      free += c;
+      continue;
+    }
+    if (a.tensor.dims[a.Find(c)] != b.tensor.dims[b.Find(c)]) {
+      e.Refuse(node, std::string("dimension '") + c + "' has two sizes");
+    }
+    (stays ? batch : contract)[0].push_back(static_cast<std::int64_t>(a.Find(c)));
+    (stays ? batch : contract)[1].push_back(static_cast<std::int64_t>(b.Find(c)));
+    if (stays) order += c;
+  }
+  for (const char c : b.letters) {
+    if (!a.Has(c)) free += c;
+  }
+  return {e.b.Dot(a.tensor, b.tensor, batch[0], batch[1], contract[0], contract[1]), order + free};
+}
+
+// From left to right.
+void Einsum(Emitter& e, const Node& node) {
+  std::string equation = node.StringAttribute("equation", "");
+  std::erase(equation, ' ');
+  const std::size_t arrow = equation.find("->");
+  if (arrow == std::string::npos || equation.find('.') != std::string::npos) {
+    e.Refuse(node, "an equation without an arrow, or with an ellipsis: '" + equation + "'");
+  }
+  const std::string result = equation.substr(arrow + 2);
+  const auto distinct = [](std::string letters) {
+    std::sort(letters.begin(), letters.end());
+    return std::adjacent_find(letters.begin(), letters.end()) == letters.end();
+  };
+  std::vector<Lettered> operands;
+  std::string rest = equation.substr(0, arrow) + ",";
+  for (std::size_t i = 0; i < node.inputs().size(); ++i) {
+    const std::size_t comma = rest.find(',');
+    if (comma == std::string::npos) e.Refuse(node, "its equation does not fit its inputs");
+    operands.push_back({e.In(node, i), rest.substr(0, comma)});
+    rest.erase(0, comma + 1);
+    if (operands.back().letters.size() != operands.back().tensor.rank()) {
+      e.Refuse(node, "its equation does not fit its inputs");
+    }
+    if (!distinct(operands.back().letters) || !distinct(result))
+      e.Refuse(node, "a letter that stands twice in one term");
+  }
+  if (operands.empty() || !rest.empty()) e.Refuse(node, "its equation does not fit its inputs");
+  const auto needed_behind = [&](std::size_t i) {  // what the result and the operands behind i name
+    std::string letters = result;
+    for (std::size_t k = i + 1; k < operands.size(); ++k) letters += operands[k].letters;
+    return letters;
+  };
+  Lettered y = WithoutLone(e, operands[0], needed_behind(0));
+  for (std::size_t i = 1; i < operands.size(); ++i) {
+    const std::string needed = needed_behind(i);
+    y = Contract(e, node, y, WithoutLone(e, operands[i], needed + y.letters), needed);
+  }
+  Dims permutation;
+  for (const char c : result) {
+    if (!y.Has(c)) e.Refuse(node, std::string("no input has the letter '") + c + "'");
+    permutation.push_back(static_cast<std::int64_t>(y.Find(c)));
+  }
+  e.Out(node, 0, e.b.Transpose(y.tensor, permutation));
+}
+
 constexpr Lowering kTable[] = {
     {"MatMul", "", MatMul, ""},
+    {"Einsum", "", Einsum, "an ellipsis, an equation without an arrow, a letter twice in a term"},
     {"Gemm", "", Gemm, ""},
 };
 

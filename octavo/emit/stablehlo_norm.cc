@@ -213,6 +213,23 @@ void ArgBest(Emitter& e, const Node& node) {
   e.Out(node, 0, keep ? e.b.ReduceKeep(places, axes, how) : e.b.Reduce(places, axes, how));
 }
 
+// The first k along an axis, sorted; of equal elements the one that stands first.
+void TopK(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  if (x.rank() == 0) e.Refuse(node, "its input is a scalar");
+  const auto axis = static_cast<std::size_t>(e.Axis(node, node.IntAttribute("axis", -1), x.rank()));
+  const std::vector<std::int64_t> k =
+      e.opset(node) < 10 ? std::vector{node.IntAttribute("k", 0)} : e.NeedInts(node, 1, "k");
+  if (k.size() != 1 || k[0] < 0 || k[0] > x.dims[axis]) e.Refuse(node, "k does not fit its axis");
+  Dims swap(x.rank());  // the axis with the last one: IREE, which makes this a top-k, takes no other
+  std::iota(swap.begin(), swap.end(), 0);
+  std::swap(swap[axis], swap.back());
+  const auto [values, places] = e.b.Sorted(e.b.Transpose(x, swap), node.IntAttribute("largest", 1) != 0);
+  const auto first = [&](const Tensor& all) { return e.b.SliceAxis(all, x.rank() - 1, 0, k[0]); };
+  e.Out(node, 0, e.b.Transpose(first(values), swap));
+  e.Out(node, 1, e.b.Convert(e.b.Transpose(first(places), swap), DType::kS64));
+}
+
 // x / sqrt(mean(x^2) + epsilon) * scale
 void RmsNormalization(Emitter& e, const Node& node) {
   if (e.Wanted(node, 1)) e.Refuse(node, "its deviation is used");
@@ -251,6 +268,7 @@ constexpr Lowering kTable[] = {
     {"CumSum", "", CumSum, "a computed axis"},
     {"ArgMax", "", ArgBest<Reduction::kMax>, ""},
     {"ArgMin", "", ArgBest<Reduction::kMin>, ""},
+    {"TopK", "", TopK, "a computed k"},
     {"RMSNormalization", "", RmsNormalization, ""},
     {"SimplifiedLayerNormalization", "", RmsNormalization, "the deviation"},
 };

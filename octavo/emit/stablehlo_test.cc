@@ -150,6 +150,39 @@ TEST(Stablehlo, ShapesThatAreComputedAreKnown) {
   EXPECT_THAT(text, HasSubstr("stablehlo.reshape %arg0 : (tensor<2x6xf32>) -> tensor<3x4xf32>"));
 }
 
+TEST(Stablehlo, AKnownConditionLeavesOneBranch) {
+  const Model m = ModelOf(R"(graph @g(%x: f32[2,6]) -> (%y) {
+  %n: s64[] = Size(%x)
+  %twelve = constant s64[] 12
+  %c: bool[] = Equal(%n, %twelve)
+  %y: f32[2,6] = If(%c) {else_branch=graph @e() -> (%b) {
+      %b: f32[2,6] = Abs(%x)
+    }, then_branch=graph @t() -> (%a) {
+      %a: f32[2,6] = Neg(%x)
+    }}
+}
+)");
+  const std::string text = WriteText(m);
+  EXPECT_THAT(text, HasSubstr("stablehlo.negate %arg0"));
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("stablehlo.if")));
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("stablehlo.abs")));
+}
+
+TEST(Stablehlo, RecurrentOperatorsAreLoops) {
+  const std::string text = WriteText(ModelOf(R"(graph @g(%x: f32[7,2,3]) -> (%y) {
+  %w = constant f32[1,16,3] splat(0.5)
+  %r = constant f32[1,16,4] splat(0.25)
+  %y: f32[7,1,2,4] = LSTM(%x, %w, %r) {hidden_size=4}
+}
+)"));
+  // The product with the input once for all steps, in the loop the one with the state.
+  EXPECT_THAT(text, HasSubstr("contracting_dims = [2] x [1] : (tensor<7x2x3xf32>, tensor<16x3xf32>)"));
+  const std::size_t loop = text.find("stablehlo.while");
+  ASSERT_NE(loop, std::string::npos);
+  EXPECT_NE(text.find("contracting_dims = [1] x [1] : (tensor<2x4xf32>, tensor<16x4xf32>)"), std::string::npos);
+  EXPECT_GT(text.find("contracting_dims = [1] x [1]"), loop);
+}
+
 std::string Refused(const std::string& body, const StablehloOptions& options = {}) {
   try {
     WriteText(ModelOf(body), options);
