@@ -6,6 +6,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/base/resources.h"
+#include "octavo/build/load_check.h"
 #include "octavo/build/pipeline.h"
 #include "octavo/device/kernels.h"
 #include "octavo/emit/onnx.h"
@@ -20,8 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kLargeGraph = 5000;  // nodes
-
 Model Read(const RewriteFileOptions& options) {
   Model model = ReadOnnx(options.model);
   if (HasEpContext(model)) {
@@ -30,16 +29,6 @@ Model Read(const RewriteFileOptions& options) {
   }
   if (!options.dims.empty()) FixDims(model, options.dims);
   return model;
-}
-
-Session Open(const Model& model, GraphOptimization optimization, int threads) {
-  OnnxSkeleton skeleton = SerializeSkeleton(model);
-  std::vector<std::pair<std::string, TensorRef>> weights;
-  for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
-  SessionOptions options;
-  options.optimization = optimization;
-  options.intra_op_threads = threads;
-  return Session(skeleton.bytes, std::move(weights), options);
 }
 
 double SqnrDb(const std::vector<std::vector<TensorRef>>& reference, const Session& candidate, const DataSource& data) {
@@ -107,9 +96,7 @@ RewriteFileResult RewriteFile(const RewriteFileOptions& options, const fs::path&
   VisitNodes(static_cast<const Graph&>(*model.graph), [&](const Node&) { ++result.nodes_after; });
   result.seconds = time.Seconds();
   if (out.empty()) return result;
-  // No file is handed out that the runtime refuses. Its optimizations of graphs with many nodes take several times as
-  // long as all the rest, and more than linear time.
-  Open(model, result.nodes_after <= kLargeGraph ? GraphOptimization::kAll : GraphOptimization::kNone, 1);
+  result.nodes_loaded = CheckLoads(model);  // no file is handed out that the runtime refuses
   Stopwatch write;
   const OnnxFiles files = WriteOnnx(model, out);
   result.seconds += write.Seconds();
@@ -125,7 +112,7 @@ BisectResult BisectRewrite(const RewriteFileOptions& options, const DataSource& 
   const std::size_t count = std::min(samples, data.size());
   std::vector<std::vector<TensorRef>> reference;
   {
-    const Session session = Open(source, GraphOptimization::kNone, threads);
+    const Session session = OpenModel(source, GraphOptimization::kNone, threads);
     for (std::size_t i = 0; i < count; ++i) {
       reference.push_back(session.Run(data.Read(i).tensors, session.TensorOutputs()));
     }
@@ -137,7 +124,7 @@ BisectResult BisectRewrite(const RewriteFileOptions& options, const DataSource& 
     rules.limit = limit;
     last = RewriteOnnx(model, *options.device, rules).rules;
     ++result.runs;
-    return SqnrDb(reference, Open(model, GraphOptimization::kNone, threads), data);
+    return SqnrDb(reference, OpenModel(model, GraphOptimization::kNone, threads), data);
   };
   result.error_db = measure(options.rules.limit);
   for (const RuleCount& rule : last.rules) result.applications += static_cast<std::uint64_t>(rule.applied);
@@ -183,7 +170,11 @@ std::string Summary(const RewriteFileResult& r) {
             " of the multiply-accumulates";
   }
   std::snprintf(line, sizeof line, "\nnodes: %zu -> %zu, %.2f s\n", r.nodes_before, r.nodes_after, r.seconds);
-  return text + line;
+  text += line;
+  if (r.nodes_loaded > 0 && r.nodes_loaded < r.nodes_after) {
+    text += "loaded by the runtime: " + std::to_string(r.nodes_loaded) + " nodes, one of each kind\n";
+  }
+  return text;
 }
 
 std::string Trace(const RewriteResult& result) {
@@ -228,6 +219,7 @@ std::string ToJson(const RewriteFileResult& r) {
   json.Field("integer", r.rewrite.integer_macs).EndObject();
   json.Field("nodes_before", static_cast<std::uint64_t>(r.nodes_before));
   json.Field("nodes_after", static_cast<std::uint64_t>(r.nodes_after));
+  json.Field("nodes_loaded", static_cast<std::uint64_t>(r.nodes_loaded));
   json.Field("bytes_before", r.bytes_before).Field("bytes_after", r.bytes_after).Field("seconds", r.seconds);
   return json.EndObject().Take();
 }

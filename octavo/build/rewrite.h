@@ -24,6 +24,7 @@ struct RewriteFileOptions {
 struct RewriteFileResult {
   QuantizedRewriteResult rewrite;
   std::size_t nodes_before = 0, nodes_after = 0;  // of the file
+  std::size_t nodes_loaded = 0;                   // by the check of the result; 0 where nothing is written
   std::uint64_t bytes_before = 0, bytes_after = 0;
   double seconds = 0;  // reading, rewriting and writing; the check of the result is not counted
 };

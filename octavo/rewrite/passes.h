@@ -56,6 +56,10 @@ std::int64_t UnpackWeights(Model& model, bool all);
 // a graph with quantized types. Error(kUnsupported) when there is no runtime.
 std::int64_t InferTypes(Model& model);
 
+// Gives the main graph's values without a shape theirs, where it follows from the operator's definition and its inputs'
+// types: in no time, where the runtime takes more than linear time for thousands of values. True if none is left.
+bool FillTypes(Model& model);
+
 // Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
 // with single uses (grouped and depthwise too), data-free. The scales are powers of two, so the function is preserved
 // bit for bit. A pair is equalized only where the per-tensor quantization SQNR of neither weight gets worse and that of

@@ -71,13 +71,7 @@ void UseQdqForm(Model& model) {
 }
 
 void FoldQuantized(Model& model) {
-  bool unknown = false;
-  VisitNodes(static_cast<const Graph&>(*model.graph), [&](const Node& node) {
-    for (const Value* v : node.outputs()) {
-      unknown = unknown || (v != nullptr && v->graph() == model.graph.get() && !v->type.shape.has_value());
-    }
-  });
-  if (unknown) InferTypes(model);
+  if (!FillTypes(model)) InferTypes(model);
   FoldQdq(model);
   FoldQLinear(model);
 }
