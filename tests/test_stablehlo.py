@@ -728,6 +728,11 @@ def test_refusals(octavo, tmp_path, small_cnn, blocked):
     model = save(tmp_path / "i.onnx", [other], {"x": x, "c": flag}, ["y"])
     error = octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
     assert "branches give tensor<2x3xf32> and tensor<1x6xf32>: shapes must be one: node If 'choice'" in error
+    narrow = h.make_node("If", ["c"], ["y"], "choice", then_branch=branch("t", [h.make_node("Abs", ["x"], ["a"])], ["a"]),
+                         else_branch=branch("e", [h.make_node("Hardmax", ["x"], ["f"], "inside")], ["f"]))
+    model = save(tmp_path / "i2.onnx", [narrow], {"x": x, "c": flag}, ["y"])
+    error = octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
+    assert "its else_branch cannot be lowered with the shapes there are (operator Hardmax has no lowering, node Hardmax 'inside'" in error
     body = h.make_graph([h.make_node("Identity", ["c"], ["d"]), h.make_node("Abs", ["v"], ["u"])], "b",
                         [h.make_tensor_value_info("i", T.INT64, []), h.make_tensor_value_info("c", T.BOOL, []), h.make_tensor_value_info("v", T.FLOAT, [2, 3])],
                         [h.make_tensor_value_info("d", T.BOOL, []), h.make_tensor_value_info("u", T.FLOAT, [2, 3])])

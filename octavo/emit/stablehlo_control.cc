@@ -72,10 +72,10 @@ void IfNode(Emitter& e, const Node& node) {
     try {
       return e.InRegion(branch);
     } catch (const Error& error) {
-      if (error.code() != ExitCode::kBadInput) throw;
+      if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;
       e.Refuse(node, "its condition is computed, and its " + std::string(&branch == yes ? "then" : "else") +
-                         "_branch does not go with the shapes of the inputs (" + error.reason() +
-                         "): make what decides an initializer");
+                         "_branch cannot be lowered with the shapes there are (" + error.reason() + ", " +
+                         error.where() + "): where one branch is enough, make what decides an initializer");
     }
   };
   std::vector<Tensor> first;
