@@ -145,12 +145,20 @@ class Checker {
         const fbs::Buffer& b = *model_->buffers()->Get(t.buffer());
         if (b.offset() > 1 || Size(b.data()) > 0) ready.insert(i);
       }
-      if (ElementsAreZero(t)) ready.insert(i);
     }
     for (flatbuffers::uoffset_t i = 0; i < Size(graph_->inputs()); ++i) {
       const std::int32_t t = graph_->inputs()->Get(i);
       if (!known(t)) return Add("a graph input is not there");
       if (!ready.insert(t).second) Add(NameOf(*Tensor(t)) + " is a graph input twice, or has data");
+    }
+    // A constant without elements has no data either: it is one if nobody writes it.
+    std::set<std::int32_t> written;
+    for (flatbuffers::uoffset_t i = 0; i < Size(graph_->operators()); ++i) {
+      const fbs::Operator& op = *graph_->operators()->Get(i);
+      for (flatbuffers::uoffset_t o = 0; o < Size(op.outputs()); ++o) written.insert(op.outputs()->Get(o));
+    }
+    for (std::int32_t i = 0; i < tensors; ++i) {
+      if (ElementsAreZero(*Tensor(i)) && written.count(i) == 0) ready.insert(i);
     }
     for (flatbuffers::uoffset_t i = 0; i < Size(graph_->operators()); ++i) {
       const fbs::Operator& op = *graph_->operators()->Get(i);

@@ -75,6 +75,7 @@ void CircleLowering::TransposeNode(const Node& node) {
 
 void CircleLowering::Identity(const Node& node) {
   const Value* x = node.input(0);
+  if (node.output(1) != nullptr && !node.output(1)->dead()) Refuse(node, "its mask is used");
   for (const Layout layout : {Layout::kFirst, Layout::kLast}) {
     if (!x->is_constant() && !Has(x, layout)) continue;
     Value* v = Get(x, layout, false);

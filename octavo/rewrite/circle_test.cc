@@ -6,6 +6,7 @@
 
 #include <random>
 
+#include "octavo/base/error.h"
 #include "octavo/import/circle.h"
 #include "octavo/ir/text.h"
 #include "octavo/ir/verify.h"
@@ -148,6 +149,24 @@ TEST(CircleMismatch, AFloatOperatorStandsBetweenDequantizeAndQuantize) {
   %y: f32[1,2] = circle::DEQUANTIZE(%e_1)
 }
 )");
+}
+
+TEST(CircleRefusals, OfWhatNoOutputOfTheOperatorHas) {
+  Model model = ParseModel(R"(graph @g(%x: f32[1,2]) -> (%y, %m) {
+    %y: f32[1,2], %m: bool[1,2] = Dropout(%x)
+  })");
+  EXPECT_THAT([&] { LowerToCircle(model); }, ::testing::ThrowsMessage<Error>(HasSubstr("its mask is used")));
+}
+
+TEST(CircleRoundTrip, TensorsWithoutElements) {
+  const Model model = ParseModel(R"(graph @g(%x: f32[0,3], %unused: f32[0]) -> (%y, %z) {
+    %shape = constant s64[2] [3, 0]
+    %y: f32[3,0] = Reshape(%x, %shape) {allowzero=1}
+    %z: f32[0,3] = Relu(%x)
+  })");
+  const Model back = ThereAndBack(model);
+  EXPECT_EQ(back.graph->inputs().size(), 2u);
+  EXPECT_EQ(back.graph->outputs().size(), 2u);
 }
 
 TEST(CircleQat, PairsOfATrainingToolBecomeParameters) {
