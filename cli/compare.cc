@@ -11,12 +11,10 @@
 namespace octavo::cli {
 namespace {
 
-struct Flags {
+struct Flags : ConfigFlags {
   std::string reference, candidate;
   bool per_layer = false, no_optimization = false;
   std::optional<double> min_sqnr;
-  CommonFlags common;
-  DataFlags data;
 };
 
 int Run(const Flags& flags) {
@@ -26,7 +24,7 @@ int Run(const Flags& flags) {
   if (!flags.data.data) {
     ThrowUsage("no data: random inputs say nothing about accuracy", "--data", "give --data D with real samples");
   }
-  const BuildConfig config = MakeConfig(flags.reference, flags.common, flags.data, nullptr);
+  const BuildConfig config = MakeConfig(flags.reference, flags);
   const std::string reference_file = ModelFile(flags.reference), candidate_file = ModelFile(flags.candidate);
   const Model reference = ReadOnnx(reference_file);
   ReadOnnx(candidate_file);  // what is no model is said as everywhere
@@ -74,16 +72,9 @@ Command CompareCommand() {
   c.options.push_back({"--per-layer", &f->per_layer, "also every value that both models have", "Compare"});
   c.options.push_back(
       {"--no-optimization", &f->no_optimization, "run the other model with optimizations off too", "Compare"});
-  c.options.push_back({"--min-sqnr", &f->min_sqnr, "dB that every output must reach, else exit 5", "Compare"});
-  AddDataOptions(c.options, f->data);
-  // What is about synthetic samples has no meaning here.
-  std::erase_if(c.options, [](const Option& o) {
-    return o.names == "--seed" || o.names == "--distribution" || o.names == "--require-data";
-  });
-  for (Option& o : c.options) {
-    if (o.names == "--samples") o.help = "how many of them (all)";
-  }
-  AddCommonOptions(c.options, f->common, 0);
+  c.options.push_back({"--min-sqnr DB", &f->min_sqnr, "that every output must reach, else exit 5", "Compare"});
+  c.options.push_back({"--samples N", &f->data.samples, "how many of the samples to run (all)", "Compare"});
+  AddOptions(c.options, *f, kData | kThreads);
   c.run = [f] { return Run(*f); };
   return c;
 }

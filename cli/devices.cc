@@ -52,22 +52,19 @@ int Run(const CommonFlags& common) {
     }
     json.EndArray().EndObject();
   }
-  WriteJson(common, json.EndArray().EndObject().Take());
-  Print(text);
-  return 0;
+  return Finish(common, json.EndArray().EndObject().Take(), text);
 }
 
 }  // namespace
 
 Command DevicesCommand() {
-  auto f = std::make_shared<CommonFlags>();
+  auto f = std::make_shared<ConfigFlags>();
   Command c;
   c.name = "devices";
   c.summary = "what can be built for and run here, and why not the others";
   c.examples = "  octavo devices\n  octavo devices --json d.json\n";
-  AddCommonOptions(c.options, *f, 0);
-  std::erase_if(c.options, [](const Option& o) { return o.names == "--threads"; });
-  c.run = [f] { return Run(*f); };
+  AddOptions(c.options, *f, 0);
+  c.run = [f] { return Run(f->common); };
   return c;
 }
 

@@ -10,12 +10,9 @@
 namespace octavo::cli {
 namespace {
 
-struct Flags {
+struct Flags : ConfigFlags {
   std::string model, out, to;
   std::map<std::string, std::optional<std::string>, std::less<>> options;
-  CommonFlags common;
-  DataFlags data;
-  QuantizationFlags quantization;
   bool list = false;
 };
 
@@ -23,6 +20,8 @@ int Run(const Flags& flags) {
   ApplyQuiet(flags.common);
   RequireArgument(flags.to, "--to", "give --to onnx");
   if (flags.list) {
+    if (flags.common.json)
+      ThrowUsage("--list-operators prints its result and writes no file", "--json", "leave it out");
     Print(ListOperators(flags.to));
     return 0;
   }
@@ -30,11 +29,8 @@ int Run(const Flags& flags) {
   request.to = flags.to;
   request.out = flags.out;
   // The types of a GGUF are its own: what is set for it is checked when they are chosen.
-  request.config = flags.to == "gguf" ? CollectConfig(flags.model, flags.common, flags.data, &flags.quantization)
-                                      : MakeConfig(flags.model, flags.common, flags.data, &flags.quantization);
-  if (request.config.model.empty()) {
-    RequireArgument("", "the model", "octavo export M.onnx --to " + flags.to + " -o FILE");
-  }
+  request.config = flags.to == "gguf" ? CollectConfig(flags.model, flags) : MakeConfig(flags.model, flags);
+  RequireModel(request.config, "octavo export M.onnx --to " + flags.to + " -o FILE");
   RequireArgument(flags.out, "-o", "give -o FILE");
   request.quantize = flags.quantization.precision.has_value() || flags.common.config.has_value();
   for (const auto& [name, value] : flags.options) {
@@ -56,9 +52,7 @@ int Run(const Flags& flags) {
     return PrintPlan(plan, flags.common);
   }
   const ExportReport report = Export(request);
-  WriteJson(flags.common, ToJson(report));
-  Print(Summary(report));
-  return 0;
+  return Finish(flags.common, ToJson(report), Summary(report));
 }
 
 }  // namespace
@@ -77,17 +71,16 @@ Command ExportCommand() {
     targets += (targets.empty() ? "" : "; ") + std::string(target.name) + ": " + std::string(target.summary);
   }
   c.options.push_back({"model", &f->model, "the model", "Export"});
-  c.options.push_back({"--to", &f->to, targets, "Export"});
-  c.options.push_back({"-o,--output", &f->out, "the file to write", "Export"});
+  c.options.push_back({"--to FORMAT", &f->to, targets, "Export"});
+  c.options.push_back({"-o,--output FILE", &f->out, "the file to write", "Export"});
   c.options.push_back(
       {"--list-operators", &f->list, "print the operators that the format takes [stablehlo]", "Export"});
   for (const ExportOption& option : ExportOptions()) {
-    c.options.push_back({"--" + std::string(option.name), &f->options[std::string(option.name)],
+    c.options.push_back({"--" + std::string(option.name) + (option.name == "parameters" ? " M.gguf" : " NAME"),
+                         &f->options[std::string(option.name)],
                          std::string(option.help) + " [" + std::string(option.targets) + "]", "Export"});
   }
-  AddDataOptions(c.options, f->data);
-  AddQuantizationOptions(c.options, f->quantization);
-  AddCommonOptions(c.options, f->common, kConfig | kDevice | kDims | kWeights | kForce | kDryRun);
+  AddOptions(c.options, *f, kEveryGroup);
   c.run = [f] { return Run(*f); };
   return c;
 }

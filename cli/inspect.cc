@@ -8,10 +8,9 @@
 namespace octavo::cli {
 namespace {
 
-struct Flags {
+struct Flags : ConfigFlags {
   std::string file;
   InspectOptions options;
-  CommonFlags common;
 };
 
 int Run(const Flags& flags) {
@@ -19,9 +18,7 @@ int Run(const Flags& flags) {
   RequireArgument(flags.file, "FILE", "octavo inspect FILE");
   const std::string file = ModelFile(flags.file);
   const InspectResult result = Inspect(file, flags.options);
-  WriteJson(flags.common, result.json);
-  Print(result.text);
-  return 0;
+  return Finish(flags.common, result.json, result.text);
 }
 
 }  // namespace
@@ -40,8 +37,7 @@ Command InspectCommand() {
       {"file", &f->file, "ONNX, GGUF, safetensors, Circle, statistics, or a build's output directory", "Inspect"});
   c.options.push_back({"--ir", &f->options.ir, "print the textual IR", "Inspect"});
   c.options.push_back({"--nodes", &f->options.nodes, "also a line for every node", "Inspect"});
-  AddCommonOptions(c.options, f->common, 0);
-  std::erase_if(c.options, [](const Option& o) { return o.names == "--threads"; });
+  AddOptions(c.options, *f, 0);
   c.run = [f] { return Run(*f); };
   return c;
 }

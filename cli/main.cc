@@ -25,8 +25,18 @@
 namespace octavo::cli {
 namespace {
 
-// The name that messages give an option: "--output" of "-o,--output".
-std::string LongName(const Option& option) { return option.names.substr(option.names.rfind(',') + 1); }
+// "-o,--output" and "FILE" of "-o,--output FILE".
+std::string Names(const Option& option) { return option.names.substr(0, option.names.find(' ')); }
+std::string ValueName(const Option& option) {
+  const std::size_t space = option.names.find(' ');
+  return space == std::string::npos ? "" : option.names.substr(space + 1);
+}
+
+// The name that messages give an option: "--output" of "-o,--output FILE".
+std::string LongName(const Option& option) {
+  const std::string names = Names(option);
+  return names.substr(names.rfind(',') + 1);
+}
 
 // The whole text as a number; the parser's own conversion takes an empty text and clamps what does not fit.
 template <class T>
@@ -59,17 +69,18 @@ T ParseNumber(const std::string& text, const std::string& option) {
 
 // The option as the parser sees it; every kind of target is one line here and nowhere else.
 void AddOption(CLI::App& app, const Option& option) {
+  const std::string names = Names(option);
   CLI::Option* made = std::visit(
       [&](auto* target) -> CLI::Option* {
         using T = std::remove_pointer_t<decltype(target)>;
         if constexpr (std::is_same_v<T, bool>) {
-          return app.add_flag(option.names, *target, option.help);
+          return app.add_flag(names, *target, option.help);
         } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-          CLI::Option* list = app.add_option(option.names, *target, option.help);
+          CLI::Option* list = app.add_option(names, *target, option.help);
           // One value each time it is given; a positional takes all that there are.
-          return option.names[0] == '-' ? list->expected(1)->take_all()->type_name("") : list->type_name("");
+          return names[0] == '-' ? list->expected(1)->take_all() : list;
         } else if constexpr (std::is_same_v<T, std::string>) {
-          return app.add_option(option.names, *target, option.help)->type_name("");
+          return app.add_option(names, *target, option.help);
         } else {
           using Value = typename T::value_type;
           const auto set = [target, name = LongName(option)](const std::string& text) {
@@ -80,20 +91,22 @@ void AddOption(CLI::App& app, const Option& option) {
               *target = ParseNumber<Value>(text, name);
             }
           };
-          return app.add_option_function<std::string>(option.names, set, option.help)->type_name("");
+          return app.add_option_function<std::string>(names, set, option.help);
         }
       },
       option.target);
+  if (!std::holds_alternative<bool*>(option.target)) made->type_name(ValueName(option));
   if (!option.group.empty()) made->group(option.group);
 }
 
 std::vector<std::string> OptionNames(const Command& command) {
   std::vector<std::string> names = {"--help"};
   for (const Option& option : command.options) {
+    const std::string all = Names(option);
     std::size_t at = 0;
-    while (at < option.names.size()) {
-      const std::size_t end = std::min(option.names.find(',', at), option.names.size());
-      const std::string name = option.names.substr(at, end - at);
+    while (at < all.size()) {
+      const std::size_t end = std::min(all.find(',', at), all.size());
+      const std::string name = all.substr(at, end - at);
       if (name.starts_with("--")) names.push_back(name);
       at = end + 1;
     }

@@ -157,60 +157,95 @@ std::vector<std::string> SplitCommas(const std::vector<std::string>& given) {
   return out;
 }
 
-void AddDataOptions(std::vector<Option>& o, DataFlags& f) {
+namespace {
+
+void AddDataOptions(std::vector<Option>& o, DataFlags& f, unsigned groups) {
   const std::string g = "Data";
-  o.push_back({"--data", &f.data, "samples: folder of .npz/.npy/.pb/images, or a stacked .npz", g});
-  o.push_back({"--samples", &f.samples, "how many of them calibrate (128, or all there are)", g});
-  o.push_back({"--seed", &f.seed, "of synthetic samples (0)", g});
-  o.push_back({"--distribution", &f.distribution, "of synthetic samples: uniform|normal", g});
-  o.push_back({"--require-data", &f.require_data, "no --data is an error (also OCTAVO_REQUIRE_DATA=1)", g});
-  o.push_back({"--image-layout", &f.layout, "nchw|nhwc (from the model)", g});
-  o.push_back({"--image-size", &f.size, "WxH that images are resized to", g});
-  o.push_back({"--image-mean", &f.mean, "a,b,c subtracted after scaling", g});
-  o.push_back({"--image-std", &f.std, "a,b,c divided by", g});
-  o.push_back({"--image-scale", &f.scale, "factor on pixels (1/255)", g});
-  o.push_back({"--image-color", &f.color, "rgb|bgr", g});
+  o.push_back({"--data D", &f.data, "samples: folder of .npz/.npy/.pb/images, or a stacked .npz", g});
+  if (groups & kSamples) o.push_back({"--samples N", &f.samples, "how many calibrate (128, or all there are)", g});
+  if (groups & kSynthetic) {
+    o.push_back({"--seed S", &f.seed, "of synthetic samples (0)", g});
+    o.push_back({"--distribution NAME", &f.distribution, "of synthetic samples: uniform|normal (uniform)", g});
+  }
+  if (groups & kRequireData) {
+    o.push_back({"--require-data", &f.require_data, "no --data is an error (also OCTAVO_REQUIRE_DATA=1)", g});
+  }
+  o.push_back({"--image-layout L", &f.layout, "nchw|nhwc (from the model's channels)", g});
+  o.push_back({"--image-size WxH", &f.size, "what images are resized to (from the model)", g});
+  o.push_back({"--image-scale X", &f.scale, "pixels are multiplied by it first (1/255)", g});
+  o.push_back({"--image-mean a,b,c", &f.mean, "then this is subtracted, a number a channel (0,0,0)", g});
+  o.push_back({"--image-std a,b,c", &f.std, "then divided by this (1,1,1)", g});
+  o.push_back({"--image-color ORDER", &f.color, "rgb|bgr (rgb)", g});
 }
 
-void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f) {
+void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f, unsigned groups) {
   const std::string g = "Quantization";
-  o.push_back({"-p,--precision", &f.precision,
+  o.push_back({"-p,--precision P", &f.precision,
                "uint8|int8|w8a16|int16|fp16|bf16|fp32, or weights only: int4, mxint8, mxfp4, mxfp6_e2m3, mxfp6_e3m2, "
                "mxfp8_e4m3, mxfp8_e5m2, or a GGML format such as q8_0, q4_0, q4_k, q6_k, iq4_nl (uint8)",
                g});
-  o.push_back({"--calibration", &f.calibration, "minmax|percentile|entropy|mse (minmax)", g});
-  o.push_back({"--percentile", &f.percentile, "for --calibration percentile (99.99)", g});
-  o.push_back({"--per-channel", &f.per_channel, "one weight scale an output channel", g});
+  o.push_back({"--calibration METHOD", &f.calibration, "minmax|percentile|entropy|mse (minmax)", g});
+  o.push_back({"--percentile X", &f.percentile, "of --calibration percentile, in percent (99.99)", g});
+  o.push_back({"--per-channel", &f.per_channel, "one weight scale an output channel (the precision decides)", g});
   o.push_back({"--per-tensor", &f.per_tensor, "one weight scale a tensor", g});
-  o.push_back({"--symmetric", &f.symmetric, "activations with the zero point in the middle", g});
+  o.push_back(
+      {"--symmetric", &f.symmetric, "activations with the zero point in the middle (the precision decides)", g});
   o.push_back({"--asymmetric", &f.asymmetric, "activations with a zero point of their own", g});
-  o.push_back({"--weight-type", &f.weight_type, "u8|s8|u16|s16", g});
-  o.push_back({"--activation-type", &f.activation_type, "u8|s8|u16|s16, or the mx precision's own name", g});
-  o.push_back({"--block", &f.block, "block size of int4 and the mx formats (32)", g});
-  o.push_back({"--op-types", &f.op_types, "A,B: quantize only these operators", g});
-  o.push_back({"--exclude", &f.exclude, "NODE or glob that stays float (repeatable)", g});
-  o.push_back({"--override", &f.overrides, "TENSOR=TYPE: u8|s8|u16|s16|f32 (repeatable)", g});
-  o.push_back({"--keep-float", &f.keep_float, "auto|none: leave in float what would be slower or worse (auto)", g});
-  o.push_back({"--load-statistics", &f.load_path, "statistics of `octavo calibrate` instead of data", g});
-  o.push_back({"--imatrix", &f.imatrix, "importance matrix (GGUF or .dat) for GGML formats", g});
-  o.push_back({"--save-statistics", &f.save_path, "where to write the calibration statistics", g});
+  o.push_back({"--weight-type T", &f.weight_type, "u8|s8|u16|s16 (the precision's)", g});
+  o.push_back({"--activation-type T", &f.activation_type,
+               "u8|s8|u16|s16, or the mx precision's own name (the precision's)", g});
+  o.push_back({"--block N", &f.block, "values in a block of int4 and the mx formats (32)", g});
+  o.push_back({"--op-types A,B", &f.op_types, "quantize only these operators (all that the device takes)", g});
+  o.push_back({"--exclude NODE|GLOB", &f.exclude, "what stays float (repeatable)", g});
+  o.push_back({"--override TENSOR=TYPE", &f.overrides, "u8|s8|u16|s16|f32 (repeatable)", g});
+  o.push_back({"--keep-float auto|none", &f.keep_float, "leave in float what would be slower or worse (auto)", g});
+  if (groups & kStatistics) {
+    o.push_back({"--load-statistics S", &f.load_path, "statistics of `octavo calibrate` instead of data", g});
+    o.push_back({"--save-statistics S", &f.save_path, "where to write the calibration statistics", g});
+    o.push_back({"--imatrix F", &f.imatrix, "importance matrix (GGUF or .dat) for GGML formats", g});
+  }
   o.push_back({"--requantize", &f.requantize, "drop the quantization that the model has", g});
 }
 
-void AddCommonOptions(std::vector<Option>& o, CommonFlags& f, unsigned which) {
+void AddCommonOptions(std::vector<Option>& o, CommonFlags& f, unsigned groups) {
   const std::string g = "Common";
-  if (which & kConfig) o.push_back({"--config", &f.config, "F.json: a build's config.json; flags override it", g});
-  if (which & kDevice) o.push_back({"--device", &f.device, "cpu|qnn|openvino|dml (cpu)", g});
-  if (which & kWeights) {
-    o.push_back({"--weights", &f.weights, "W: a GGUF or safetensors file whose tensors replace initializers", g});
-    o.push_back({"--weight-map", &f.weight_map, "F.json: initializer -> tensor, where the names differ", g});
+  if (groups & kConfig) o.push_back({"--config F", &f.config, "a build's config.json; flags override it", g});
+  if (groups & kDevice) o.push_back({"--device D", &f.device, "cpu|qnn|openvino|dml (cpu)", g});
+  if (groups & kWeights) {
+    o.push_back({"--weights W", &f.weights, "a GGUF or safetensors file whose tensors replace initializers", g});
+    o.push_back({"--weight-map F", &f.weight_map, "JSON, initializer -> tensor, where the names differ", g});
   }
-  if (which & kDims) o.push_back({"--dim", &f.dims, "NAME=VALUE fixes a symbolic dimension (repeatable)", g});
-  o.push_back({"--threads", &f.threads, "how many threads (all cores); never changes the result", g});
-  if (which & kForce) o.push_back({"-f,--force", &f.force, "replace what exists", g});
-  if (which & kDryRun) o.push_back({"--dry-run", &f.dry_run, "say what would be written, write nothing", g});
-  o.push_back({"--json", &f.json, "F: also write the result as JSON", g});
+  if (groups & kDims) o.push_back({"--dim NAME=VALUE", &f.dims, "fixes a symbolic dimension (repeatable)", g});
+  if (groups & kThreads) o.push_back({"--threads N", &f.threads, "never changes the result (all cores)", g});
+  if (groups & kForce) o.push_back({"-f,--force", &f.force, "replace what exists", g});
+  if (groups & kDryRun) o.push_back({"--dry-run", &f.dry_run, "say what would be written, write nothing", g});
+  o.push_back({"--json F", &f.json, "also write the result as JSON", g});
   o.push_back({"-q,--quiet", &f.quiet, "no progress, warnings only", g});
+}
+
+// --epoption K=V, over those of the configuration file. Errors: kUsage.
+void AddProviderOptions(const std::vector<std::string>& texts, CompileConfig& config) {
+  for (const std::string& text : texts) {
+    const std::size_t eq = text.find('=');
+    if (eq == std::string::npos || eq == 0) ThrowUsage("'" + text + "' is not K=V", "--epoption");
+    config.options.emplace_back(text.substr(0, eq), text.substr(eq + 1));
+  }
+}
+
+}  // namespace
+
+void AddOptions(std::vector<Option>& options, ConfigFlags& flags, unsigned groups) {
+  if (groups & kData) AddDataOptions(options, flags.data, groups);
+  if (groups & kQuantization) AddQuantizationOptions(options, flags.quantization, groups);
+  AddCommonOptions(options, flags.common, groups);
+}
+
+void AddBuildOptions(std::vector<Option>& o, BuildFlags& f, const std::string& g) {
+  o.push_back({"-o,--output OUT/", &f.out, "the directory to make", g});
+  o.push_back({"--validate-samples N", &f.validate_samples, "samples to validate on, at most (64)", g});
+  o.push_back({"--no-cache", &f.no_cache, "do not reuse or keep calibration statistics", g});
+  o.push_back({"--epoption K=V", &f.epoptions, "for the device's execution provider (repeatable)", g});
+  o.push_back({"--embed-context", &f.embed_context, "put the compiled context into the model", g});
 }
 
 std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<std::string>& dims) {
@@ -231,8 +266,9 @@ std::vector<std::pair<std::string, std::int64_t>> ParseDims(const std::vector<st
   return out;
 }
 
-BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
-                          const QuantizationFlags* flags) {
+BuildConfig CollectConfig(const std::string& model, const ConfigFlags& flags) {
+  const CommonFlags& common = flags.common;
+  const DataFlags& data = flags.data;
   BuildConfig config;
   if (common.config) {
     try {
@@ -261,7 +297,7 @@ BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, c
     q.seed = static_cast<std::uint64_t>(*data.seed);
   }
   if (data.distribution) q.distribution = *data.distribution;
-  if (flags != nullptr) ApplyQuantization(*flags, q);
+  ApplyQuantization(flags.quantization, q);
   if (set_in_compile && !(q == before)) {
     throw ConfigConflictError("quantization is set by flags and inside the compile section of " + *common.config,
                               "--config", "keep one of the two");
@@ -270,11 +306,14 @@ BuildConfig CollectConfig(const std::string& model, const CommonFlags& common, c
   return config;
 }
 
-BuildConfig MakeConfig(const std::string& model, const CommonFlags& common, const DataFlags& data,
-                       const QuantizationFlags* flags) {
-  BuildConfig config = CollectConfig(model, common, data, flags);
+BuildConfig MakeConfig(const std::string& model, const ConfigFlags& flags) {
+  BuildConfig config = CollectConfig(model, flags);
   Validate(config);
   return config;
+}
+
+void RequireModel(const BuildConfig& config, const std::string& how) {
+  if (config.model.empty()) RequireArgument("", "the model", how);
 }
 
 std::string ModelFile(const std::string& path) {
@@ -325,28 +364,31 @@ void CheckOutputFile(const std::string& file, const CommonFlags& common, std::st
   }
 }
 
-int PrintPlan(const BuildPlan& plan, const CommonFlags& common) {
-  WriteJson(common, ToJson(plan));
-  Print(ToText(plan));
+int Finish(const CommonFlags& common, const std::string& json, const std::string& text) {
+  WriteJson(common, json);
+  Print(text);
   return 0;
 }
+
+int PrintPlan(const BuildPlan& plan, const CommonFlags& common) { return Finish(common, ToJson(plan), ToText(plan)); }
 
 void RequireArgument(const std::string& value, const std::string& name, const std::string& how) {
   if (value.empty()) ThrowUsage("missing " + name, "command line", how);
 }
 
-void AddProviderOptions(const std::vector<std::string>& texts, CompileConfig& config) {
-  for (const std::string& text : texts) {
-    const std::size_t eq = text.find('=');
-    if (eq == std::string::npos || eq == 0) ThrowUsage("'" + text + "' is not K=V", "--epoption");
-    config.options.emplace_back(text.substr(0, eq), text.substr(eq + 1));
-  }
-}
-
-int RunBuild(BuildOptions& options, const CommonFlags& common) {
-  options.threads = ThreadCount(common);
-  options.force = common.force;
-  Validate(options.config);
+int RunBuild(BuildConfig config, const BuildFlags& flags) {
+  const CommonFlags& common = flags.common;
+  RequireArgument(flags.out, "-o", "give -o OUT/");
+  if (flags.embed_context) config.compile.embed_context = true;
+  AddProviderOptions(flags.epoptions, config.compile);
+  if (flags.validate_samples) config.validate_samples = *flags.validate_samples;
+  Validate(config);
+  const BuildOptions options = {.config = std::move(config),
+                                .out = flags.out,
+                                .threads = ThreadCount(common),
+                                .force = common.force,
+                                .require_data = flags.data.require_data,
+                                .cache = !flags.no_cache};
   if (common.dry_run) {
     return PrintPlan(MakePlan(options.config, options.out, options.require_data, PlanFor::kBuild), common);
   }
@@ -356,9 +398,7 @@ int RunBuild(BuildOptions& options, const CommonFlags& common) {
     if (common.json) WriteJson(common, ReadManifest(options.out));
     return 0;
   }
-  WriteJson(common, result.manifest_json);
-  Print(Summary(result, options.out));
-  return 0;
+  return Finish(common, result.manifest_json, Summary(result, options.out));
 }
 
 }  // namespace octavo::cli

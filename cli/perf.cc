@@ -12,19 +12,17 @@
 namespace octavo::cli {
 namespace {
 
-struct Flags {
+struct Flags : ConfigFlags {
   std::string model;
   std::optional<std::string> against;
   std::optional<std::int64_t> iterations, warmup;
   std::optional<double> duration;
-  CommonFlags common;
-  DataFlags data;
 };
 
 int Run(const Flags& flags) {
   ApplyQuiet(flags.common);
   RequireArgument(flags.model, "the model", "octavo perf M.onnx");
-  const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, nullptr);
+  const BuildConfig config = MakeConfig(flags.model, flags);
   PerfOptions options;
   options.threads = ThreadCount(flags.common);
   if (flags.iterations && flags.duration) {
@@ -70,13 +68,11 @@ int Run(const Flags& flags) {
     }
   }
   const PerfResult result = MeasurePerf(model, against, *data, options);
-  WriteJson(flags.common, ToJson(result));
   std::string note;
   if (options.ep)
     note = "session with " + options.ep->name +
            " (what it does not take runs on the CPU; an emulator's times say nothing about its device)\n";
-  Print(data->Describe() + "\n" + note + ToTable(result));
-  return 0;
+  return Finish(flags.common, ToJson(result), data->Describe() + "\n" + note + ToTable(result));
 }
 
 }  // namespace
@@ -91,13 +87,11 @@ Command PerfCommand() {
       "  octavo perf m.onnx --dim batch=1 --iterations 200 --threads 1 --json p.json\n";
   c.options.push_back({"model", &f->model, "the model, or a build's output directory", "Perf"});
   c.options.push_back(
-      {"--against", &f->against, "another model, run in turn with this one on the same samples", "Perf"});
-  c.options.push_back({"--iterations", &f->iterations, "counted runs (as many as fit in --duration)", "Perf"});
-  c.options.push_back({"--warmup", &f->warmup, "runs that are not counted (5)", "Perf"});
-  c.options.push_back({"--duration", &f->duration, "seconds of counted runs (3)", "Perf"});
-  AddDataOptions(c.options, f->data);
-  std::erase_if(c.options, [](const Option& o) { return o.names == "--samples" || o.names == "--require-data"; });
-  AddCommonOptions(c.options, f->common, kDevice | kDims);
+      {"--against OTHER.onnx", &f->against, "another model, run in turn with this one on the same samples", "Perf"});
+  c.options.push_back({"--iterations N", &f->iterations, "counted runs (as many as fit in --duration)", "Perf"});
+  c.options.push_back({"--warmup N", &f->warmup, "runs that are not counted (5)", "Perf"});
+  c.options.push_back({"--duration SECONDS", &f->duration, "of counted runs (3)", "Perf"});
+  AddOptions(c.options, *f, kData | kSynthetic | kDevice | kDims | kThreads);
   c.run = [f] { return Run(*f); };
   return c;
 }

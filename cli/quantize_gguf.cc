@@ -12,8 +12,10 @@ bool IsGgufFile(const std::string& file) {
   return std::filesystem::is_regular_file(file, error) && IsGguf(file);
 }
 
-int QuantizeGgufFile(const std::string& source, const std::string& out, const CommonFlags& common,
-                     const DataFlags& data, const QuantizationFlags& quantization, const GgufFlags& gguf) {
+int QuantizeGgufFile(const std::string& source, const std::string& out, const ConfigFlags& flags,
+                     const GgufFlags& gguf) {
+  const CommonFlags& common = flags.common;
+  const DataFlags& data = flags.data;
   const auto refuse = [](bool given, const char* option) {
     if (given) ThrowUsage("a GGUF holds weights and no operators: nothing to use this for", option, "leave it out");
   };
@@ -22,10 +24,10 @@ int QuantizeGgufFile(const std::string& source, const std::string& out, const Co
   refuse(common.device.has_value(), "--device");
   refuse(!common.dims.empty(), "--dim");
   refuse(common.weights || common.weight_map, "--weights");
-  if (!quantization.precision && !common.config) {
+  if (!flags.quantization.precision && !common.config) {
     ThrowUsage("no precision", "--precision", "give for example --precision q4_k");
   }
-  const BuildConfig config = CollectConfig(source, common, data, &quantization);
+  const BuildConfig config = CollectConfig(source, flags);
   GgufQuantizeOptions options;
   options.source = source;
   options.config = EffectiveQuantization(config);
@@ -36,14 +38,10 @@ int QuantizeGgufFile(const std::string& source, const std::string& out, const Co
   const Gguf file = Gguf::Open(source);
   if (common.dry_run) {
     const GgufQuantizePlan plan = PlanGgufQuantize(file, options);
-    WriteJson(common, PlanJson(file, plan, out));
-    Print(PlanText(file, plan, out));
-    return 0;
+    return Finish(common, PlanJson(file, plan, out), PlanText(file, plan, out));
   }
   const GgufQuantizeResult result = QuantizeGguf(file, options, out);
-  WriteJson(common, PlanJson(file, result.plan, out));
-  Print(Summary(file, result, out));
-  return 0;
+  return Finish(common, PlanJson(file, result.plan, out), Summary(file, result, out));
 }
 
 }  // namespace octavo::cli

@@ -14,7 +14,7 @@ struct GgufFlags {
 
 // True if the file is there and starts as a GGUF.
 bool IsGgufFile(const std::string& file);
-int QuantizeGgufFile(const std::string& source, const std::string& out, const CommonFlags& common,
-                     const DataFlags& data, const QuantizationFlags& quantization, const GgufFlags& gguf);
+int QuantizeGgufFile(const std::string& source, const std::string& out, const ConfigFlags& flags,
+                     const GgufFlags& gguf);
 
 }  // namespace octavo::cli

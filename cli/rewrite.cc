@@ -10,19 +10,21 @@
 namespace octavo::cli {
 namespace {
 
-struct Flags {
+struct Flags : ConfigFlags {
   std::string model, out;
   std::optional<std::string> rule_class;
   std::vector<std::string> rules;
   bool trace = false, list = false, bisect = false;
-  CommonFlags common;
-  DataFlags data;
 };
 
 constexpr std::int64_t kBisectSamples = 4;
 
 int Run(const Flags& flags) {
   ApplyQuiet(flags.common);
+  if ((flags.list || flags.bisect) && (!flags.out.empty() || flags.common.json)) {
+    ThrowUsage(std::string(flags.list ? "--list" : "--bisect") + " prints its result and writes no file",
+               flags.out.empty() ? "--json" : "-o", "leave it out");
+  }
   const std::string device = flags.common.device.value_or("cpu");
   if (flags.list) {
     Print(RuleCatalogue(RequireDevice(device)));
@@ -37,7 +39,7 @@ int Run(const Flags& flags) {
   options.rules.rules = SplitCommas(flags.rules);
   if (flags.bisect) {
     if (!flags.data.data) ThrowUsage("nothing to run the model on", "--bisect", "give --data D");
-    const BuildConfig config = MakeConfig(flags.model, flags.common, flags.data, nullptr);
+    const BuildConfig config = MakeConfig(flags.model, flags);
     Model model = ReadOnnx(flags.model);
     if (!options.dims.empty()) FixDims(model, options.dims);
     const DataPlan data = OpenSamples(model, config, true, 0);
@@ -67,17 +69,14 @@ Command RewriteCommand() {
       "  octavo rewrite --list\n";
   const std::string g = "Rewrite";
   c.options.push_back({"model", &f->model, "the quantized model", g});
-  c.options.push_back({"-o,--output", &f->out, "the file to write", g});
-  c.options.push_back({"--rules", &f->rules, "A,B: only these rules (all)", g});
-  c.options.push_back({"--class", &f->rule_class, "exact|onelsb|improves|lossy: what rules may do (improves)", g});
+  c.options.push_back({"-o,--output R.onnx", &f->out, "the file to write", g});
+  c.options.push_back({"--rules A,B", &f->rules, "only these rules (all)", g});
+  c.options.push_back({"--class C", &f->rule_class, "exact|onelsb|improves|lossy: what rules may do (improves)", g});
   c.options.push_back({"--trace", &f->trace, "print what was applied where, and why not elsewhere", g});
   c.options.push_back({"--list", &f->list, "print the rules, each with its proof", g});
   c.options.push_back({"--bisect", &f->bisect, "find the rule that changed the outputs (needs --data)", g});
-  AddDataOptions(c.options, f->data);
-  std::erase_if(c.options, [](const Option& o) {
-    return o.names == "--seed" || o.names == "--distribution" || o.names == "--require-data";
-  });
-  AddCommonOptions(c.options, f->common, kDevice | kDims | kForce | kDryRun);
+  c.options.push_back({"--samples N", &f->data.samples, "how many --bisect runs (4)", g});
+  AddOptions(c.options, *f, kData | kDevice | kDims | kThreads | kForce | kDryRun);
   c.run = [f] { return Run(*f); };
   return c;
 }

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import onnx
 import pytest
-from conftest import OCTAVO, load_samples, make_small_cnn, manifest, outputs
+from conftest import OCTAVO, load_samples, make_small_cnn, manifest, outputs, sqnr
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -47,6 +47,9 @@ from onnx import TensorProto, helper, numpy_helper
     (["build", "--onnx", "{cnn}", "--device", "cpu", "--data", "{data}", "-o", "/proc/nowhere/o"], 3, "/proc/nowhere"),
     (["export", "{cnn}", "--to", "circle", "-o", "{out}"], 4, "static shapes.*--dim"),
     (["inspect", "{text}"], 3, "text"),
+    (["rewrite", "--list", "--json", "{out}"], 2, "--list.*no file.*--json"),
+    (["rewrite", "{cnn}", "--bisect", "--data", "{data}", "-o", "{out}"], 2, "--bisect.*no file.*-o"),
+    (["export", "--to", "stablehlo", "--list-operators", "--json", "{out}"], 2, "--list-operators.*no file.*--json"),
     (["compare", "{cnn}", "{cnn}"], 2, "--data"),
     (["quantize", "{cnn}", "-o", "{out}", "--config", "{text}"], 2, "text"),
     (["calibrate", "merge", "{text}", "{text}", "-o", "{out}"], 3, "text"),
@@ -509,7 +512,6 @@ def build_and_compare(octavo, model, tmp_path, samples, least):
     for i, s in enumerate(samples):
         np.savez(folder / f"{i:03d}.npz", **s)
     octavo("build", "--onnx", path, "--device", "cpu", "--precision", "uint8", "--data", folder, "--samples", 8, "-o", tmp_path / "o")
-    from conftest import sqnr
     got = sqnr(outputs(path, samples), outputs(tmp_path / "o" / "model.onnx", samples))
     assert got > least, got
     return onnx.load(str(tmp_path / "o" / "model.onnx"))
@@ -532,6 +534,31 @@ def test_weights_in_constant_nodes(octavo, tmp_path):
     del model.graph.initializer[:]
     made = build_and_compare(octavo, model, tmp_path, cnn_samples(), 20)
     assert any(i.data_type in (TensorProto.UINT8, TensorProto.INT8) and len(i.dims) == 4 for i in made.graph.initializer)
+
+
+@pytest.mark.parametrize("nodes,shape", [
+    # the runtime fuses these two in 16 bits, has no kernel for the fusion and crashes
+    ([helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), helper.make_node("MatMul", ["t", "w"], ["y"])], [4, 3, 64]),
+    ([helper.make_node("Transpose", ["x"], ["t"], perm=[1, 2, 0, 3]), helper.make_node("MatMul", ["t", "w"], ["y"])], [4, 3, 5, 64]),
+    # kernels that refuse 16 bits when they run
+    ([helper.make_node("MatMul", ["x", "w"], ["u"]), helper.make_node("ScatterElements", ["z", "i", "u"], ["y"], reduction="add")], [1, 64]),
+    ([helper.make_node("MatMul", ["x", "w"], ["u"]), helper.make_node("ScatterND", ["z", "j", "u"], ["y"], reduction="max")], [1, 64]),
+])
+def test_fp16_of_what_the_runtime_cannot_do_in_16_bits(octavo, tmp_path, nodes, shape):
+    rng = np.random.default_rng(0)
+    init = [numpy_helper.from_array(rng.normal(size=(64, 96)).astype(np.float32), "w"),
+            numpy_helper.from_array(np.ones((4, 96), np.float32), "z"),
+            numpy_helper.from_array(rng.integers(0, 4, (1, 96)), "i"), numpy_helper.from_array(np.array([[2]]), "j")]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [t for t in init if any(t.name in n.input for n in nodes)])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "m.onnx")
+    octavo("quantize", tmp_path / "m.onnx", "-o", tmp_path / "h.onnx", "--precision", "fp16")
+    samples = [{"x": rng.normal(size=shape).astype(np.float32)}]
+    got = sqnr(outputs(tmp_path / "m.onnx", samples), outputs(tmp_path / "h.onnx", samples))
+    assert got > 55, got
+    half = {t.name for t in onnx.load(str(tmp_path / "h.onnx")).graph.initializer if t.data_type == TensorProto.FLOAT16}
+    assert any(name.startswith("w") for name in half), half
 
 
 def test_external_data(octavo, tmp_path):
