@@ -249,8 +249,9 @@ def test_importance_matrix_changes_what_it_should(octavo, tmp_path):
     assert error("gguf", "stack", stack[:, None, :]) < error("plain", "stack", stack[:, None, :])
     assert outs["gguf"][0].fields["quantize.imatrix.entries_count"].contents() == 2
     wrong = write(tmp_path / "wrong.gguf", {"w.in_sum2": importance[:32].reshape(1, 32), "w.counts": np.ones((1, 1), np.float32)})
-    assert "another model" in octavo("quantize", source, "-o", tmp_path / "x.gguf", "--precision", "q4_k", "--imatrix",
-                                     wrong, code=3).error
+    for more in ([], ["--dry-run"]):
+        assert "another model" in octavo("quantize", source, "-o", tmp_path / "x.gguf", "--precision", "q4_k", "--imatrix",
+                                         wrong, *more, code=3).error
 
 
 @pytest.mark.parametrize("args,says", [

@@ -492,6 +492,37 @@ GgufTypeChoice GgufTypeChooser::Choose(const std::string& name, const GgufType& 
   return out;
 }
 
+namespace {
+
+// Refuses a matrix of another model. Returns how many tensors are encoded that it does not have.
+std::size_t CheckImportance(const Gguf& source, const GgufQuantizePlan& plan, const Imatrix& imatrix,
+                            const fs::path& path) {
+  std::size_t without = 0, known = 0;
+  for (const GgufTensorPlan& p : plan.tensors) {
+    const GgufTensor& tensor = source.tensors[p.tensor];
+    const auto found = imatrix.find(tensor.name);
+    if (found == imatrix.end()) {
+      without += p.to->quantized() && p.to != tensor.type ? 1 : 0;
+      continue;
+    }
+    ++known;
+    const std::uint64_t expected =
+        GgufRowElements(tensor.ne) * (tensor.ne.size() > 2 ? tensor.ne[2] : std::uint64_t{1});
+    if (found->second.size() != expected) {
+      ThrowBadInput(
+          "the importance has " + Number(found->second.size()) + " numbers, the tensor needs " + Number(expected),
+          path.string() + ", " + tensor.name, "it was made with another model");
+    }
+  }
+  if (known == 0) {
+    ThrowBadInput("no tensor of the importance matrix is in the model", path.string(),
+                  "it was made with another model");
+  }
+  return without;
+}
+
+}  // namespace
+
 GgufQuantizePlan PlanGgufQuantize(const Gguf& source, const GgufQuantizeOptions& options) {
   std::vector<std::string> names;
   for (const GgufTensor& tensor : source.tensors) names.push_back(tensor.name);
@@ -521,7 +552,11 @@ GgufQuantizePlan PlanGgufQuantize(const Gguf& source, const GgufQuantizeOptions&
   }
   const GgufLayout layout = [&] {
     std::size_t entries = 0;
-    if (!options.imatrix.empty()) entries = ReadImatrix(options.imatrix).size();
+    if (!options.imatrix.empty()) {
+      const Imatrix imatrix = ReadImatrix(options.imatrix);
+      entries = imatrix.size();
+      plan.without_importance = CheckImportance(source, plan, imatrix, options.imatrix);
+    }
     return PlanGguf(NewFields(source, plan, options, entries), Specs(source, plan), source.alignment);
   }();
   for (std::size_t i = 0; i < plan.tensors.size(); ++i) plan.tensors[i].bytes = layout.bytes[i];
@@ -542,30 +577,7 @@ GgufQuantizeResult QuantizeGguf(const Gguf& source, const GgufQuantizeOptions& o
     }
   }
   Imatrix imatrix;
-  if (!options.imatrix.empty()) {
-    imatrix = ReadImatrix(options.imatrix);
-    std::size_t known = 0;
-    for (const GgufTensorPlan& p : result.plan.tensors) {
-      const GgufTensor& tensor = source.tensors[p.tensor];
-      const auto found = imatrix.find(tensor.name);
-      if (found == imatrix.end()) {
-        result.without_importance += p.to->quantized() && p.to != tensor.type ? 1 : 0;
-        continue;
-      }
-      ++known;
-      const std::uint64_t expected =
-          GgufRowElements(tensor.ne) * (tensor.ne.size() > 2 ? tensor.ne[2] : std::uint64_t{1});
-      if (found->second.size() != expected) {
-        ThrowBadInput(
-            "the importance has " + Number(found->second.size()) + " numbers, the tensor needs " + Number(expected),
-            options.imatrix.string() + ", " + tensor.name, "it was made with another model");
-      }
-    }
-    if (known == 0) {
-      ThrowBadInput("no tensor of the importance matrix is in the model", options.imatrix.string(),
-                    "it was made with another model");
-    }
-  }
+  if (!options.imatrix.empty()) imatrix = ReadImatrix(options.imatrix);
 
   // Memory: what is there already, and slots (one being read, one being written, one an encoder).
   const std::uint64_t limit = options.max_memory != 0 ? options.max_memory : kDefaultMemory;
@@ -666,8 +678,8 @@ std::string Summary(const Gguf& source, const GgufQuantizeResult& result, const 
                   Size(stored.second).c_str());
     text += line;
   }
-  if (result.without_importance > 0) {
-    text += "  quantized without importance: " + Number(result.without_importance) +
+  if (result.plan.without_importance > 0) {
+    text += "  quantized without importance: " + Number(result.plan.without_importance) +
             " tensors that the matrix does not have\n";
   }
   char line[200];

@@ -57,6 +57,7 @@ struct GgufTensorPlan {
 struct GgufQuantizePlan {
   std::vector<GgufTensorPlan> tensors;  // in the order of the file
   std::uint64_t file_bytes = 0;         // exact
+  std::size_t without_importance = 0;   // tensors to be encoded that the importance matrix does not know
 };
 
 // Decides the type of every tensor. The rules look at structure and at what the user asked for, never at names:
@@ -74,7 +75,6 @@ GgufQuantizePlan PlanGgufQuantize(const Gguf& source, const GgufQuantizeOptions&
 struct GgufQuantizeResult {
   GgufQuantizePlan plan;
   std::uint64_t bytes_before = 0, bytes_after = 0;
-  std::size_t without_importance = 0;  // quantized tensors that the importance matrix does not know
   double seconds = 0;
   std::uint64_t peak_rss_bytes = 0;
 };
