@@ -168,6 +168,19 @@ TEST(Stablehlo, AKnownConditionLeavesOneBranch) {
   EXPECT_THAT(text, ::testing::Not(HasSubstr("stablehlo.abs")));
 }
 
+TEST(Stablehlo, WrongShapesOfResultsAreNoted) {
+  const Model m = ModelOf(R"(graph @g(%x: f32[2,6]) -> (%y) {
+  %h: f32[n] = Neg(%x)
+  %y: f32[?,?] = Abs(%h)
+}
+)");
+  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / "octavo_notes.mlir";
+  const StablehloResult result = WriteStablehlo(m, path, {});
+  EXPECT_THAT(ReadTextFile(path, std::size_t{1} << 20), HasSubstr("stablehlo.abs %0 : tensor<2x6xf32>"));
+  std::filesystem::remove(path);
+  EXPECT_THAT(result.trace, Contains(HasSubstr("the result 'h' of Neg 'h' is f32[n]; it is [2, 6]")));
+}
+
 TEST(Stablehlo, RecurrentOperatorsAreLoops) {
   const std::string text = WriteText(ModelOf(R"(graph @g(%x: f32[7,2,3]) -> (%y) {
   %w = constant f32[1,16,3] splat(0.5)
