@@ -5,8 +5,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/base/log.h"
+#include "octavo/import/circle_sparse.h"
 
 namespace octavo {
 namespace {
@@ -76,11 +81,7 @@ class Reader {
                                    10'000'000);
     if (!verifier.VerifyBuffer<fbs::Model>(nullptr)) Bad("a malformed flatbuffer");
     source_ = fbs::GetModel(bytes_.data());
-    if (Size(source_->subgraphs()) != 1) {
-      ThrowUnsupported("a file with " + std::to_string(Size(source_->subgraphs())) + " subgraphs", where_,
-                       "only one is read");
-    }
-    graph_ = source_->subgraphs()->Get(0);
+    if (Size(source_->subgraphs()) == 0) Bad("no subgraph");
     Model model;
     model.ir_version = 10;
     // The oldest that has every operator read here: quantized types that need a later one raise it when they are
@@ -89,19 +90,18 @@ class Reader {
     model.SetOpsetVersion("", 20);
     model.source = where_;
     model.graph = std::make_unique<Graph>();
-    out_ = model.graph.get();
-    out_->name = graph_->name() == nullptr || graph_->name()->size() == 0 ? "main" : graph_->name()->str();
-    values_.assign(Size(graph_->tensors()), nullptr);
+    main_ = model.graph.get();
+    Enter(0, model.graph.get());
     for (std::size_t i = 0; i < Size(graph_->inputs()); ++i) {
       const std::int32_t t = graph_->inputs()->Get(static_cast<flatbuffers::uoffset_t>(i));
       Check(t);
       if (values_[static_cast<std::size_t>(t)] != nullptr) Bad("a graph input twice");
       values_[static_cast<std::size_t>(t)] = out_->AddInput(TensorName(t), TypeOfTensor(t));
     }
-    for (std::size_t i = 0; i < Size(graph_->operators()); ++i)
-      ReadOperator(*graph_->operators()->Get(static_cast<flatbuffers::uoffset_t>(i)));
+    ReadOperators();
     for (std::size_t i = 0; i < Size(graph_->outputs()); ++i)
       out_->AddOutput(Input(graph_->outputs()->Get(static_cast<flatbuffers::uoffset_t>(i))));
+    for (const std::string& key : assigned_) out_->AddOutput(StateOutput(key, variables_.at(key)));
     return model;
   }
 
@@ -138,7 +138,9 @@ class Reader {
     const std::string where = "tensor '" + TensorName(t) + "'";
     if (tensor.shape_signature() != nullptr) {
       for (const std::int32_t d : *tensor.shape_signature()) {
-        if (d < 0) ThrowUnsupported("a dynamic shape", where_ + ", " + where, "write the file with fixed shapes");
+        if (d < 0) {
+          LogWarning(where_ + " leaves dimensions open: they are read as what the file holds, as its runtimes do");
+        }
       }
     }
     Type type;
@@ -195,6 +197,171 @@ class Reader {
     return type;
   }
 
+  // What is read from here on: a subgraph into a graph.
+  void Enter(std::size_t subgraph, Graph* out) {
+    if (!entered_.insert(subgraph).second) {
+      ThrowUnsupported("a subgraph that is used twice, or by itself",
+                       where_ + ", subgraph " + std::to_string(subgraph));
+    }
+    graph_ = source_->subgraphs()->Get(static_cast<flatbuffers::uoffset_t>(subgraph));
+    out_ = out;
+    out_->name = graph_->name() == nullptr || graph_->name()->size() == 0 ? "main" : graph_->name()->str();
+    values_.assign(Size(graph_->tensors()), nullptr);
+    handles_.clear();
+  }
+
+  void ReadOperators() {
+    for (std::size_t i = 0; i < Size(graph_->operators()); ++i)
+      ReadOperator(*graph_->operators()->Get(static_cast<flatbuffers::uoffset_t>(i)));
+  }
+
+  // fn() with another subgraph entered; then back to this one.
+  template <class Fn>
+  void Within(std::int64_t subgraph, Graph* out, Fn fn) {
+    if (subgraph < 0 || static_cast<std::size_t>(subgraph) >= Size(source_->subgraphs())) {
+      Bad("a subgraph that is not there");
+    }
+    const auto* graph = graph_;
+    Graph* const outer = out_;
+    std::vector<Value*> values = std::move(values_);
+    std::map<std::int32_t, std::string> handles = std::move(handles_);
+    Enter(static_cast<std::size_t>(subgraph), out);
+    fn();
+    graph_ = graph;
+    out_ = outer;
+    values_ = std::move(values);
+    handles_ = std::move(handles);
+  }
+
+  // Before:  %y = IF(%c, %a) {then_subgraph_index=1, else_subgraph_index=2}
+  // After:   the same node with a graph for each branch, which captures what the branch's inputs are.
+  std::unique_ptr<Graph> ReadBranch(std::int64_t subgraph, std::span<Value* const> given, std::size_t outputs) {
+    auto branch = std::make_unique<Graph>(out_);
+    Within(subgraph, branch.get(), [&] {
+      if (Size(graph_->inputs()) != given.size() || Size(graph_->outputs()) != outputs)
+        Bad("a branch of IF whose inputs or outputs are not the operator's");
+      for (std::size_t i = 0; i < given.size(); ++i) {
+        const std::int32_t t = graph_->inputs()->Get(static_cast<flatbuffers::uoffset_t>(i));
+        Check(t);
+        values_[static_cast<std::size_t>(t)] = given[i];
+      }
+      ReadOperators();
+      for (std::size_t i = 0; i < outputs; ++i) {
+        Value* value = Input(graph_->outputs()->Get(static_cast<flatbuffers::uoffset_t>(i)));
+        if (value->producer() == nullptr || value->graph() != out_) {  // a branch returns what it computes
+          value = out_->AddNode("Identity", "", {value}, {{value->name() + "_out", value->type}})->output();
+        }
+        out_->AddOutput(value);
+      }
+    });
+    return branch;
+  }
+
+  void ReadIf(const fbs::Operator& op) {
+    const auto* options = op.builtin_options_as_IfOptions();
+    std::vector<Value*> inputs = InputsOf(op);
+    if (options == nullptr || inputs.empty()) Bad("an IF without a condition or branches");
+    for (const Value* value : inputs) {
+      if (value == nullptr) Bad("an IF that lacks an input");
+    }
+    const std::span<Value* const> given(inputs.begin() + 1, inputs.end());
+    auto [indices, specs] = OutputsOf(op);
+    Node* node = out_->AddNode("IF", std::string(kCircle), {inputs[0]}, std::move(specs));
+    for (const bool then : {true, false}) {
+      // The branch's values are older than the node, which they are part of.
+      node->SetAttribute(
+          then ? "then_branch" : "else_branch",
+          ReadBranch(then ? options->then_subgraph_index() : options->else_subgraph_index(), given, indices.size()));
+    }
+    for (std::size_t i = 0; i < indices.size(); ++i) values_[static_cast<std::size_t>(indices[i])] = node->output(i);
+  }
+
+  // --- variables: what a file remembers from one run to the next becomes an input and an output of the graph
+  // -----------
+
+  const std::string& Handle(const fbs::Operator& op) const {
+    const std::int32_t t = Size(op.inputs()) == 0 ? -1 : op.inputs()->Get(0);
+    const auto it = handles_.find(t);
+    if (it == handles_.end()) Bad("a variable that no VAR_HANDLE of its subgraph names");
+    return it->second;
+  }
+
+  void ReadVarHandle(const fbs::Operator& op) {
+    const auto* options = op.builtin_options_as_VarHandleOptions();
+    if (Size(op.outputs()) != 1 || options == nullptr) Bad("a VAR_HANDLE without an output or options");
+    const auto text = [](const flatbuffers::String* s) { return s == nullptr ? std::string() : s->str(); };
+    const std::string container = text(options->container()), name = text(options->shared_name());
+    const std::string key = container.empty() ? name : container + "/" + name;
+    handles_[op.outputs()->Get(0)] = key.empty() ? "variable" : key;
+  }
+
+  void ReadVariable(const fbs::Operator& op) {
+    if (out_ != main_) ThrowUnsupported("a variable that is read in a branch", where_);
+    const std::string& key = Handle(op);
+    auto [indices, specs] = OutputsOf(op);
+    if (indices.size() != 1) Bad("a READ_VARIABLE without an output");
+    Value*& now = variables_[key];
+    if (now == nullptr) {
+      Type plain = specs[0].type;
+      plain.quant.reset();
+      now = out_->AddInput(key, plain);
+      if (specs[0].type.quant) {
+        now = out_->AddNode(std::string(kQuantize), std::string(kIrDomain), {now}, std::move(specs))->output();
+      }
+    }
+    values_[static_cast<std::size_t>(indices[0])] = now;
+  }
+
+  void AssignVariable(const fbs::Operator& op) {
+    const std::string& key = Handle(op);
+    if (Size(op.inputs()) != 2) Bad("an ASSIGN_VARIABLE without a value");
+    Value* value = Input(op.inputs()->Get(1));
+    if (initializing_) {
+      if (!IsZero(*value)) {
+        ThrowUnsupported("variable '" + key + "' does not begin with zeros", where_,
+                         "its first value cannot be said by an input");
+      }
+      return;
+    }
+    if (out_ != main_) ThrowUnsupported("a variable that is written in a branch", where_);
+    variables_[key] = value;
+    if (std::find(assigned_.begin(), assigned_.end(), key) == assigned_.end()) assigned_.push_back(key);
+  }
+
+  // All of a constant's numbers are 0.
+  static bool IsZero(const Value& value) {
+    if (!value.is_constant() || !value.data) return false;
+    if (value.type.quant) {
+      if (value.type.quant->kind != QuantType::Kind::kAffine || value.type.quant->affine.axis) return false;
+      const std::int64_t zero =
+          value.type.quant->affine.zero_point ? value.type.quant->affine.zero_point->ToInts().at(0) : 0;
+      const std::vector<std::int64_t> codes = value.data->ToInts();
+      return std::all_of(codes.begin(), codes.end(), [&](std::int64_t c) { return c == zero; });
+    }
+    return std::all_of(value.data->bytes.begin(), value.data->bytes.end(),
+                       [](std::byte b) { return b == std::byte{0}; });
+  }
+
+  // The subgraph that gives variables their first values: nothing but constants.
+  void CallOnce(const fbs::Operator& op) {
+    const auto* options = op.builtin_options_as_CallOnceOptions();
+    if (options == nullptr || initializing_ || out_ != main_) Bad("a CALL_ONCE that is not at the beginning");
+    Graph scratch;
+    initializing_ = true;
+    Within(options->init_subgraph_index(), &scratch, [&] { ReadOperators(); });
+    initializing_ = false;
+  }
+
+  Value* StateOutput(const std::string& key, Value* value) {
+    Type plain = value->type;
+    plain.quant.reset();
+    const bool codes = value->type.quant.has_value();
+    return out_
+        ->AddNode(codes ? std::string(kDequantize) : "Identity", codes ? std::string(kIrDomain) : "", {value},
+                  {{out_->UniqueName(key + "_next"), plain}})
+        ->output();
+  }
+
   // The value of a tensor that is read: made already, or a constant.
   Value* Input(std::int32_t t) {
     Check(t);
@@ -218,10 +385,16 @@ class Reader {
     const Dims dims = DimsOf(tensor);
     const std::optional<std::uint64_t> need = ByteSize(storage, ElementCount(dims, where));
     if (type.quant && type.quant->kind == QuantType::Kind::kMx) Bad(where + " is MX and read before it is written");
-    if (bytes.empty() && need != 0) Bad(where + " is read before it is written");
-    if (!need || *need != bytes.size()) Bad(where + " has data that do not fit its shape and type");
+    if (bytes.empty() && need != 0 && tensor.sparsity() == nullptr) Bad(where + " is read before it is written");
     TensorRef data;
-    if (file_ != nullptr) {
+    if (tensor.sparsity() != nullptr) {
+      if (BitWidth(storage) % 8 != 0) ThrowUnsupported("sparse codes of less than a byte", where_ + ", " + where);
+      auto dense = internal::Densify(*tensor.sparsity(), dims, static_cast<std::size_t>(BitWidth(storage)) / 8, bytes);
+      if (!dense || need != dense->size()) Bad(where + " is sparse and its indices do not fit its shape or data");
+      data = TensorRef::FromBytes(storage, dims, std::move(*dense));
+    } else if (!need || *need != bytes.size()) {
+      Bad(where + " has data that do not fit its shape and type");
+    } else if (file_ != nullptr) {
       data.dtype = storage;
       data.dims = dims;
       data.bytes = bytes;
@@ -245,7 +418,7 @@ class Reader {
         table = all.type_refs[all.type_codes[i].sequence_ref]();
       }
     }
-    if (table == nullptr) ThrowUnsupported("options of an operator that is not read", where_ + ", " + node.op());
+    if (table == nullptr) ThrowUnsupported("operator " + node.op() + " is not read", where_);
     const auto* options = static_cast<const flatbuffers::Table*>(op.builtin_options());
     for (std::size_t i = 0; i < table->num_elems; ++i) {
       const flatbuffers::TypeCode& code = table->type_codes[i];
@@ -292,18 +465,46 @@ class Reader {
                            "' is not read",
                        where_, "only operators of the schema are: leave that part out");
     }
-    if (number == 124) {
-      ThrowUnsupported("sparse weights (DENSIFY) are not read", where_, "write the file with dense weights");
-    }
     if (name.empty()) {
       ThrowUnsupported("operator " + std::to_string(number) + " of the schema's list BuiltinOperator is not read",
                        where_);
     }
+    if (name == "VAR_HANDLE") return ReadVarHandle(op);
+    if (name == "ASSIGN_VARIABLE") return AssignVariable(op);
+    if (initializing_) {
+      ThrowUnsupported(std::string(name) + " where variables get their first values is not read", where_,
+                       "only constants are");
+    }
+    if (name == "READ_VARIABLE") return ReadVariable(op);
+    if (name == "CALL_ONCE") return CallOnce(op);
+    if (name == "IF") return ReadIf(op);
+    std::vector<Value*> inputs = InputsOf(op, name == "UNIDIRECTIONAL_SEQUENCE_LSTM");
+    auto [indices, outputs] = OutputsOf(op);
+    if (name == "DENSIFY") {  // a sparse constant is dense when it is read
+      if (inputs.size() != 1 || indices.size() != 1 || inputs[0] == nullptr || !inputs[0]->is_constant())
+        Bad("a DENSIFY that is not of a constant");
+      values_[static_cast<std::size_t>(indices[0])] = inputs[0];
+      return;
+    }
+    Node* node = out_->AddNode(std::string(name), std::string(kCircle), std::move(inputs), std::move(outputs));
+    ReadOptions(op, *node);
+    for (std::size_t i = 0; i < indices.size(); ++i) values_[static_cast<std::size_t>(indices[i])] = node->output(i);
+  }
+
+  // `state`: a variable tensor without data is absent, not a fault.
+  std::vector<Value*> InputsOf(const fbs::Operator& op, bool state = false) {
     std::vector<Value*> inputs;
     for (std::size_t i = 0; i < Size(op.inputs()); ++i) {
       const std::int32_t t = op.inputs()->Get(static_cast<flatbuffers::uoffset_t>(i));
-      inputs.push_back(t == -1 ? nullptr : Input(t));
+      if (t != -1) Check(t);
+      const bool absent =
+          t == -1 || (state && TensorAt(t).is_variable() && values_[static_cast<std::size_t>(t)] == nullptr);
+      inputs.push_back(absent ? nullptr : Input(t));
     }
+    return inputs;
+  }
+
+  std::pair<std::vector<std::int32_t>, std::vector<Graph::OutputSpec>> OutputsOf(const fbs::Operator& op) {
     std::vector<Graph::OutputSpec> outputs;
     std::vector<std::int32_t> indices;
     for (std::size_t i = 0; i < Size(op.outputs()); ++i) {
@@ -316,9 +517,7 @@ class Reader {
       indices.push_back(t);
       outputs.push_back({out_->UniqueName(TensorName(t)), TypeOfTensor(t)});
     }
-    Node* node = out_->AddNode(std::string(name), std::string(kCircle), std::move(inputs), std::move(outputs));
-    ReadOptions(op, *node);
-    for (std::size_t i = 0; i < indices.size(); ++i) values_[static_cast<std::size_t>(indices[i])] = node->output(i);
+    return {std::move(indices), std::move(outputs)};
   }
 
   std::span<const std::byte> bytes_;
@@ -327,7 +526,13 @@ class Reader {
   const fbs::Model* source_ = nullptr;
   const fbs::SubGraph* graph_ = nullptr;
   Graph* out_ = nullptr;
-  std::vector<Value*> values_;
+  Graph* main_ = nullptr;
+  std::vector<Value*> values_;                   // of this subgraph's tensors
+  std::map<std::int32_t, std::string> handles_;  // of this subgraph's tensors: the variable that they name
+  std::set<std::size_t> entered_;
+  std::map<std::string, Value*> variables_;  // what each holds now
+  std::vector<std::string> assigned_;
+  bool initializing_ = false;
 };
 
 }  // namespace
