@@ -16,13 +16,17 @@ endif
 CMAKE_ORT = -DOCTAVO_ORT_INCLUDE=$(OCTAVO_ORT_INCLUDE) -DOCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY)
 PYTHON := $(DEPS)/venv/bin/python
 
-.PHONY: all build demo test unit asan fuzz-smoke e2e bench install format format-check tidy coverage clean help
+.PHONY: all build everything demo test unit asan fuzz-smoke e2e bench install format format-check tidy coverage clean help
 all: build
 
 build/build.ninja: $(ENV)
 	@cmake --preset release $(CMAKE_ORT) > build.log 2>&1 || { cat build.log; rm -f build.log; exit 1; }; rm -f build.log
 
+# The command and what is installed with it; tests and benchmarks are half of the compiling and wait until they are run.
 build: build/build.ninja
+	@cmake --build build --target octavo_cli octavo_ops_library octavo
+
+everything: build
 	@cmake --build build
 
 # Python for the tests, the demo's data and the peers; never needed to use Octavo.
@@ -43,7 +47,7 @@ plugins: $(ENV)
 demo: build models plugins
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) bash tools/demo $(PYTHON)
 
-unit: build models
+unit: everything models
 	@OCTAVO_TEST_MODELS=$(DEPS)/models OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) ctest --test-dir build --output-on-failure -j2
 
 asan: $(ENV)
@@ -59,7 +63,7 @@ e2e: build models plugins
 
 test: unit asan fuzz-smoke e2e
 
-bench: build models
+bench: everything models
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) bench/run.py
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) $(PYTHON) bench/rewrite.py
 	@$(PYTHON) bench/ggml.py

@@ -37,6 +37,7 @@ import sys, pathlib, tempfile, os, numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 model, data, count, kind, target = sys.argv[1:6]
+os.chdir(pathlib.Path(target).parent)  # the preprocessing leaves files behind where it runs
 class Reader(CalibrationDataReader):
     def __init__(self):
         self.it = iter(sorted(pathlib.Path(data).glob('*.npz'))[:int(count)])

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "octavo/base/folder_test_util.h"
 #include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
 
@@ -60,9 +61,8 @@ Model LargeBias(bool coded) {
 
 TEST(CompileStage, ADefaultSessionThatComputesSomethingElseIsWarnedOf) {
   namespace fs = std::filesystem;
-  const fs::path dir = fs::path(::testing::TempDir()) / "octavo_default_session";
-  fs::remove_all(dir);
-  fs::create_directories(dir);
+  const TestFolder folder;
+  const fs::path& dir = folder.path();
   Model source = LargeBias(false), coded = LargeBias(true);
   const auto data = SyntheticData(InputSpecs(*source.graph), Distribution::kUniform, 1, 8);
   const fs::path a = WriteOnnx(source, dir / "a.onnx").model, b = WriteOnnx(coded, dir / "b.onnx").model;
@@ -78,7 +78,6 @@ TEST(CompileStage, ADefaultSessionThatComputesSomethingElseIsWarnedOf) {
   manifest.quantize.effective_activations = "u16";
   ValidateArtifact(a, b, {}, *data, options, manifest);
   EXPECT_THAT(TakeWarnings(), ElementsAre(HasSubstr("graph optimizations change what the model computes")));
-  fs::remove_all(dir);
 }
 
 }  // namespace

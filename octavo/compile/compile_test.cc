@@ -2,13 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/ir/text.h"
 
 namespace octavo {
@@ -73,16 +72,14 @@ TEST(RequireStaticInputs, NamesTheDimensionAndWhatToGive) {
 }
 
 TEST(CompileModelFor, DevicesWithoutACompilerDeliverTheModel) {
-  const auto folder = std::filesystem::temp_directory_path() / ("octavo_compile_test_" + std::to_string(getpid()));
-  std::filesystem::create_directories(folder);
-  const auto model = folder / "q.onnx", out = folder / "model.onnx";
-  { std::ofstream(model) << "a model"; }
+  const TestFolder folder;
+  const auto model = folder.path() / "q.onnx", out = folder.path() / "model.onnx";
+  Put(model, "a model");
   const CompileReport report = CompileModelFor(model, out, For("dml", {}));
   EXPECT_FALSE(report.compiled);
   EXPECT_THAT(report.not_compiled_here, HasSubstr("Windows"));
   EXPECT_EQ(report.files, std::vector<std::filesystem::path>{out});
   EXPECT_EQ(std::filesystem::file_size(out), 7u);
-  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -2,12 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/import/onnx.h"
 #include "octavo/import/onnx_bytes.h"
 #include "octavo/ir/compare.h"
@@ -18,21 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class WriteOnnxTest : public testing::Test {
- protected:
-  void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) / ("octavo_emit_" + std::to_string(::getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  fs::path folder_;
-};
-
-std::string Bytes(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
+class WriteOnnxTest : public FolderTest {};
 
 // Everything the IR holds: subgraphs, captures, absent inputs, all kinds of attributes, strings, sub-byte constants.
 Model Rich() {
@@ -70,7 +55,7 @@ TEST_F(WriteOnnxTest, WhatIsWrittenIsReadAgain) {
   EXPECT_TRUE(files.data.empty());
   EXPECT_EQ(Difference(model, ReadOnnx(files.model)), "");
   WriteOnnx(Rich(), folder_ / "again.onnx");
-  EXPECT_EQ(Bytes(files.model), Bytes(folder_ / "again.onnx"));
+  EXPECT_EQ(Slurp(files.model), Slurp(folder_ / "again.onnx"));
 }
 
 TEST_F(WriteOnnxTest, ExternalData) {

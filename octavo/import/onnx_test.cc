@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 
 #include "octavo/base/error.h"
+#include "octavo/base/folder_test_util.h"
 #include "octavo/emit/wire_rope.h"
 #include "octavo/import/onnx_bytes.h"
 #include "octavo/ir/verify.h"
@@ -107,21 +107,12 @@ std::string WithTensor(WireRope tensor) {
   return ModelProto(std::move(graph));
 }
 
-class TempFolder {
+class ModelFolder : public TestFolder {
  public:
-  TempFolder() : path_(fs::path(testing::TempDir()) / ("octavo_onnx_" + std::to_string(::getpid()))) {
-    fs::remove_all(path_);
-    fs::create_directories(path_ / "model");
-  }
-  ~TempFolder() { fs::remove_all(path_); }
   fs::path Write(const fs::path& name, const std::string& bytes) const {
-    std::ofstream(path_ / name, std::ios::binary) << bytes;
-    return path_ / name;
+    Put(path() / name, bytes);
+    return path() / name;
   }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
 };
 
 TEST(ReadOnnx, SmallModel) {
@@ -133,7 +124,7 @@ TEST(ReadOnnx, SmallModel) {
 }
 
 TEST(ReadOnnx, WeightsAreViewsIntoTheFile) {
-  const TempFolder folder;
+  const ModelFolder folder;
   WireRope graph = SmallGraph();
   graph.Message(5, FloatTensor("big", {1000}, std::vector<float>(1000, 0.5f)));
   const Model model = ReadOnnx(folder.Write("model/m.onnx", ModelProto(std::move(graph))));
@@ -360,7 +351,7 @@ TEST(ReadOnnx, EveryByteDamaged) {
 }
 
 TEST(ReadOnnx, ExternalData) {
-  const TempFolder folder;
+  const ModelFolder folder;
   folder.Write("model/w.bin", std::string(64, '\0') + std::string("\0\0\x80\x3f\0\0\0\x40", 8));
   folder.Write("secret.bin", std::string(100, 's'));
   fs::create_symlink(folder.path() / "secret.bin", folder.path() / "model/link.bin");
