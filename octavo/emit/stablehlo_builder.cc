@@ -527,7 +527,19 @@ Tensor Builder::Dot(const Tensor& a, const Tensor& b, std::span<const std::int64
   return out;
 }
 
-Tensor Builder::Convolution(const Tensor& x, const Tensor& w, std::span<const WindowDim> window, std::int64_t groups) {
+Tensor Builder::Convolution(const Tensor& input, const Tensor& w, std::span<const WindowDim> given,
+                            std::int64_t groups) {
+  Tensor x = input;
+  std::vector<WindowDim> window(given.begin(), given.end());
+  // A window that stands once reads no further than its end: IREE fails where a dimension of one result has more.
+  for (std::size_t i = 0; i < window.size() && i + 2 < x.rank(); ++i) {
+    WindowDim& d = window[i];
+    const std::int64_t rest = x.dims[i + 2] + d.pad_low + d.pad_high - d.extent();
+    if (d.input_dilation != 1 || rest <= 0 || rest >= d.stride) continue;
+    const std::int64_t padding = std::clamp<std::int64_t>(rest, 0, std::max<std::int64_t>(d.pad_high, 0));
+    d.pad_high -= padding;
+    if (rest - padding < x.dims[i + 2] && !x.uniform) x = SliceAxis(x, i + 2, 0, x.dims[i + 2] - (rest - padding));
+  }
   if (x.rank() != window.size() + 2 || w.rank() != x.rank() || groups < 1 || x.dims[1] != w.dims[1] * groups ||
       w.dims[0] % groups != 0) {
     Wrong("convolution");

@@ -129,8 +129,8 @@ class Builder {
   Tensor Dot(const Tensor& a, const Tensor& b, std::span<const std::int64_t> batch_a,
              std::span<const std::int64_t> batch_b, std::span<const std::int64_t> contract_a,
              std::span<const std::int64_t> contract_b);
-  // x: [N, C, spatial...], w: [O, C/groups, spatial...].
-  Tensor Convolution(const Tensor& x, const Tensor& w, std::span<const WindowDim> window, std::int64_t groups);
+  // input: [N, C, spatial...], w: [O, C/groups, spatial...].
+  Tensor Convolution(const Tensor& input, const Tensor& w, std::span<const WindowDim> given, std::int64_t groups);
 
  private:
   TextWriter& text_;
