@@ -74,7 +74,8 @@ def main():
             for kind in args.kinds:
                 quantized = folder / f"{kind}.onnx"
                 if kind in PEERS:
-                    process([sys.executable, "-c", PEER, model, calib, args.calibration, kind, quantized])
+                    process([sys.executable, "-c", PEER, model.resolve(), calib.resolve(), args.calibration, kind, quantized],
+                            folder)  # its preprocessing leaves files behind
                 else:
                     process([OCTAVO, "quantize", model, "-o", quantized, "--precision", kind, "--data", calib, "--samples",
                              args.calibration])

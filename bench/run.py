@@ -56,11 +56,11 @@ quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, activati
 """
 
 
-def process(args):
-    """(seconds, peak bytes) of one process; exits with its error if it fails."""
+def process(args, folder=None):
+    """(seconds, peak bytes) of one process, run in `folder`; exits with its error if it fails."""
     with tempfile.TemporaryFile() as err:
         start = time.perf_counter()
-        p = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=err)
+        p = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=err, cwd=folder)
         # The kernel's own high-water mark of the new program; ru_maxrss would count this Python process's memory, from
         # which the child was started.
         peak = 0
