@@ -2,6 +2,7 @@
 // rest in a loop over the sequence.
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 
 #include "octavo/emit/stablehlo_lowering.h"
 
@@ -75,6 +76,7 @@ Recurrence ReadNode(Emitter& e, const Node& node, const Kind& kind) {
   r.steps = r.x.dims[0];
   r.batch = r.x.dims[1];
   r.hidden = recurrent.dims[2];
+  if (r.hidden < 1 || r.hidden > INT32_MAX) e.Refuse(node, "its weights do not fit its input");
   const Dims want_w = {r.directions, kind.gates * r.hidden, r.x.dims[2]};
   const Dims want_r = {r.directions, kind.gates * r.hidden, r.hidden};
   if (w.dims != want_w || recurrent.dims != want_r || w.dtype != r.x.dtype || recurrent.dtype != r.x.dtype ||

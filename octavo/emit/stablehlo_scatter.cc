@@ -7,9 +7,7 @@ namespace octavo::stablehlo {
 namespace {
 
 std::int64_t Count(const Dims& dims, std::size_t from, std::size_t to) {
-  std::int64_t n = 1;
-  for (std::size_t i = from; i < to; ++i) n *= dims[i];
-  return n;
+  return static_cast<std::int64_t>(ElementCount(std::span(dims).subspan(from, to - from)));
 }
 
 // Integers as s64, negative ones counted from the end of a dimension of `size`.
