@@ -169,6 +169,9 @@ class CircleLowering {
   void DequantizeNode(const Node& node);
 
   Value* ElementwiseOperand(const Value* old, Layout layout, std::size_t rank, bool as_float);
+  // Refuses arithmetic on numbers that no consumer calculates with: plain (not quantized) integers but s32 and s64,
+  // f64.
+  void RequireArithmetic(const Node& node, std::span<const Value* const> operands) const;
   Layout ElementwiseLayout(const Node& node, std::span<const Value* const> operands) const;
   void MoveLike(const Node& node, const Value* x, Layout layout, bool integer, Value* result);
 

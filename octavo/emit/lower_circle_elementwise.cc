@@ -22,6 +22,16 @@ Layout CircleLowering::ElementwiseLayout(const Node& node, std::span<const Value
   return Layout::kFirst;
 }
 
+void CircleLowering::RequireArithmetic(const Node& node, std::span<const Value* const> operands) const {
+  for (const Value* v : operands) {
+    if (v == nullptr || v->type.quant) continue;
+    const DType t = v->type.dtype;
+    if (t == DType::kF64 || (!IsFloat(t) && t != DType::kS32 && t != DType::kS64 && t != DType::kBool)) {
+      Refuse(node, "no consumer calculates with plain " + std::string(Name(t)) + " numbers");
+    }
+  }
+}
+
 Value* CircleLowering::ElementwiseOperand(const Value* old, Layout layout, std::size_t rank, bool as_float) {
   const Dims dims = DimsOf(old);
   if (layout == Layout::kFirst || dims.size() == rank) return Get(old, layout, as_float);
@@ -57,6 +67,7 @@ void CircleLowering::Elementwise(const Node& node) {
                          : node.Is("Div") ? "DIV"
                                           : node.op();
   const Value* operands[] = {a, b};
+  RequireArithmetic(node, operands);
   bool integer = IsFloat(OutputOf(node)->type.dtype) && Integer(node, op, operands);
   if (integer && StorageOf(a->type) != Storage::kMx && (!PerTensorType(a->type) || !PerTensorType(b->type))) {
     KeptFloat(node, "an operand has a scale for each channel");
@@ -103,6 +114,7 @@ void CircleLowering::DivNode(const Node& node) {
 void CircleLowering::Variadic(const Node& node) {
   const std::string op = node.Is("Min") ? "MINIMUM" : node.Is("Max") ? "MAXIMUM" : "ADD";
   std::vector<const Value*> operands(node.inputs().begin(), node.inputs().end());
+  RequireArithmetic(node, operands);
   const Layout layout = ElementwiseLayout(node, operands);
   const std::size_t rank = DimsOf(OutputOf(node)).size();
   if (OutputOf(node)->type.quant) KeptFloat(node, "no consumer has it in integers");
@@ -118,6 +130,8 @@ void CircleLowering::Variadic(const Node& node) {
 
 void CircleLowering::PowNode(const Node& node) {
   const Value* a = node.input(0);
+  RequireArithmetic(node, {{a}});
+  if (!IsFloat(a->type.dtype)) Refuse(node, "no consumer has powers of integers");
   const TensorRef* exponent = ConstantData(node, 1);
   const Layout layout = Prefer(a);
   if (OutputOf(node)->type.quant || a->type.quant) KeptFloat(node, "no consumer has it in integers");
@@ -132,6 +146,7 @@ void CircleLowering::PowNode(const Node& node) {
     return Finish(node, layout, Binary("POW", x, Scalar(e, name + "_exponent"), name), false);
   }
   const Value* operands[] = {a, node.input(1)};
+  if (node.input(1)->type.dtype != a->type.dtype) Refuse(node, "the exponent has another type than the base");
   const Layout both = ElementwiseLayout(node, operands);
   const std::size_t rank = DimsOf(OutputOf(node)).size();
   Finish(
@@ -150,6 +165,7 @@ void CircleLowering::Compare(const Node& node) {
                                                                              {"Or", "LOGICAL_OR"},
                                                                              {"Not", "LOGICAL_NOT"}};
   std::vector<const Value*> operands(node.inputs().begin(), node.inputs().end());
+  RequireArithmetic(node, operands);
   const Layout layout = ElementwiseLayout(node, operands);
   const std::size_t rank = DimsOf(node.output()).size();
   std::vector<Value*> inputs;
@@ -178,6 +194,7 @@ void CircleLowering::Activation(const Node& node) {
   const std::string op(kNames.at(node.op()));
   if (node.Is("Elu") && node.FloatAttribute("alpha", 1) != 1) Refuse(node, "alpha is not 1");
   const Value* data[] = {x};
+  RequireArithmetic(node, data);
   bool integer = IsFloat(node.output()->type.dtype) && Integer(node, op, data);
   if (integer && StorageOf(x->type) != Storage::kMx && !PerTensorType(x->type)) {
     KeptFloat(node, "its input has a scale for each channel");
@@ -200,6 +217,7 @@ void CircleLowering::Activation(const Node& node) {
 
 void CircleLowering::Clip(const Node& node) {
   const Value* x = node.input(0);
+  RequireArithmetic(node, {{x}});
   const auto bound = [&](std::size_t i, const char* attribute, float fallback) {
     if (node.input(i) != nullptr) {
       if (!node.input(i)->is_constant()) Refuse(node, "a bound is computed");

@@ -412,7 +412,10 @@ void CircleLowering::Pool(const Node& node) {
     // What ceil_mode reads beyond the end.
     const std::int64_t need =
         (out[i + 2] - 1) * strides[i] + kernel[i] - (dims[i + 2] + pads[i].before + pads[i].after);
-    if (need > 0) pads[i].after += need;
+    if (need > 0) {
+      if (average && node.IntAttribute("count_include_pad", 0) != 0) Refuse(node, "ceil_mode with count_include_pad");
+      pads[i].after += need;
+    }
     same = same && IsSame(dims[i + 2], kernel[i], strides[i], 1, pads[i]);
     valid = valid && pads[i].before == 0 && pads[i].after == 0;
   }

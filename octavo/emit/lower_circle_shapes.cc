@@ -296,14 +296,31 @@ void CircleLowering::Resize(const Node& node) {
   std::string how =
       node.StringAttribute("coordinate_transformation_mode", node.Is("Upsample") ? "asymmetric" : "half_pixel");
   if (node.IntAttribute("antialias", 0) != 0) Refuse(node, "antialias");
+  // Consumers step by the sizes; an ONNX scale that the output's size was rounded from steps otherwise.
+  const std::size_t at = node.Is("Upsample") || node.inputs().size() == 2 ? 1 : 2;
+  if (const Value* scales = node.input(at); scales != nullptr && DimsOf(scales) != Dims{0}) {
+    const TensorRef* data = ConstantData(node, at);
+    if (data == nullptr) Refuse(node, "its scales are computed");
+    const std::vector<float> factors = data->ToFloats();
+    for (std::size_t d = 2; d < 4 && factors.size() == 4; ++d) {
+      const auto size = static_cast<double>(out[d]);
+      if (how != "align_corners" &&
+          std::fabs(static_cast<double>(factors[d]) * static_cast<double>(in[d]) - size) > 1e-5 * size) {
+        Refuse(node, "a scale that does not make whole pixels");
+      }
+    }
+  }
+  if (node.StringAttribute("keep_aspect_ratio_policy", "stretch") != "stretch")
+    Refuse(node, "keep_aspect_ratio_policy");
   const bool whole = out[2] % in[2] == 0 && out[3] % in[3] == 0;
   std::int64_t half = 0, align = 0;
   if (mode == "nearest") {
     const std::string round =
         node.StringAttribute("nearest_mode", node.Is("Upsample") ? "floor" : "round_prefer_floor");
     // By whole factors these all repeat each element.
+    const bool centers = how == "half_pixel" || how == "pytorch_half_pixel";
     const bool repeats =
-        whole && ((how == "asymmetric" && round == "floor") || how == "half_pixel" || how == "pytorch_half_pixel");
+        whole && ((how == "asymmetric" && round == "floor") || (centers && round.starts_with("round_")));
     if (!repeats && !(how == "asymmetric" && round == "floor")) Refuse(node, "nearest with " + how + ", " + round);
   } else if (mode == "linear") {
     if (how == "pytorch_half_pixel" && out[2] > 1 && out[3] > 1) how = "half_pixel";

@@ -183,8 +183,8 @@ void AveragePool(Emitter& e, const Node& node) {
     std::int64_t begin = 0, end = x.dims[d];
     if (include_pads) {
       begin = -w.pad_low;
-      const bool given = pads != nullptr && node.StringAttribute("auto_pad", "NOTSET") == "NOTSET";
-      end += given ? (*pads)[pads->size() / 2 + d - 2] : w.pad_high;
+      const bool automatic = node.StringAttribute("auto_pad", "NOTSET") != "NOTSET";
+      end += automatic ? w.pad_high : pads != nullptr ? (*pads)[pads->size() / 2 + d - 2] : 0;
     }
     std::vector<float> seen;
     for (std::int64_t i = 0; i < sum.dims[d]; ++i) {

@@ -151,11 +151,60 @@ TEST(CircleMismatch, AFloatOperatorStandsBetweenDequantizeAndQuantize) {
 )");
 }
 
+std::string RefusalOf(const std::string& graph) {
+  Model model = ParseModel(graph);
+  try {
+    LowerToCircle(model);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "lowered";
+}
+
 TEST(CircleRefusals, OfWhatNoOutputOfTheOperatorHas) {
-  Model model = ParseModel(R"(graph @g(%x: f32[1,2]) -> (%y, %m) {
+  EXPECT_THAT(RefusalOf(R"(graph @g(%x: f32[1,2]) -> (%y, %m) {
     %y: f32[1,2], %m: bool[1,2] = Dropout(%x)
-  })");
-  EXPECT_THAT([&] { LowerToCircle(model); }, ::testing::ThrowsMessage<Error>(HasSubstr("its mask is used")));
+  })"),
+              HasSubstr("its mask is used"));
+}
+
+// Kernels of 8-bit types read parameters that plain numbers do not have: LiteRT crashes.
+TEST(CircleRefusals, OfArithmeticThatNoConsumerHas) {
+  EXPECT_THAT(RefusalOf(R"(graph @g(%x: u8[2], %z: u8[2]) -> (%y) {
+    %y: u8[2] = Add(%x, %z)
+  })"),
+              HasSubstr("no consumer calculates with plain u8 numbers: Add 'y'"));
+  EXPECT_THAT(RefusalOf(R"(graph @g(%x: f64[2]) -> (%y) {
+    %y: f64[2] = Relu(%x)
+  })"),
+              HasSubstr("no consumer calculates with plain f64 numbers: Relu 'y'"));
+  EXPECT_THAT(RefusalOf(R"(graph @g(%x: s32[2], %z: s32[2]) -> (%y) {
+    %y: bool[2] = Less(%x, %z)
+  })"),
+              "lowered");
+  EXPECT_THAT(RefusalOf(R"(graph @g(%x: f32[2], %z: s32[2]) -> (%y) {
+    %y: f32[2] = Pow(%x, %z)
+  })"),
+              HasSubstr("the exponent has another type than the base"));
+}
+
+TEST(CircleRefusals, OfResizesWhosePixelsLieElsewhere) {
+  const auto resize = [](const std::string& scales, const std::string& sizes, const std::string& attributes) {
+    return RefusalOf("graph @g(%x: f32[1,1,2,4]) -> (%y) {\n  %s = constant f32[4] [1, 1, " + scales +
+                     "]\n  %y: f32[1,1," + sizes + "] = Resize(%x, _, %s) {" + attributes + "}\n}");
+  };
+  EXPECT_EQ(resize("2, 2", "4,8", "mode=\"linear\""), "lowered");
+  EXPECT_THAT(resize("0.6, 0.6", "1,2", "mode=\"linear\""), HasSubstr("a scale that does not make whole pixels"));
+  EXPECT_EQ(resize("2, 2", "4,8", "mode=\"nearest\""), "lowered");
+  EXPECT_THAT(resize("2, 2", "4,8", "mode=\"nearest\", nearest_mode=\"ceil\""),
+              HasSubstr("nearest with half_pixel, ceil"));
+}
+
+TEST(CircleRefusals, OfAnAverageThatCountsSomeOfThePadding) {
+  EXPECT_THAT(RefusalOf(R"(graph @g(%x: f32[1,1,4,4]) -> (%y) {
+    %y: f32[1,1,2,2] = AveragePool(%x) {kernel_shape=[3,3], strides=[2,2], ceil_mode=1, count_include_pad=1}
+  })"),
+              HasSubstr("ceil_mode with count_include_pad"));
 }
 
 TEST(CircleRoundTrip, TensorsWithoutElements) {
