@@ -1,4 +1,5 @@
 """Models as exporters leave them: every opset, weights anywhere, subgraphs, functions, strings, 3 GB; each builds and stays close."""
+import json
 import pathlib
 import re
 import subprocess
@@ -105,6 +106,18 @@ def test_external_data(octavo, tmp_path):
     path = tmp_path / "in" / "m.onnx"
     onnx.save(make_small_cnn(), str(path), save_as_external_data=True, location="m.bin", size_threshold=64)
     build_and_compare(octavo, path, tmp_path, cnn_samples(), 20)
+    size = (tmp_path / "in" / "m.bin").stat().st_size
+    octavo("inspect", path, "--json", tmp_path / "i.json")
+    assert json.loads((tmp_path / "i.json").read_text())["external_bytes"] == size
+    assert f"and {size / 1e6:.2f} MB beside it" in octavo("inspect", path).out
+
+
+def test_a_dry_run_counts_the_samples_that_are_made(octavo, tmp_path):
+    onnx.save(make_small_cnn(), str(tmp_path / "m.onnx"))
+    dry = octavo("quantize", tmp_path / "m.onnx", "-o", tmp_path / "q.onnx", "--dim", "n=1", "--samples", 16, "--dry-run")
+    assert " 16 synthetic samples" in dry.out
+    octavo("calibrate", tmp_path / "m.onnx", "-o", tmp_path / "s.json", "--dim", "n=1", "--samples", 16, "--json", tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text())["samples"] == 16
 
 
 def test_subgraph_with_captures(octavo, tmp_path):

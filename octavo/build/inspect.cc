@@ -7,6 +7,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/mapped_file.h"
 #include "octavo/build/inspect_gguf.h"
+#include "octavo/build/pipeline.h"
 #include "octavo/calibrate/statistics.h"
 #include "octavo/import/circle.h"
 #include "octavo/import/onnx.h"
@@ -135,18 +136,23 @@ InspectResult InspectModel(const fs::path& path, const std::string& kind, const 
   json.EndObject();
   std::error_code error;
   const std::uint64_t bytes = fs::file_size(path, error);
-  char line[320];
+  std::uint64_t external = 0;
+  for (const fs::path& file : ExternalFiles(model, path)) external += fs::file_size(file, error);
+  char line[320], beside[48] = "";
+  if (external > 0) {
+    std::snprintf(beside, sizeof beside, " and %.2f MB beside it", static_cast<double>(external) / 1e6);
+  }
   if (circle) {
     std::snprintf(line, sizeof line, "%s flatbuffer, %.2f MB\n", kind == "circle" ? "Circle" : "TFLite",
                   static_cast<double>(bytes) / 1e6);
   } else {
-    std::snprintf(line, sizeof line, "ONNX model, %.2f MB, IR version %lld, opset %s\n",
-                  static_cast<double>(bytes) / 1e6, static_cast<long long>(model.ir_version), opsets.c_str());
+    std::snprintf(line, sizeof line, "ONNX model, %.2f MB%s, IR version %lld, opset %s\n",
+                  static_cast<double>(bytes) / 1e6, beside, static_cast<long long>(model.ir_version), opsets.c_str());
   }
   std::string& text = out.text;
   text += line;
   if (context) text += "holds EPContext nodes: compiled for a device\n";
-  json.Field("bytes", bytes).Field("ep_context", context);
+  json.Field("bytes", bytes).Field("external_bytes", external).Field("ep_context", context);
   const auto values = [&](const char* key, std::span<Value* const> list) {
     json.Key(key).BeginArray();
     for (const Value* v : list) {

@@ -28,7 +28,8 @@ BuildPlan MakePlan(const BuildConfig& config, const fs::path& out, bool require_
   plan.device = config.device;
   plan.keeps_quantization = quantizer.Keeps(model);
   if (what != PlanFor::kModel || config.data || quantizer.NeedsSamples(model)) {
-    const DataPlan data = OpenSamples(model, config, require_data, kSyntheticChecks);
+    const std::size_t checks = what == PlanFor::kBuild ? kSyntheticChecks : 0;
+    const DataPlan data = OpenSamples(model, config, require_data, checks);
     plan.samples = data.source->Describe();
     plan.synthetic = data.synthetic;
   }
