@@ -540,6 +540,12 @@ def check_random_blocks(octavo, tmp_path, seed):
             nodes.append(helper.make_node("Slice", [w, f"a{k}", f"b{k}", f"c{k}"], [f"l{k}"]))
             shape[at] -= start
             w = f"l{k}"
+        if rng.integers(3) == 0:  # the rows of a group apart, then together again
+            by = int(rng.choice([2, 3]))
+            if shape[0] % by == 0:
+                init += [numpy_helper.from_array(np.array(v), f"{n}{k}") for n, v in (("g", [by, shape[0] // by, shape[1]]), ("h", shape))]
+                nodes += [helper.make_node("Reshape", [w, f"g{k}"], [f"u{k}"]), helper.make_node("Reshape", [f"u{k}", f"h{k}"], [f"v{k}"])]
+                w = f"v{k}"
         if rng.integers(2):
             nodes.append(helper.make_node("Transpose", [w], [f"t{k}"], perm=[1, 0]))
             shape = shape[::-1]

@@ -136,6 +136,28 @@ def join_codes(g):
     return 0, []
 
 
+def part_parameters(g):
+    """Weights with scales along an axis or 4-bit blocks, split and put together again along any axis; activations too."""
+    along, axis, x = int(g.rng.integers(2)), int(g.rng.integers(2)), g.input("x", [1])
+    if g.rng.integers(2):
+        block = int(g.rng.choice([16, 32]))
+        shape = [4, 6]
+        shape[axis] = 2 * block * int(g.rng.integers(1, 3))
+        scales = [n // block if i == axis else n for i, n in enumerate(shape)]
+        g.init.append(helper.make_tensor("w", TensorProto.INT4, shape, g.rng.integers(-8, 8, shape).ravel()))
+        g.constant("w_s", g.rng.uniform(0.01, 1, scales).astype(np.float32))
+        w = g.node("DequantizeLinear", ["w", "w_s"], "w_d", axis=axis, block_size=block)
+    else:
+        shape = [int(2 * g.rng.integers(2, 6)), int(2 * g.rng.integers(2, 6))]
+        w = g.weight("w", shape, axis)
+    g.nodes.append(helper.make_node("Split", [w], ["a", "b"], axis=along, **({"num_outputs": 2} if g.rng.integers(2) else {})))
+    if "num_outputs" not in [a.name for a in g.nodes[-1].attribute]:
+        g.nodes[-1].input.append(g.constant("sizes", np.array([shape[along] // 2] * 2)))
+    c = g.node("Concat", ["b", "a"], "c", axis=int(g.rng.integers(2)) if axis == along else along)
+    g.output(g.node("Mul", [c, x], "y"))
+    return 0, []
+
+
 def qlinear_softmax(g):
     x = g.pair(g.input("x", [4, 32]), float(g.rng.uniform(0.02, 0.1)), 128)
     g.output(g.pair(g.node("Softmax", [x], "c", axis=-1), 1 / 256, 0))
@@ -144,7 +166,7 @@ def qlinear_softmax(g):
 
 ALONE = {f.__name__.replace("_", "-"): f for f in
          (drop_requantize, drop_finer_requantize, quantize_once, absorb_requantize, float_weight, scale_into_weight, add_into_bias,
-          raise_weight_scale, quantize_before_move, join_codes, qlinear_softmax)}
+          raise_weight_scale, quantize_before_move, part_parameters, join_codes, qlinear_softmax)}
 
 
 def check_alone(octavo, tmp_path, rule, seed):

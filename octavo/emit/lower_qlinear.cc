@@ -284,7 +284,8 @@ class QLinearLowering {
   }
 
   void Concat() {
-    if (SameParamsAll()) return OnCodes();
+    // Scales that run along an axis are joined as the codes are.
+    if (const Affine* y = AffineOf(node_->output()); SameParamsAll() || (y != nullptr && y->axis)) return OnCodes();
     const Params y = ParamsOf(node_->output());
     std::vector<Value*> inputs = {y.scale, y.zero};
     for (Value* v : node_->inputs()) {

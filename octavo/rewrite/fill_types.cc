@@ -251,6 +251,99 @@ Guess Gather(const Node& node) {
   return Make(node.input(0)->type.dtype, std::move(to));
 }
 
+// A list of an attribute of old operator sets, or of an input of later ones.
+std::optional<std::vector<std::int64_t>> List(const Node& node, std::string_view name, std::size_t input) {
+  if (const std::vector<std::int64_t>* given = node.IntsAttribute(name)) return *given;
+  return Constant(node.input(input));
+}
+
+Guess Slice(const Node& node) {
+  Shape to = ShapeOf(*node.input(0));
+  const auto starts = List(node, "starts", 1), ends = List(node, "ends", 2);
+  if (!starts || !ends || starts->size() != ends->size()) return std::nullopt;
+  std::vector<std::int64_t> axes(starts->size()), steps(starts->size(), 1);
+  std::iota(axes.begin(), axes.end(), 0);
+  if (node.input(3) != nullptr || node.FindAttribute("axes") != nullptr) {
+    const auto given = List(node, "axes", 3);
+    if (!given || given->size() != axes.size()) return std::nullopt;
+    axes = *given;
+  }
+  if (node.input(4) != nullptr) {
+    const auto given = Constant(node.input(4));
+    if (!given || given->size() != steps.size()) return std::nullopt;
+    steps = *given;
+  }
+  std::vector<bool> seen(to.size());
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    const std::int64_t axis = axes[i] < 0 ? axes[i] + std::ssize(to) : axes[i];
+    if (axis < 0 || axis >= std::ssize(to) || steps[i] < 1 || seen[static_cast<std::size_t>(axis)]) return std::nullopt;
+    seen[static_cast<std::size_t>(axis)] = true;
+    Dim& d = to[static_cast<std::size_t>(axis)];
+    if (!Small(d.value)) return std::nullopt;
+    const std::int64_t n = d.value;
+    const auto bound = [n](std::int64_t v) { return std::clamp<std::int64_t>(v < 0 && v >= -n ? v + n : v, 0, n); };
+    const std::int64_t count = bound((*ends)[i]) - bound((*starts)[i]);
+    d.value = count <= 0 ? 0 : (count - 1) / steps[i] + 1;
+  }
+  return Make(node.input(0)->type.dtype, std::move(to));
+}
+
+Guess Pad(const Node& node) {
+  Shape to = ShapeOf(*node.input(0));
+  const auto pads = List(node, "pads", 1);
+  if (!pads || node.input(3) != nullptr || pads->size() != 2 * to.size()) return std::nullopt;
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    const std::int64_t before = (*pads)[i], after = (*pads)[i + to.size()];
+    if (before == 0 && after == 0) continue;
+    if (!Small(to[i].value) || !Small(before) || !Small(after)) return std::nullopt;
+    to[i].value += before + after;
+  }
+  return Make(node.input(0)->type.dtype, std::move(to));
+}
+
+Guess Reduce(const Node& node) {
+  const Shape& x = ShapeOf(*node.input(0));
+  std::vector<bool> at(x.size(), true);
+  if (node.input(1) != nullptr || node.FindAttribute("axes") != nullptr) {
+    const auto axes = List(node, "axes", 1);
+    if (!axes || axes->empty()) return std::nullopt;
+    at.assign(x.size(), false);
+    for (const std::int64_t axis : *axes) {
+      const std::int64_t i = axis < 0 ? axis + std::ssize(x) : axis;
+      if (i < 0 || i >= std::ssize(x)) return std::nullopt;
+      at[static_cast<std::size_t>(i)] = true;
+    }
+  } else if (node.IntAttribute("noop_with_empty_axes", 0) != 0) {
+    return std::nullopt;
+  }
+  Shape to;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (!at[i]) to.push_back(x[i]);
+    if (at[i] && node.IntAttribute("keepdims", 1) != 0) to.push_back(Dim{1, {}});
+  }
+  return Make(node.input(0)->type.dtype, std::move(to));
+}
+
+// Output `index` of a Split.
+Guess SplitPart(const Node& node, std::size_t index) {
+  if (!Known(node.input(0))) return std::nullopt;
+  Shape to = ShapeOf(*node.input(0));
+  std::int64_t axis = node.IntAttribute("axis", 0);
+  if (axis < 0) axis += std::ssize(to);
+  if (axis < 0 || axis >= std::ssize(to)) return std::nullopt;
+  Dim& d = to[static_cast<std::size_t>(axis)];
+  const auto parts = std::ssize(node.outputs());
+  if (node.input(1) != nullptr || node.FindAttribute("split") != nullptr) {
+    const auto sizes = List(node, "split", 1);
+    if (!sizes || std::ssize(*sizes) != parts || !Small((*sizes)[index])) return std::nullopt;
+    d = Dim{(*sizes)[index], {}};
+  } else {
+    if (!Small(d.value) || d.value % parts != 0) return std::nullopt;
+    d.value /= parts;
+  }
+  return Make(node.input(0)->type.dtype, std::move(to));
+}
+
 Guess Quantize(const Node& node) {
   const Value* zero = node.input(2);
   if (zero == nullptr ? node.FindAttribute("output_dtype") != nullptr : zero->type.dtype == DType::kUndefined) {
@@ -321,7 +414,7 @@ Guess SameType(const Node& node) { return Elementwise(node, 0, node.input(0)->ty
 Guess WhereType(const Node& node) {
   return node.input(1) == nullptr ? std::nullopt : Elementwise(node, 1, node.input(1)->type.dtype);
 }
-constexpr std::array<Row, 25> kRows = {{{"Add", SameType},
+constexpr std::array<Row, 31> kRows = {{{"Add", SameType},
                                         {"Sub", SameType},
                                         {"Mul", SameType},
                                         {"Div", SameType},
@@ -344,6 +437,12 @@ constexpr std::array<Row, 25> kRows = {{{"Add", SameType},
                                         {"Unsqueeze", Unsqueeze},
                                         {"Concat", Concat},
                                         {"Gather", Gather},
+                                        {"Slice", Slice},
+                                        {"Pad", Pad},
+                                        {"ReduceMean", Reduce},
+                                        {"ReduceSum", Reduce},
+                                        {"ReduceMax", Reduce},
+                                        {"ReduceMin", Reduce},
                                         {"QuantizeLinear", Quantize},
                                         {"DequantizeLinear", Dequantize}}};
 
@@ -367,7 +466,10 @@ bool FillTypes(Model& model) {
     for (std::size_t i = 0; i < node->outputs().size(); ++i) {
       Value* value = node->output(i);
       if (value == nullptr || value->type.shape.has_value()) continue;
-      Guess found = i == 0 && value->type.opaque.empty() && !value->type.quant ? TypeOfResult(*node) : std::nullopt;
+      Guess found;
+      if (value->type.opaque.empty() && !value->type.quant) {
+        found = node->Is("Split") ? SplitPart(*node, i) : i == 0 ? TypeOfResult(*node) : std::nullopt;
+      }
       if (found && (value->type.dtype == DType::kUndefined || value->type.dtype == found->dtype)) {
         value->type = std::move(*found);
       } else {

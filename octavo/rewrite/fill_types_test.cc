@@ -39,8 +39,8 @@ const std::vector<std::string>& Cases() {
       "%y: f32[n,7] = MatMul(%m, %w)",
       "%y: f32[2,6,8,3] = MatMul(%x, %w2)",
       "%y: f32[n,7] = Gemm(%m, %wt) {transB=1}",
-      "%y: f32[2,4,4,9] = Conv(%x, %c) {group=2, strides=[2,1], pads=[1,0,1,1]}",
-      "%y: f32[2,4,6,6] = Conv(%x, %c) {group=2, dilations=[1,3]}",
+      "%y: f32[2,4,4,10] = Conv(%x, %c) {group=2, strides=[2,1], pads=[1,0,1,1]}",
+      "%y: f32[2,4,6,7] = Conv(%x, %c) {group=2, dilations=[1,3]}",
       "%y: f32[2,6,4,5] = MaxPool(%x) {kernel_shape=[2,2], strides=[2,2]}",
       "%y: f32[2,6,8,10] = AveragePool(%x) {kernel_shape=[3,3], pads=[1,1,1,1]}",
       "%y: f32[2,6,1,1] = GlobalAveragePool(%x)",
@@ -52,6 +52,16 @@ const std::vector<std::string>& Cases() {
       "%y: f32[m] = Squeeze(%d, %v)",
       "%y: f32[2,12,8,10] = Concat(%x, %x) {axis=1}",
       "%y: f32[2,3,2,8,10] = Gather(%x, %i) {axis=1}",
+      "%y: f32[2,6,4,10] = Slice(%x, %p1, %p9, %p2)",
+      "%y: f32[2,6,2,10] = Slice(%x, %p1, %p9, %p2, %p3)",
+      "%y: f32[2,6,7,10] = Slice(%x, %p0, %m1, %p2)",
+      "%y: f32[2,6,8,0] = Slice(%x, %p9, %p9, %p3)",
+      "%y: f32[n,15] = Pad(%m, %pads)",
+      "%y: f32[2,6] = ReduceMean(%x, %last) {keepdims=0}",
+      "%y: f32[2,6,1,1] = ReduceMax(%x, %last)",
+      "%y: f32[1,1,1,1] = ReduceMin(%x)",
+      "%y: f32[2,2,8,10], %y2: f32[2,4,8,10] = Split(%x, %sizes) {axis=1}",
+      "%y: f32[2,6,4,10], %y2: f32[2,6,4,10] = Split(%x) {axis=2, num_outputs=2}",
       "%y: s8[n,12] = QuantizeLinear(%m, %s, %zero)",
       "%y: u8[n,12] = QuantizeLinear(%m, %s)",
       "%y: f32[4,5] = DequantizeLinear(%q, %s)",
@@ -66,8 +76,12 @@ std::string Text(const std::string& line) {
          "splat(1)\n%s = constant f32[] 0.5\n%w = constant f32[12,7] splat(1)\n%w2 = constant f32[10,3] splat(1)\n%wt "
          "= "
          "constant f32[7,12] splat(1)\n%c = constant f32[4,3,3,2] splat(1)\n%r = constant s64[2] [0,-1]\n%u = constant "
-         "s64[2] [2,-1]\n%v = constant s64[2] [0,-2]\n%zero = constant s8[] 3\n" +
-         line + "\n%o: " + line.substr(4, line.find('=') - 5) + " = Identity(%y)\n}";
+         "s64[2] [2,-1]\n%v = constant s64[2] [0,-2]\n%zero = constant s8[] 3\n%p0 = constant s64[1] [0]\n%p1 = "
+         "constant "
+         "s64[1] [4]\n%p9 = constant s64[1] [99]\n%p2 = constant s64[1] [2]\n%p3 = constant s64[1] [3]\n%m1 = constant "
+         "s64[1] [-1]\n%pads = constant s64[4] [0,1,0,2]\n%last = constant s64[2] [2,-1]\n%sizes = constant s64[2] "
+         "[2,4]\n" +
+         line + "\n%o: " + line.substr(4, line.find(']') - 3) + " = Identity(%y)\n}";
 }
 
 TEST(FillTypes, WhatTheDefinitionSays) {
@@ -110,7 +124,7 @@ TEST(FillTypes, WhatDoesNotFollowIsLeft) {
         "%y: f32[2,6,8,10] = MaxPool(%x) {kernel_shape=[9223372036854775807,1], dilations=[9223372036854775807,1]}",
         "%y: f32[6,2] = Reshape(%m, %r)", "%y: f32[7] = Reshape(%x, %seven)", "%y: f32[12] = Squeeze(%m, %axis)",
         "%y: f32[2,6,8,10] = Transpose(%x) {perm=[0,1,2,2]}", "%y: f32[9] = Flatten(%x) {axis=7}",
-        "%y: f32[2,6] = ReduceMean(%x) {axes=[2,3], keepdims=0}"}) {
+        "%y: f32[2,6,3,10] = Slice(%x, %p1, %p0, %p2, %m1)", "%y: f32[2,6,9,10] = Expand(%x, %last)"}) {
     std::string text = Text(line);
     text.insert(text.find("%zero"), "%seven = constant s64[1] [7]\n%axis = constant s64[1] [0]\n");
     text.insert(text.find("%x:"), "%t: f32[p,12], ");

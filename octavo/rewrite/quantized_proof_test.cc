@@ -238,6 +238,30 @@ TEST(SumFits, AgreesWithTheWorstSum) {
   EXPECT_FALSE(SumFits(1, x, DType::kU8, 0, 2147483647LL + 1));
 }
 
+// The largest and smallest sums that each channel can have, against the bound; the bias of a channel of zeros may be
+// any.
+TEST(SumFits, OfAConstantWeightIsTheWorstSumOfItsCodes) {
+  Graph graph;
+  const auto fits = [&](const std::vector<std::int64_t>& w, Dims dims, std::int64_t axis, std::int64_t zero,
+                        std::int32_t x_zero, const std::vector<std::int64_t>& bias, float y_scale = 0) {
+    const Value* weight = graph.AddConstant("", TensorRef::FromInts(DType::kU8, std::move(dims), w));
+    const Value* b = graph.AddConstant("", TensorRef::FromInts(DType::kS32, {std::ssize(bias)}, bias));
+    return ConstantSumsFit(*weight, axis, zero, {DType::kU8, 1, x_zero}, b, std::vector<float>{1}, y_scale);
+  };
+  constexpr std::int64_t kMost = 2147483647;
+  EXPECT_TRUE(fits({5, 5, 6, 9}, {2, 2}, 0, 5, 0, {kMost, kMost - 5 * 255}));
+  EXPECT_FALSE(fits({5, 5, 6, 9}, {2, 2}, 0, 5, 0, {kMost, kMost - 5 * 255 + 1}));
+  EXPECT_TRUE(fits({5, 6, 5, 9}, {2, 2}, 1, 5, 0, {kMost, kMost - 5 * 255}));
+  EXPECT_FALSE(fits({5, 6, 5, 9}, {2, 2}, 1, 5, 0, {kMost, kMost - 5 * 255 + 1}));
+  EXPECT_TRUE(fits({0, 0, 6, 9}, {2, 2}, 0, 5, 100, {-kMost + 10 * 155, 0}));  // -5 * 155, twice
+  EXPECT_FALSE(fits({0, 0, 6, 9}, {2, 2}, 0, 5, 100, {-kMost + 10 * 155 - 1, 0}));
+  EXPECT_FALSE(fits({5, 5, 5, 5}, {2, 2}, 0, 5, 0, {1, 2, 3}));
+  // Once around is 2^32 units: less than half of a step of 1.1e10, but not of 8.5e9; never of a float.
+  EXPECT_TRUE(fits({5, 5, 6, 9}, {2, 2}, 0, 5, 0, {kMost, kMost}, 1.1e10f));
+  EXPECT_FALSE(fits({5, 5, 6, 9}, {2, 2}, 0, 5, 0, {kMost, kMost}, 8.5e9f));
+  EXPECT_FALSE(fits({5, 5, 6, 9}, {2, 2}, 0, 5, 0, {kMost, kMost}));
+}
+
 #ifdef OCTAVO_TEST_Z3
 
 // Proves that no assignment of the constraints exists.

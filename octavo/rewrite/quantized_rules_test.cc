@@ -363,6 +363,33 @@ TEST(MoveParameters, SlicesOfNothingAndOfTooMuchAreRefused) {
   }
 }
 
+// A bias near 2^31 beside weights of zero: the worst weights would overflow, these do not; one code more, and it is
+// left, unless the output's step is more than twice what a sum that wraps around is off by.
+TEST(QLinearConv, ABiasBesideSmallWeightsFits) {
+  struct Case {
+    int code;
+    std::string scale;
+    bool taken;
+  };
+  for (const auto& [code, scale, taken] : {Case{128, "100", true}, Case{129, "100", false}, Case{129, "11000", true}}) {
+    Model model = ParseIr(
+        "graph @g(%a: u8[1,2,8]) -> (%o) {\n%x: f32[1,2,8] # u8(scale=1, zero=0) = StorageCast(%a)\n%w: f32[2,2,1] # "
+        "u8(axis=0, scale=f32[2] [0.000001,1], zero=u8[2] [128,128]) = constant u8[2,2,1] [" +
+        std::to_string(code) +
+        ",128,255,0]\n%b: f32[2] # s32(axis=0, scale=f32[2] [0.000001,1]) = constant s32[2] [2147483600,5]\n%y: "
+        "f32[1,2,8] # u8(scale=" +
+        scale + ", zero=100) = Conv(%x, %w, %b)\n%o: u8[1,2,8] = StorageCast(%y)\n}");
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 5);
+    const std::vector<TensorRef> before = RunQdq(model, inputs);
+    const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), Only({"qlinear-conv"}));
+    EXPECT_EQ(result.rules.rules[0].applied, taken ? 1 : 0);
+    if (!taken) {
+      EXPECT_THAT(result.rules.trace[0].reason, HasSubstr("may pass 2^31"));
+    }
+    EXPECT_EQ(Violation(Compare(before, RunQLinear(model, inputs)), RuleClass::kOneLsb), "");
+  }
+}
+
 // Constants of all 256 codes, with scales along each axis, through each operator that moves them; slices of blocks
 // along their borders.
 TEST(MoveParameters, EveryCodeKeepsItsScale) {
@@ -384,7 +411,16 @@ TEST(MoveParameters, EveryCodeKeepsItsScale) {
                                    {"Slice(%w, %a, %b, %c, %d)", "4,3,8", 1},
                                    {"Slice(%w, %e, %f, %c, %g)", "4,4,8", 1},
                                    {"Slice(%w, %h, %b2, %c)", "4,4,8", 3},
-                                   {"Slice(%w, %u, %b3, %u0)", "2,8,8", 3}};
+                                   {"Slice(%w, %u, %b3, %u0)", "2,8,8", 3},
+                                   {"Reshape(%w, %s)", "4,8,2,4", 3},
+                                   {"Reshape(%w, %s)", "32,8", 3},
+                                   {"Reshape(%w, %s)", "8,4,8", 3},
+                                   {"Reshape(%w, %s)", "2,2,8,8,1", 3},
+                                   {"Unsqueeze(%w, %u)", "4,1,8,8", 3},
+                                   {"Flatten(%w) {axis=2}", "32,8", 3},
+                                   {"Gather(%w, %i) {axis=0}", "3,8,8", 3},
+                                   {"Gather(%w, %i) {axis=2}", "4,8,3", 3},
+                                   {"Gather(%w, %j) {axis=1}", "4,4,8", 3}};
   for (const Move& move : moves) {
     const bool blocks = move.axis == 3;
     const std::size_t n = move.axis == 0 ? 4 : blocks ? 64 : 8;
@@ -407,7 +443,8 @@ TEST(MoveParameters, EveryCodeKeepsItsScale) {
     const std::string text =
         "graph @g(%x: f32[1]) -> (%o) {\n%w: f32[4,8,8] # " + quant + " = constant " + (blocks ? "s4" : "u8") +
         "[4,8,8] " + (blocks ? s4 : u8) + "\n%s = constant " + shape +
-        "\n%u = constant s64[1] [1]\n%u0 = constant s64[1] [0]\n%i = constant s64[3] [3,0,-1]\n%a = constant s64[1] "
+        "\n%j = constant s64[4] [4,5,6,-1]\n%u = constant s64[1] [1]\n%u0 = constant s64[1] [0]\n%i = constant s64[3] "
+        "[3,0,-1]\n%a = constant s64[1] "
         "[1]\n%b = constant s64[1] [-1]\n%b2 = constant s64[1] [99]\n%b3 = constant s64[1] [3]\n%c = constant s64[1] "
         "[1]\n%d = constant s64[1] [2]\n%e = constant s64[1] [-1]\n%f = constant s64[1] [-99]\n%g = constant s64[1] "
         "[-2]\n%h = constant s64[1] [4]\n%y: f32[" +
@@ -419,6 +456,62 @@ TEST(MoveParameters, EveryCodeKeepsItsScale) {
     const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), Only({"move-parameters"}));
     EXPECT_EQ(result.rules.rules[0].applied, 1) << (result.rules.trace.empty() ? "" : result.rules.trace[0].reason);
     EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+  }
+}
+
+// Constants and inputs of all codes, with scales along each axis and in blocks, split and joined along each axis.
+TEST(PartParameters, EveryCodeKeepsItsScale) {
+  struct Case {
+    int axis, block;
+    bool constant;
+    std::string refused;  // part of the sentence; empty: taken
+  };
+  for (int along = 0; along < 3; ++along) {
+    for (const Case& c :
+         {Case{0, 0, true, ""}, Case{1, 0, true, ""}, Case{2, 0, true, ""}, Case{1, 4, true, ""}, Case{0, 0, false, ""},
+          Case{1, 0, false, ""}, Case{2, 0, false, ""}, Case{1, 3, true, along == 1 ? "out of blocks of 3" : ""}}) {
+      const Dims dims = {4, 8, 8};
+      const std::size_t n = c.block == 4   ? 64
+                            : c.block == 3 ? 96
+                                           : static_cast<std::size_t>(dims[static_cast<std::size_t>(c.axis)]);
+      const std::string shape = c.block == 4 ? "4,2,8" : c.block == 3 ? "4,3,8" : std::to_string(n);
+      std::string scales = "[";
+      for (std::size_t i = 0; i < n; ++i)
+        scales += (i ? "," : "") + std::to_string(0.01 * static_cast<double>(i * i + 1));
+      const std::string quant = std::string(c.block > 0 ? "s4" : "u8") + "(axis=" + std::to_string(c.axis) +
+                                (c.block > 0 ? ", block=" + std::to_string(c.block) : "") + ", scale=f32[" + shape +
+                                "] " + scales + "])";
+      Dims half = dims;
+      half[static_cast<std::size_t>(along)] /= 2;
+      const std::string part =
+          "f32[" + std::to_string(half[0]) + "," + std::to_string(half[1]) + "," + std::to_string(half[2]) + "]";
+      const std::string axis = " {axis=" + std::to_string(along) + "}\n";
+      std::string text = std::string("graph @g(") + (c.constant ? "%a: f32[1]" : "%a: u8[4,8,8]") +
+                         ") -> (%o, %p, %r) {\n%w: f32[4,8,8] # " + quant + " = ";
+      text += c.constant ? std::string("constant ") + (c.block > 0 ? "s4" : "u8") + "[4,8,8] " +
+                               Ints(256,
+                                    [&](std::size_t i) {
+                                      return c.block > 0 ? static_cast<std::int64_t>(i * 7 % 16) - 8
+                                                         : static_cast<std::int64_t>(i * 37 % 256);
+                                    })
+                         : "StorageCast(%a)";
+      text += "\n%b: " + part + ", %c: " + part + " = Split(%w) {num_outputs=2, axis=" + std::to_string(along) + "}\n" +
+              "%o: " + part + " = Neg(%b)\n%p: " + part + " = Neg(%c)\n%j: f32[*] = Concat(%c, %b)" + axis +
+              "%r: f32[4,8,8] = Neg(%j)\n}";
+      SCOPED_TRACE(text);
+      Model model = ParseIr(text);
+      model.graph->FindValue("j")->type.shape = model.graph->FindValue("w")->type.shape;
+      const std::vector<TensorRef> inputs = testing::RandomInputs(model, 3);
+      const std::vector<TensorRef> before = RunQdq(model, inputs);
+      const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), Only({"part-parameters"}));
+      // The halves have different scales along the axis of scales, the same elsewhere: Concat takes both.
+      EXPECT_EQ(result.rules.rules[0].applied, c.refused.empty() ? 2 : 0);
+      if (!c.refused.empty()) {
+        ASSERT_FALSE(result.rules.trace.empty());
+        EXPECT_THAT(result.rules.trace[0].reason, HasSubstr(c.refused));
+      }
+      EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+    }
   }
 }
 
@@ -680,6 +773,36 @@ std::vector<Case> Mutations() {
                              Ints(96, [](std::size_t i) { return static_cast<std::int64_t>(i * 7 % 16) - 8; }) +
                              "\n%a = constant s64[1] [8]\n%b = constant s64[1] [40]",
                          "Slice(%w, %a, %b)", "32,2")});
+  const auto in_blocks = [&](const std::string& name, const std::string& rows, const std::string& count,
+                             const std::string& scales) {
+    const std::size_t n = 2 * static_cast<std::size_t>(std::stoi(rows));
+    return "%" + name + ": f32[" + rows + ",2] # s4(axis=0, block=16, scale=f32[" + count + ",2] " + scales +
+           ") = constant s4[" + rows + ",2] " +
+           Ints(n, [](std::size_t i) { return static_cast<std::int64_t>(i * 7 % 16) - 8; });
+  };
+  cases.push_back({"move-parameters/block-borders",
+                   moved(in_blocks("w", "24", "2", "[1,20,3,40]") + "\n%s = constant s64[3] [2,12,2]",
+                         "Reshape(%w, %s)", "2,12,2")});
+  cases.push_back({"move-parameters/block-borders",
+                   moved(in_blocks("w", "32", "2", "[1,20,3,40]") + "\n%i = constant s64[16] " +
+                             Ints(16, [](std::size_t i) { return static_cast<std::int64_t>(i + 8); }),
+                         "Gather(%w, %i) {axis=0}", "16,2")});
+  cases.push_back(
+      {"move-parameters/block-strides",
+       moved(in_blocks("w", "32", "2", "[1,20,3,40]") + "\n%s = constant s64[2] [2,32]", "Reshape(%w, %s)", "2,32")});
+  cases.push_back({"part-parameters/block-borders",
+                   "graph @g(%x: f32[1]) -> (%o, %p) {\n" + in_blocks("w", "48", "3", "[1,20,3,40,5,60]") +
+                       "\n%s = constant s64[2] [24,24]\n%y: f32[24,2], %z: f32[24,2] = Split(%w, %s) {axis=0}\n%o: "
+                       "f32[24,2] = Add(%y, %x)\n%p: f32[24,2] = Add(%z, %x)\n}"});
+  cases.push_back({"part-parameters/block-borders",
+                   moved(in_blocks("w", "24", "2", "[1,20,3,40]") + "\n" + in_blocks("v", "16", "1", "[5,60]"),
+                         "Concat(%w, %v) {axis=0}", "40,2")});
+  cases.push_back({"part-parameters/same-parameters",
+                   moved(four +
+                             "\n%v: f32[4,4] # u8(axis=0, scale=f32[4] [0.02,0.2,0.03,4], zero=u8[4] [1,2,3,4]) = "
+                             "constant u8[4,4]" +
+                             codes,
+                         "Concat(%w, %v) {axis=1}", "4,8")});
   cases.push_back(
       {"move-parameters/same-parameters",
        "graph @g(%a: u8[4,4]) -> (%o) {\n%x: f32[4,4] # u8(axis=0, scale=f32[4] [0.01,0.2,0.03,4], zero=u8[4] "

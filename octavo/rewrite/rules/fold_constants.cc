@@ -232,6 +232,9 @@ std::int64_t FoldConstants(Model& model) { return Fold(model, Unpack::kNothing);
 
 bool HasBlocks(const Node& node) { return node.Is("DequantizeLinear") && node.IntAttribute("block_size", 0) > 0; }
 
-std::int64_t UnpackWeights(Model& model, bool all) { return Fold(model, all ? Unpack::kAll : Unpack::kBlocks); }
+std::int64_t UnpackWeights(Model& model, bool all) {
+  FillTypes(model);  // scales that are products fold where their size is known
+  return Fold(model, all ? Unpack::kAll : Unpack::kBlocks);
+}
 
 }  // namespace octavo

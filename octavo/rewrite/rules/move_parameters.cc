@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "octavo/rewrite/rules/parts.h"
 #include "octavo/rewrite/rules/quantized.h"
 
 namespace octavo {
@@ -31,12 +32,6 @@ Dims Permuted(const Dims& dims, const std::vector<std::int64_t>& perm) {
   return to;
 }
 
-std::string Text(const Dims& dims) {
-  std::string text = "[";
-  for (const std::int64_t d : dims) text += (text.size() > 1 ? "," : "") + std::to_string(d);
-  return text + "]";
-}
-
 std::optional<std::vector<std::int64_t>> Numbers(const Value* v) {
   if (v == nullptr || !v->is_constant() || !v->data || v->type.quant || !IsInteger(v->data->dtype)) return std::nullopt;
   return v->data->ToInts();
@@ -51,49 +46,6 @@ std::vector<std::int64_t> PermOf(const Node& node, std::size_t rank) {
     perm = *given;
   }
   return perm;
-}
-
-// Scales and zero points at `at` along the axis.
-Affine Picked(const Affine& in, const std::vector<std::int64_t>& at) {
-  Affine out = in;
-  const std::vector<float> scales = Scales(in);
-  const std::vector<std::int64_t> zeros = Zeros(in);
-  std::vector<float> s;
-  std::vector<std::int64_t> z;
-  for (const std::int64_t i : at) {
-    s.push_back(scales[static_cast<std::size_t>(i)]);
-    z.push_back(zeros[static_cast<std::size_t>(i)]);
-  }
-  out.scale = TensorRef::FromFloats({std::ssize(at)}, s);
-  out.zero_point = TensorRef::FromInts(in.storage, {std::ssize(at)}, z);
-  return out;
-}
-
-// Of parameters with a dimension for each of the tensor's: those at `at` along `axis`.
-Affine PickedAlong(const Affine& in, std::size_t axis, const std::vector<std::int64_t>& at) {
-  Affine out = in;
-  const Dims& dims = in.scale.dims;
-  std::size_t outer = 1, inner = 1;
-  for (std::size_t i = 0; i < axis; ++i) outer *= static_cast<std::size_t>(dims[i]);
-  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
-  const std::vector<float> scales = Scales(in);
-  const std::vector<std::int64_t> zeros = Zeros(in);
-  std::vector<float> s;
-  std::vector<std::int64_t> z;
-  for (std::size_t o = 0; o < outer; ++o) {
-    for (const std::int64_t k : at) {
-      for (std::size_t i = 0; i < inner; ++i) {
-        const std::size_t from = (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * inner + i;
-        s.push_back(scales[from]);
-        z.push_back(zeros[from]);
-      }
-    }
-  }
-  Dims to = dims;
-  to[axis] = std::ssize(at);
-  out.scale = TensorRef::FromFloats(to, s);
-  if (in.zero_point) out.zero_point = TensorRef::FromInts(in.storage, to, z);
-  return out;
 }
 
 MatchOr<Affine> AfterTranspose(const Node& node, const Affine& in, const Dims& from) {
@@ -114,9 +66,42 @@ MatchOr<Affine> AfterTranspose(const Node& node, const Affine& in, const Dims& f
   return out;
 }
 
+// Blocks lie where they lay if the axis that they run along is followed by as many numbers as before, and borders of
+// that axis are borders of blocks: then the scales are in the same order, in another shape.
+MatchOr<Affine> BlocksAfterReshape(const Affine& in, const Dims& from, const Dims& to) {
+  const auto axis = static_cast<std::size_t>(*in.axis);
+  if (in.scale.dims.size() != from.size()) return Refusal{"the scales of its blocks have another rank than the tensor"};
+  const auto count = [](const Dims& dims, std::size_t first) {
+    return std::accumulate(dims.begin() + static_cast<std::ptrdiff_t>(first), dims.end(), std::int64_t{1},
+                           std::multiplies<>());
+  };
+  const std::int64_t inner = count(from, axis + 1);
+  std::optional<std::size_t> found;
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    if (!Holds("move-parameters/block-strides", count(to, i + 1) == inner)) continue;
+    const bool same = to[i] == from[axis], whole = to[i] % in.block == 0 && from[axis] % in.block == 0;
+    if (!Holds("move-parameters/block-borders", same || whole)) continue;
+    if (!found || same) found = i;
+  }
+  if (found && to[*found] > 0) {
+    Dims dims = to;
+    dims[*found] = (to[*found] - 1) / in.block + 1;
+    if (count(dims, 0) == count(in.scale.dims, 0)) {
+      Affine out = in;
+      out.axis = static_cast<std::int64_t>(*found);
+      out.scale.dims = dims;
+      if (out.zero_point) out.zero_point->dims = dims;
+      return out;
+    }
+  }
+  return Refusal{"blocks of " + std::to_string(in.block) + " run along axis " + std::to_string(axis) + " of " +
+                 Text(from) + ", " + std::to_string(inner) + " apart; no dimension of " + Text(to) +
+                 " has their borders"};
+}
+
 MatchOr<Affine> AfterReshape(const Affine& in, const Dims& from, const std::optional<Dims>& to) {
   if (!to) return Refusal{"the shape of its result is not known, so the axis of the scales is not either"};
-  if (in.block > 0) return Refusal{"its input is quantized in blocks of " + std::to_string(in.block)};
+  if (in.block > 0) return BlocksAfterReshape(in, from, *to);
   const auto axis = static_cast<std::size_t>(*in.axis);
   const std::int64_t outer =
       std::accumulate(from.begin(), from.begin() + *in.axis, std::int64_t{1}, std::multiplies<>());
@@ -135,7 +120,7 @@ MatchOr<Affine> AfterReshape(const Affine& in, const Dims& from, const std::opti
 }
 
 // What a Slice keeps of each axis.
-MatchOr<std::vector<std::vector<std::int64_t>>> Kept(const Node& node, const Dims& from) {
+MatchOr<Indices> Kept(const Node& node, const Dims& from) {
   const auto starts = Numbers(node.input(1)), ends = Numbers(node.input(2));
   if (!starts || !ends || starts->size() != ends->size()) return Refusal{"its bounds are computed"};
   std::vector<std::int64_t> axes(starts->size()), steps(starts->size(), 1);
@@ -155,7 +140,7 @@ MatchOr<std::vector<std::vector<std::int64_t>>> Kept(const Node& node, const Dim
   if (std::any_of(from.begin(), from.end(), [](std::int64_t n) { return n > kMostIndices; })) {
     return Refusal{"it cuts a tensor of more than " + std::to_string(kMostIndices) + " indices along one axis"};
   }
-  std::vector<std::vector<std::int64_t>> kept(from.size());
+  Indices kept(from.size());
   for (std::size_t i = 0; i < axes.size(); ++i) {
     const std::int64_t axis = axes[i] < 0 ? axes[i] + rank : axes[i], step = steps[i];
     if (axis < 0 || axis >= rank || step == 0 || !kept[static_cast<std::size_t>(axis)].empty()) {
@@ -188,51 +173,7 @@ MatchOr<std::vector<std::vector<std::int64_t>>> Kept(const Node& node, const Dim
 MatchOr<Affine> AfterSlice(const Node& node, const Affine& in, const Dims& from) {
   const auto kept = Kept(node, from);
   if (const auto* refusal = std::get_if<Refusal>(&kept)) return *refusal;
-  const auto& indices = std::get<std::vector<std::vector<std::int64_t>>>(kept);
-  const auto axis = static_cast<std::size_t>(*in.axis);
-  if (in.block == 0) return Picked(in, indices[axis]);
-  if (in.scale.dims.size() != from.size()) {
-    return Refusal{"the scales of its blocks have another rank than the tensor"};
-  }
-  Affine out = in;
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    std::vector<std::int64_t> at = indices[i];
-    if (i == axis) {
-      const std::int64_t first = at.front(), end = at.back() + 1;
-      const bool whole =
-          end - first == std::ssize(at) && first % in.block == 0 && (end % in.block == 0 || end == from[axis]);
-      if (!Holds("move-parameters/block-borders", whole)) {
-        return Refusal{"it cuts " + std::to_string(first) + ".." + std::to_string(end) + " out of blocks of " +
-                       std::to_string(in.block) + ", not along their borders"};
-      }
-      const std::int64_t blocks = (std::ssize(at) + in.block - 1) / in.block;
-      at.resize(static_cast<std::size_t>(blocks));
-      std::iota(at.begin(), at.end(), first / in.block);
-    }
-    out = PickedAlong(out, i, at);
-  }
-  return out;
-}
-
-// Constant data at `at` along `axis`.
-TensorRef Cut(const TensorRef& data, std::size_t axis, const std::vector<std::int64_t>& at) {
-  const Dims& dims = data.dims;
-  const std::vector<std::int64_t> values = data.ToInts();
-  std::size_t outer = 1, inner = 1;
-  for (std::size_t i = 0; i < axis; ++i) outer *= static_cast<std::size_t>(dims[i]);
-  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
-  std::vector<std::int64_t> to;
-  to.reserve(outer * at.size() * inner);
-  for (std::size_t o = 0; o < outer; ++o) {
-    for (const std::int64_t k : at) {
-      const std::size_t from = (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * inner;
-      to.insert(to.end(), values.begin() + static_cast<std::ptrdiff_t>(from),
-                values.begin() + static_cast<std::ptrdiff_t>(from + inner));
-    }
-  }
-  Dims shape = dims;
-  shape[axis] = std::ssize(at);
-  return TensorRef::FromInts(data.dtype, std::move(shape), to);
+  return CutParameters("move-parameters", in, from, std::get<Indices>(kept));
 }
 
 MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from) {
@@ -241,6 +182,25 @@ MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from
   if (axis < 0) axis += rank;
   const Value* indices = node.input(1);
   if (indices == nullptr || !indices->type.shape) return Refusal{"the rank of its indices is not known"};
+  if (in.block > 0) {  // along any axis: a constant is cut at once
+    const auto at = Numbers(indices);
+    if (!at || indices->data->dims.size() != 1) return Refusal{};  // block-weights
+    Indices kept(from.size());
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      kept[i].resize(static_cast<std::size_t>(from[i]));
+      std::iota(kept[i].begin(), kept[i].end(), 0);
+    }
+    const std::int64_t n = from[static_cast<std::size_t>(axis)];
+    std::vector<std::int64_t>& rows = kept[static_cast<std::size_t>(axis)] = *at;
+    for (std::int64_t& i : rows) {
+      if (i < -n || i >= n)
+        return Refusal{"index " + std::to_string(i) + " is outside of " + std::to_string(n) + " rows"};
+      if (i < 0) i += n;
+    }
+    if (rows.empty() || std::ssize(rows) > n)
+      return Refusal{"it takes " + std::to_string(rows.size()) + " of " + std::to_string(n) + " rows"};
+    return CutParameters("move-parameters", in, from, kept);
+  }
   if (axis != *in.axis) {
     Affine out = in;
     if (axis < *in.axis) out.axis = *in.axis + std::ssize(*indices->type.shape) - 1;
@@ -276,15 +236,15 @@ class MoveParametersRule final : public PatternRule<Moved> {
   }
   RuleDoc doc() const override {
     return {
-        "Scales that run along an axis move with the codes: Transpose and Reshape take the axis along, Slice and "
-        "Gather cut the scales, those of blocks along their borders; a constant is moved at once.",
+        "Scales that run along an axis or in blocks move with the codes: Transpose and Reshape take the axis along, "
+        "Slice and Gather cut the scales, those of blocks along their borders; a constant is moved at once.",
         "%y : f32 = Transpose (%w : u8(axis=0)) {perm=[1, 0]}",
         "%y : u8(axis=1) = Transpose %w_codes",
         "each code keeps its scale and zero point: compared number by number with the float operator for every "
         "operator and axis, over all codes (MoveParameters.EveryCodeKeepsItsScale, "
         "test_parameters_move_with_the_codes)",
-        {"move-parameters/axis-survives", "move-parameters/block-borders", "move-parameters/one-axis",
-         "move-parameters/same-parameters"}};
+        {"move-parameters/axis-survives", "move-parameters/block-borders", "move-parameters/block-strides",
+         "move-parameters/one-axis", "move-parameters/same-parameters"}};
   }
   MatchOr<Moved> Match(Node& node) const override {
     if (!node.domain().empty() || node.form == QuantForm::kQLinear || node.outputs().size() != 1) return Refusal{};
@@ -294,14 +254,16 @@ class MoveParametersRule final : public PatternRule<Moved> {
     const bool constant = x->is_constant() && x->data;
     if (in->per_tensor() && (!constant || node.op() == "Slice" || node.op() == "Gather" || IsQuantized(y)))
       return Refusal{};
-    if (in->block > 0 && node.op() == "Gather") return Refusal{};  // block-weights
+    // Rows of a table that computed indices pick: block-weights.
+    const bool rows = in->block > 0 && node.op() == "Gather";
+    if (rows && (!constant || !Numbers(node.input(1)))) return Refusal{};
     if (y->type.dtype != DType::kF32 || y->is_graph_output()) return Refusal{};
     const std::optional<Dims> from = constant ? std::optional(x->data->dims) : StaticShape(x->type);
     if (!from) return Refusal{"the shape of its input is not known, so the axis of the scales is not either"};
     // A constant is moved here and now, which takes no kernel.
-    const bool known = node.op() == "Transpose" || node.op() == "Slice" || StaticShape(y->type).has_value();
-    const bool at_once = constant && known && node.op() != "Gather" && Rewriter::CanBypass(node, *x);
-    const IntegerKernel* kernel = FindIntegerKernel(device_, node.op(), KernelKind::kOnCodes);
+    const bool known = node.op() == "Transpose" || node.op() == "Slice" || rows || StaticShape(y->type).has_value();
+    const bool at_once = constant && known && (node.op() != "Gather" || rows) && Rewriter::CanBypass(node, *x);
+    const IntegerKernel* kernel = rows ? nullptr : FindIntegerKernel(device_, node.op(), KernelKind::kOnCodes);
     const bool runs = kernel != nullptr && TakesCodes(*kernel, in->storage) && opset_ >= kernel->opset;
     if (!at_once && !runs) {
       return Refusal{"the device has no " + node.op() + " for " + std::string(Name(in->storage))};
@@ -333,13 +295,22 @@ class MoveParametersRule final : public PatternRule<Moved> {
     QuantType quant;
     quant.affine = m.affine;
     const bool transpose = node.op() == "Transpose", slice = node.op() == "Slice", gather = node.op() == "Gather";
-    if (x->is_constant() && x->data && !gather && (transpose || slice || to) && Rewriter::CanBypass(node, *x)) {
+    const bool rows = gather && m.affine.block > 0;
+    if (x->is_constant() && x->data && (!gather || rows) && (transpose || slice || rows || to) &&
+        Rewriter::CanBypass(node, *x)) {
       const TensorRef& data = *x->data;
       TensorRef moved;
-      if (slice) {
+      if (rows) {
+        const auto rank = std::ssize(data.dims);
+        const std::int64_t axis = node.IntAttribute("axis", 0);
+        const auto at = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
+        std::vector<std::int64_t> indices = *Numbers(node.input(1));
+        for (std::int64_t& i : indices) i += i < 0 ? data.dims[at] : 0;
+        moved = Cut(data, at, indices);
+      } else if (slice) {
         moved = data;
         const auto kept = Kept(node, data.dims);
-        const auto& indices = std::get<std::vector<std::vector<std::int64_t>>>(kept);
+        const auto& indices = std::get<Indices>(kept);
         for (std::size_t i = 0; i < indices.size(); ++i) {
           if (std::ssize(indices[i]) != moved.dims[i] || !std::is_sorted(indices[i].begin(), indices[i].end())) {
             moved = Cut(moved, i, indices[i]);

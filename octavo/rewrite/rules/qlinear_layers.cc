@@ -20,8 +20,11 @@ std::string CheckLayer(std::string_view rule, const Node& node, const DeviceDesc
   MatchOr<std::int64_t> most = MatchBias(rule, bias, *x, w);
   if (auto* refusal = std::get_if<Refusal>(&most)) return refusal->reason;
   const std::optional<std::int64_t> length = SumLength(node);
-  if (!Holds(std::string(rule) + "/sum-fits",
-             length && SumFits(*length, *x, w.affine->storage, w.zero, std::get<std::int64_t>(most)))) {
+  const std::optional<ScalarParams> y = out == DType::kUndefined ? std::nullopt : Scalar8(node.output());
+  const bool fits =
+      (length && SumFits(*length, *x, w.affine->storage, w.zero, std::get<std::int64_t>(most))) ||
+      (channel_axis && ConstantSumsFit(*node.input(1), *channel_axis, w.zero, *x, bias, w.scales, y ? y->scale : 0));
+  if (!Holds(std::string(rule) + "/sum-fits", fits)) {
     return length ? "a sum of " + std::to_string(*length) + " products and its bias may pass 2^31"
                   : std::string("the number of products in a sum is not known: it may pass 2^31");
   }

@@ -114,6 +114,40 @@ bool SumFits(std::int64_t length, const ScalarParams& x, DType w_storage, std::i
   return bias <= kMost && length <= (kMost - bias) / product;
 }
 
+bool ConstantSumsFit(const Value& weight, std::int64_t channel_axis, std::int64_t w_zero, const ScalarParams& x,
+                     const Value* bias, std::span<const float> scales, float y_scale) {
+  if (!weight.is_constant() || !weight.data) return false;
+  const Dims& dims = weight.data->dims;
+  const auto axis = static_cast<std::size_t>(channel_axis);
+  if (channel_axis < 0 || axis >= dims.size()) return false;
+  const auto channels = static_cast<std::size_t>(dims[axis]);
+  std::size_t inner = 1;
+  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
+  const std::int64_t low = IntegerMin(x.storage) - x.zero, high = IntegerMax(x.storage) - x.zero;  // of x - zero
+  std::vector<std::int64_t> least(channels), most(channels);
+  if (bias != nullptr) {
+    if (!bias->is_constant() || !bias->data) return false;
+    const std::vector<std::int64_t> codes = bias->data->ToInts();
+    if (codes.size() != 1 && codes.size() != channels) return false;
+    for (std::size_t c = 0; c < channels; ++c) least[c] = most[c] = codes[codes.size() == 1 ? 0 : c];
+  }
+  const std::vector<std::int64_t> codes = weight.data->ToInts();
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const std::int64_t w = codes[i] - w_zero;
+    const std::size_t c = i / inner % channels;
+    least[c] += std::min(w * low, w * high);
+    most[c] += std::max(w * low, w * high);
+  }
+  constexpr std::int64_t kMost = 2147483647, kRound = std::int64_t{1} << 32;
+  for (std::size_t c = 0; c < channels; ++c) {
+    if (least[c] >= -kMost && most[c] <= kMost) continue;
+    if (least[c] < -kMost - kRound || most[c] > kMost + kRound) return false;
+    const double step = static_cast<double>(x.scale) * static_cast<double>(scales[scales.size() == 1 ? 0 : c]);
+    if (!(static_cast<double>(kRound) * step <= 0.4 * static_cast<double>(y_scale))) return false;
+  }
+  return true;
+}
+
 MatchOr<KernelWeight> MatchWeight(std::string_view rule, const Value* weight,
                                   std::optional<std::int64_t> channel_axis) {
   KernelWeight w;
@@ -219,6 +253,7 @@ RuleSet QuantizedRules(const DeviceDescriptor& device, std::int64_t opset) {
   rules.push_back(SkipFinerQuantize());
   rules.push_back(AbsorbRequantize());
   rules.push_back(MoveParameters(device, opset));
+  rules.push_back(PartParameters(device, opset));
   rules.push_back(S8ToU8(device));
   rules.push_back(S8WeightToU8(device));
   rules.push_back(S8SumsToU8(device));

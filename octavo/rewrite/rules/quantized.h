@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,13 @@ std::optional<std::int64_t> SumLength(const Node& node);
 
 // Whether the int32 sum of `length` products of these codes, plus a bias of at most `bias`, cannot overflow.
 bool SumFits(std::int64_t length, const ScalarParams& x, DType w_storage, std::int64_t w_zero, std::int64_t bias);
+
+// The same of a constant weight's own codes, channel by channel: a channel of small weights leaves its bias more room.
+// `bias`: s32 codes, or null. `scales`: of the weight, one or one a channel. Intermediate sums may wrap around, in
+// whatever order: the last one is the sum again. If that one wraps, the result is 2^32 products' units off; a channel
+// of so small a scale that these are less than half a step of the output (`y_scale`; 0: a float output) may do so.
+bool ConstantSumsFit(const Value& weight, std::int64_t channel_axis, std::int64_t w_zero, const ScalarParams& x,
+                     const Value* bias, std::span<const float> scales, float y_scale);
 
 // Weight of a Conv, MatMul or Gemm as an integer kernel takes it.
 struct KernelWeight {
@@ -95,6 +103,7 @@ std::unique_ptr<Rule> IntegerClip(const DeviceDescriptor& device, std::int64_t o
 std::unique_ptr<Rule> QuantizeBeforeMove();
 std::unique_ptr<Rule> MoveCodes(const DeviceDescriptor& device, std::int64_t opset);
 std::unique_ptr<Rule> MoveParameters(const DeviceDescriptor& device, std::int64_t opset);
+std::unique_ptr<Rule> PartParameters(const DeviceDescriptor& device, std::int64_t opset);
 std::unique_ptr<Rule> JoinCodes(const DeviceDescriptor& device);
 std::unique_ptr<Rule> IntegerPad(const DeviceDescriptor& device);
 std::unique_ptr<Rule> QLinearConvRule(const DeviceDescriptor& device);
