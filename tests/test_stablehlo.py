@@ -213,7 +213,7 @@ def test_windows(octavo, tmp_path):
     for include in (0, 1):
         c.add("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 1], count_include_pad=include)
         c.add("AveragePool", x, kernel_shape=[2, 3], strides=[2, 2], pads=[0, 1, 0, 1], count_include_pad=include, ceil_mode=1)
-        c.add("AveragePool", x, kernel_shape=[2, 3], strides=[3, 3], count_include_pad=include, ceil_mode=1)  # no pads given
+        c.add("AveragePool", x, kernel_shape=[3, 3], strides=[2, 3], count_include_pad=include, ceil_mode=1)  # no pads given
     c.add("AveragePool", line, kernel_shape=[4], strides=[3]), c.add("GlobalAveragePool", x), c.add("GlobalMaxPool", cube)
     c.check(octavo, tmp_path, 19)
 
