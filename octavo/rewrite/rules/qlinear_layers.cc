@@ -58,8 +58,9 @@ class QLinearConvRuleImpl final : public LayerRule {
         "channel).",
         "%y : u8 = Conv (%x : u8), (%w : u8(axis=0)), (%b : s32)",
         "%y_codes = QLinearConv %x_codes, s_x, z_x, %w, s_w, z_w, s_y, z_y, %b",
-        "the int32 sum is exact (bound by Z3); the kernel's requantization is monotone, and its 255 step thresholds "
-        "are compared with those of the QDQ form (Threshold.QLinearConv)",
+        "the int32 sum is exact (bound by Z3, or by the weight's own codes; one that wraps around is less than half a "
+        "step off: SumFits.OfAConstantWeightIsTheWorstSumOfItsCodes); the kernel's requantization is monotone, and its "
+        "255 step thresholds are compared with those of the QDQ form (Threshold.QLinearConv)",
         {"qlinear-conv/weight-axis", "qlinear-conv/saturation", "qlinear-conv/bias-scale", "qlinear-conv/sum-fits"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
