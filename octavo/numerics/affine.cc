@@ -365,7 +365,7 @@ void DequantizeTensor(const std::byte* q, std::int64_t outer, std::int64_t chann
   }
 }
 
-double QuantizationSquaredError(std::span<const float> x, AffineParams params, DType storage) {
+double QuantizationSquaredError(std::span<const float> x, AffineParams params, DType storage, double enough) {
   const Codes codes = CodesOf(storage);
   std::array<double, kSumLanes> partial{};
   std::size_t i = 0;
@@ -377,6 +377,9 @@ double QuantizationSquaredError(std::span<const float> x, AffineParams params, D
     for (; i < whole; i += std::min(kBlock, whole - i)) {
       HWY_DYNAMIC_DISPATCH(SquaredErrorLanes)
       (x.data() + i, std::min(kBlock, whole - i), params.scale, lo, hi, partial.data());
+      // Adding what is not negative never makes a rounded sum smaller.
+      std::array<double, kSumLanes> so_far = partial;
+      if (const double sum = FoldLanes(so_far); sum > enough) return sum;
     }
   }
   for (; i < x.size(); ++i) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,7 @@ float DequantizeOne(std::int32_t q, float scale, std::int32_t zero_point);
 struct AffineParams {
   float scale = 1.0f;
   std::int32_t zero_point = 0;
+  bool operator==(const AffineParams&) const = default;
 };
 
 // Parameters that cover [min, max]: the range is extended to hold 0 (so that 0 is exact), scale =
@@ -43,8 +45,10 @@ void DequantizeTensor(const std::byte* q, std::int64_t outer, std::int64_t chann
                       std::span<const AffineParams> params, DType storage, std::span<float> out);
 
 // sum (x - Dequantize(Quantize(x)))^2, each difference and square in f64, added in the lane order of LaneSum
-// (reduce.h): the same on every machine. Precondition: x finite.
-double QuantizationSquaredError(std::span<const float> x, AffineParams params, DType storage);
+// (reduce.h): the same on every machine. Precondition: x finite. An error above `enough` may come out as any number
+// between `enough` and itself: who looks for the least need not have the others summed up to their ends.
+double QuantizationSquaredError(std::span<const float> x, AffineParams params, DType storage,
+                                double enough = std::numeric_limits<double>::infinity());
 
 // Bytes one unpacked code takes: 1 for types of at most 8 bits, 2 for 16 and 4 for 32.
 std::size_t CodeBytes(DType storage);

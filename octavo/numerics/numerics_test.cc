@@ -202,6 +202,11 @@ TEST(QuantizationSquaredError, EqualsTheScalarLaw) {
           for (int j = 0; j < h; ++j) partial[j] += partial[j + h];
         }
         ASSERT_EQ(QuantizationSquaredError(x, p, t), partial[0]) << Name(t) << n;
+        ASSERT_EQ(QuantizationSquaredError(x, p, t, partial[0]), partial[0]) << Name(t) << n;
+        if (partial[0] == 0) continue;
+        const double some = QuantizationSquaredError(x, p, t, 0.4 * partial[0]);
+        ASSERT_GT(some, 0.4 * partial[0]) << Name(t) << n;
+        ASSERT_LE(some, partial[0]) << Name(t) << n;
       }
     }
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "octavo/base/error.h"
 
@@ -136,8 +137,10 @@ class Divergence {
   std::vector<int> previous_, next_;  // the occupied bin nearest below i, and nearest at or above i; -1: none
 };
 
-// The best range under `cost(lo, hi)` around `start` (lo <= 0 <= hi): both ends in turn on a grid of step, twice, then
-// refined. An end is moved only for a strictly smaller cost, so the result is never worse than the start.
+// The best range under `cost(range, enough)` around `start` (lo <= 0 <= hi): both ends in turn on a grid of step,
+// twice, then refined. An end is moved only for a strictly smaller cost, so the result is never worse than the start;
+// of equal costs on a grid the one nearest the start is taken. A cost may be any number above `enough` when it is above
+// that.
 template <typename Cost>
 QuantRange SearchEnds(QuantRange start, bool symmetric, double least_fraction, const Cost& cost) {
   if (start.min == 0 && start.max == 0) return start;
@@ -145,39 +148,53 @@ QuantRange SearchEnds(QuantRange start, bool symmetric, double least_fraction, c
   const auto make = [&](double a, double b) {
     return QuantRange{static_cast<float>(start.min * a), static_cast<float>(start.max * b)};
   };
-  double best = cost(start);
-  const auto attempt = [&](int end, double f) {
-    if (f <= 0 || f > 1) return false;
+  double best = cost(start, std::numeric_limits<double>::infinity());
+  const auto cost_at = [&](int end, double f) {
     double now[2] = {ends[0], ends[1]};
     now[end] = f;
     if (symmetric) now[0] = now[1] = f;
-    const double c = cost(make(now[0], now[1]));
-    if (!(c < best)) return false;
+    return cost(make(now[0], now[1]), best);
+  };
+  const auto move = [&](int end, double f, double c) {
     best = c;
-    ends[0] = now[0];
-    ends[1] = now[1];
-    return true;
+    ends[end] = f;
+    if (symmetric) ends[0] = ends[1] = f;
+  };
+  // Coarse steps first: the nearer the best is known, the less of the others needs to be summed up.
+  const auto scan = [&](int end) {
+    int found = 0;
+    for (int step = 16; step >= 1; step /= 2) {
+      for (int k = kCoarse; k >= 1 && k >= least_fraction * kCoarse; k -= step) {
+        if (step < 16 && (kCoarse - k) % (2 * step) == 0) continue;  // seen
+        const double f = static_cast<double>(k) / kCoarse;
+        const double c = cost_at(end, f);
+        if (!(c < best || (c == best && found > 0 && k > found))) continue;
+        found = k;
+        move(end, f, c);
+      }
+    }
+    return found > 0;
   };
   const auto movable = [&](int end) {
     if (symmetric) return end == 1;
     return end == 0 ? start.min < 0 : start.max > 0;
   };
   const bool two = movable(0) && movable(1);
+  bool fresh[2] = {true, true};  // the other end has moved since this one was looked at
   for (int round = 0; round < (two ? 2 : 1); ++round) {
-    bool moved = false;
     for (const int end : {1, 0}) {
-      if (!movable(end)) continue;
-      for (int k = kCoarse; k >= 1 && k >= least_fraction * kCoarse; --k) {
-        moved |= attempt(end, static_cast<double>(k) / kCoarse);
-      }
+      if (!movable(end) || !std::exchange(fresh[end], false)) continue;
+      if (scan(end)) fresh[1 - end] = true;
     }
-    if (!moved) break;
   }
   for (const int end : {1, 0}) {
     if (!movable(end)) continue;
     const double center = ends[end];
-    for (int k = -(kFine / kCoarse - 1); k < kFine / kCoarse; ++k)
-      attempt(end, center + static_cast<double>(k) / kFine);
+    for (int k = -(kFine / kCoarse - 1); k < kFine / kCoarse; ++k) {
+      const double f = center + static_cast<double>(k) / kFine;
+      if (f <= 0 || f > 1 || f == ends[end]) continue;
+      if (const double c = cost_at(end, f); c < best) move(end, f, c);
+    }
   }
   return make(ends[0], ends[1]);
 }
@@ -300,7 +317,7 @@ double ExpectedSquaredError(const RangeHistogram& h, AffineParams params, DType 
 
 QuantRange MseRange(const RangeHistogram& h, DType storage, bool symmetric) {
   const Bins bins = Occupied(h);
-  return SearchEnds(MinMaxRange(h, symmetric), symmetric, 0, [&](QuantRange r) {
+  return SearchEnds(MinMaxRange(h, symmetric), symmetric, 0, [&](QuantRange r, double) {
     return Objective(bins, ChooseParams(r.min, r.max, storage, symmetric), storage);
   });
 }
@@ -312,8 +329,8 @@ AffineParams MseWeightParams(std::span<const float> w, DType storage, bool symme
   const QuantRange full = {std::min(m.min, 0.0f), std::max(m.max, 0.0f)};
   const float largest = std::max(-full.min, full.max);
   const QuantRange start = symmetric ? QuantRange{-largest, largest} : full;
-  const QuantRange best = SearchEnds(start, symmetric, 0.25, [&](QuantRange r) {
-    return QuantizationSquaredError(w, ChooseParams(r.min, r.max, storage, symmetric), storage);
+  const QuantRange best = SearchEnds(start, symmetric, 0.25, [&](QuantRange r, double enough) {
+    return QuantizationSquaredError(w, ChooseParams(r.min, r.max, storage, symmetric), storage, enough);
   });
   return ChooseParams(best.min, best.max, storage, symmetric);
 }

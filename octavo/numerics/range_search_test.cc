@@ -195,6 +195,54 @@ TEST(MseWeightParams, NeverWorseThanMinMax) {
   EXPECT_EQ(MseWeightParams(std::vector<float>(5, 0.0f), DType::kS8, true).scale, 1.0f);
 }
 
+// The search as it is described: every step of both grids in order, nothing left out.
+AffineParams SearchedOneByOne(const std::vector<float>& w, DType t, bool symmetric) {
+  MinMax m;
+  m.Add(w);
+  const double lo = std::min(m.min, 0.0f), hi = std::max(m.max, 0.0f), largest = std::max(-lo, hi);
+  const double start[2] = {symmetric ? -largest : lo, symmetric ? largest : hi};
+  double ends[2] = {1, 1};
+  const auto params = [&](const double* at) {
+    return ChooseParams(static_cast<float>(start[0] * at[0]), static_cast<float>(start[1] * at[1]), t, symmetric);
+  };
+  double best = QuantizationSquaredError(w, params(ends), t);
+  const auto attempt = [&](int end, double f) {
+    if (f <= 0 || f > 1) return;
+    double now[2] = {ends[0], ends[1]};
+    now[end] = f;
+    if (symmetric) now[0] = f;
+    const double error = QuantizationSquaredError(w, params(now), t);
+    if (error < best) best = error, ends[0] = now[0], ends[1] = now[1];
+  };
+  const auto movable = [&](int end) { return symmetric ? end == 1 : start[end] != 0; };
+  for (int round = 0; round < 2; ++round) {
+    for (const int end : {1, 0}) {
+      for (int k = 64; k >= 16 && movable(end); --k) attempt(end, k / 64.0);
+    }
+    if (!movable(0) || !movable(1)) break;
+  }
+  for (const int end : {1, 0}) {
+    const double center = ends[end];
+    for (int k = -7; k <= 7 && movable(end); ++k) attempt(end, center + k / 512.0);
+  }
+  return params(ends);
+}
+
+TEST(MseWeightParams, IsTheSearchThatIsDescribed) {
+  for (int seed = 0; seed < 12; ++seed) {
+    std::mt19937 gen(static_cast<unsigned>(seed));
+    std::vector<float> w(static_cast<std::size_t>(20 + seed * 431));
+    for (float& x : w) x = seed % 3 == 0 ? Normal(gen) : Laplace(gen) + (seed % 3 == 1 ? 0.3f : 0.0f);
+    if (seed % 4 == 0) w[7] = 40;
+    if (seed == 5) std::transform(w.begin(), w.end(), w.begin(), [](float x) { return std::fabs(x); });
+    for (const DType t : {DType::kS4, DType::kS8, DType::kU8}) {
+      for (const bool symmetric : {false, true}) {
+        EXPECT_EQ(MseWeightParams(w, t, symmetric), SearchedOneByOne(w, t, symmetric)) << seed << Name(t) << symmetric;
+      }
+    }
+  }
+}
+
 TEST(MseWeightParams, Channels) {
   const std::vector<float> w = Draw(2 * 3 * 50, Laplace);
   const std::vector<AffineParams> p = MseWeightParams(w, 2, 3, 50, DType::kS4, true);

@@ -23,6 +23,10 @@ constexpr OpInfo Move(std::string_view op, F flow = F::kSameAsInput, std::uint8_
                       std::string_view domain = {}) {
   return {op, domain, C::kDataMovement, data, -1, -1, A::kNone, A::kNone, flow, true};
 }
+// W and R, inputs 1 and 2, are [directions, rows, columns].
+constexpr OpInfo Recurrent(std::string_view op) {
+  return {op, {}, C::kOther, 1, -1, -1, A::kOne, A::kLast, F::kOwn, false};
+}
 // A pool or reduction whose result is one of its inputs' elements.
 constexpr OpInfo Select(std::string_view op) {
   return {op, {}, C::kPool, 1, -1, -1, A::kNone, A::kNone, F::kSameAsInput, true};
@@ -190,9 +194,9 @@ constexpr OpInfo kTable[] = {
     Row("SequenceMap", C::kControl, 0),
 
     // Recurrent networks and attention as one operator: no integer form that a device here takes.
-    Row("LSTM", C::kOther),
-    Row("GRU", C::kOther),
-    Row("RNN", C::kOther),
+    Recurrent("LSTM"),
+    Recurrent("GRU"),
+    Recurrent("RNN"),
     Row("Attention", C::kOther),
     Row("Attention", C::kOther, 1, F::kOwn, kMs),
     Row("MultiHeadAttention", C::kOther, 1, F::kOwn, kMs),

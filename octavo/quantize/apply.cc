@@ -50,6 +50,20 @@ Type TypeOfCodes(const Value& source, QuantType quant) {
   return type;
 }
 
+Value* AddScaledCodes(Graph& graph, const std::string& name, TensorRef codes, TensorRef scales) {
+  Type type;
+  type.dtype = DType::kF32;
+  type.shape.emplace();
+  for (const std::int64_t d : codes.dims) type.shape->push_back({d, {}});
+  Value* code = graph.AddConstant(name + "_codes", std::move(codes));
+  Value* scale = graph.AddConstant(name + "_scale", std::move(scales));
+  Node* cast = graph.AddNode("Cast", "", {code}, {{name + "_cast", type}}, graph.first());
+  cast->SetAttribute("to", static_cast<std::int64_t>(DType::kF32));
+  Node* mul = graph.AddNode("Mul", "", {cast->output(), scale}, {{name + "_scaled", type}}, cast->next());
+  for (Node* node : {cast, mul}) node->name = node->output()->name();
+  return mul->output();
+}
+
 namespace {
 
 class Applier {
@@ -109,19 +123,10 @@ class Applier {
       scale_dims[static_cast<std::size_t>(s.axis)] = dims[static_cast<std::size_t>(s.axis)];
       std::vector<float> scales;
       for (const AffineParams& p : s.weight.params) scales.push_back(p.scale);
-      Type type;
-      type.dtype = DType::kF32;
-      type.shape.emplace();
-      for (const std::int64_t d : dims) type.shape->push_back({d, {}});
-      Value* codes = graph_.AddConstant(
-          old->name() + "_codes",
-          TensorRef::FromBuffer(s.weight.storage, dims, std::exchange(s.weight.codes, SpillBuffer())));
-      Value* scale = graph_.AddConstant(old->name() + "_scale", TensorRef::FromFloats(scale_dims, scales));
-      Node* cast = graph_.AddNode("Cast", "", {codes}, {{old->name() + "_cast", type}}, graph_.first());
-      cast->SetAttribute("to", static_cast<std::int64_t>(DType::kF32));
-      Node* mul = graph_.AddNode("Mul", "", {cast->output(), scale}, {{old->name() + "_scaled", type}}, cast->next());
-      for (Node* node : {cast, mul}) node->name = node->output()->name();
-      fresh = mul->output();
+      fresh =
+          AddScaledCodes(graph_, old->name(),
+                         TensorRef::FromBuffer(s.weight.storage, dims, std::exchange(s.weight.codes, SpillBuffer())),
+                         TensorRef::FromFloats(scale_dims, scales));
     }
     s.node->SetInput(s.input, fresh);
   }
@@ -272,102 +277,6 @@ bool RangeDoesTheClip(const Node& clip, const PlannedTensor& y) {
 
 void ApplyPlan(Model& model, std::vector<PlannedNode>& plan, std::vector<StoredWeight>& stored) {
   Applier(model).Run(plan, stored);
-}
-
-namespace {
-
-// Quantizes a table block by block, each read once: codes and scales of all rows. False where the noise is more than
-// `noise` of the power, also where the table holds NaN or infinity.
-bool QuantizeTable(const TensorRef& table, double noise, int threads, StoredTable& out) {
-  const auto rows = static_cast<std::size_t>(table.dims[0]), width = static_cast<std::size_t>(table.dims[1]);
-  const std::size_t run = std::max<std::size_t>(1, (std::size_t{64} << 10) / (width * sizeof(float)));
-  out.codes = SpillBuffer(rows * width);
-  out.scales.resize(rows);
-  std::vector<std::pair<double, double>> sums(rows);  // error and power; added up in order, whatever the threads
-  ParallelFor((rows + run - 1) / run, threads, [&](std::size_t r) {
-    CheckInterrupt();
-    const std::size_t first = r * run, count = std::min(run, rows - first);
-    TensorRef block = table;
-    block.dims[0] = static_cast<std::int64_t>(count);
-    block.bytes = table.bytes.subspan(first * width * sizeof(float), count * width * sizeof(float));
-    std::vector<float> converted;
-    const std::span<const float> values = FloatView(block, converted);
-    const QuantizedWeight q = QuantizeWeight(block, 0, {.storage = DType::kS8, .per_channel = true, .symmetric = true});
-    std::copy_n(q.codes.data(), count * width, out.codes.data() + first * width);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::span<const float> row = values.subspan(i * width, width);
-      out.scales[first + i] = q.params[i].scale;
-      sums[first + i] = {QuantizationSquaredError(row, q.params[i], DType::kS8), LaneSumSquares(row)};
-    }
-    if (table.file != nullptr) table.file->DropPages(block.bytes);  // not needed again
-  });
-  out.codes.Release();
-  double error = 0, power = 0;
-  for (const auto& [row_error, row_power] : sums) {
-    error += row_error;
-    power += row_power;
-  }
-  return std::isfinite(power) && error <= noise * power;
-}
-
-}  // namespace
-
-std::vector<StoredTable> FindTables(const Model& model, double noise, int threads,
-                                    const std::function<bool(const Value&)>& wanted) {
-  constexpr std::size_t kLeastBytes = std::size_t{64} << 10;
-  const Graph& graph = *model.graph;
-  std::vector<StoredTable> tables;
-  for (Value* table : graph.constants()) {
-    if (!table->data || table->data->dtype != DType::kF32 || table->type.quant || table->is_graph_output()) continue;
-    const Dims& dims = table->data->dims;
-    if (dims.size() != 2 || table->data->bytes.size() < kLeastBytes || table->uses().empty() || !wanted(*table))
-      continue;
-    const auto reads_rows = [&](const Use& use) {
-      return use.node->Is("Gather") && use.index == 0 && use.node->graph() == &graph &&
-             use.node->IntAttribute("axis", 0) == 0 && use.node->output() != nullptr;
-    };
-    if (!std::all_of(table->uses().begin(), table->uses().end(), reads_rows)) continue;
-    StoredTable stored;
-    stored.table = table;
-    if (QuantizeTable(*table->data, noise, threads, stored)) tables.push_back(std::move(stored));
-  }
-  return tables;
-}
-
-std::vector<std::string> StoreTables(Model& model, std::vector<StoredTable>& tables) {
-  Graph& graph = *model.graph;
-  std::vector<std::string> names;
-  for (StoredTable& t : tables) {
-    Value* table = t.table;
-    const Dims dims = table->data->dims;
-    const std::string name = table->name();
-    Value* codes = graph.AddConstant(name + "_codes", TensorRef::FromBuffer(DType::kS8, dims, std::move(t.codes)));
-    Value* scale = graph.AddConstant(name + "_scale", TensorRef::FromFloats({dims[0], 1}, t.scales));
-    const std::vector<Use> uses(table->uses().begin(), table->uses().end());
-    for (const Use& use : uses) {
-      Node* gather = use.node;
-      names.push_back(NodeName(*gather));
-      Value* y = gather->output();
-      const std::string base = y->name();
-      Type code_type = y->type, float_type = y->type, scale_type = y->type;
-      // The rows may be quantized already, for a product that reads nothing else: only the last node writes that type.
-      for (Type* type : {&code_type, &float_type, &scale_type}) type->quant.reset();
-      code_type.dtype = DType::kS8;
-      float_type.dtype = scale_type.dtype = DType::kF32;
-      if (scale_type.shape && !scale_type.shape->empty()) scale_type.shape->back() = {1, {}};
-      Node* g = graph.AddNode("Gather", "", {codes, gather->input(1)}, {{base + "_codes", code_type}}, gather);
-      Node* f = graph.AddNode("Cast", "", {g->output()}, {{base + "_cast", float_type}}, gather);
-      f->SetAttribute("to", static_cast<std::int64_t>(DType::kF32));
-      Node* s = graph.AddNode("Gather", "", {scale, gather->input(1)}, {{base + "_scale", scale_type}}, gather);
-      for (Node* node : {g, f, s}) node->name = node->output()->name();
-      gather->SetOp("Mul");
-      gather->RemoveAttribute("axis");
-      gather->SetInput(0, f->output());
-      gather->SetInput(1, s->output());
-    }
-    graph.Erase(table);
-  }
-  return names;
 }
 
 }  // namespace octavo

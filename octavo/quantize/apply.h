@@ -46,23 +46,9 @@ struct StoredWeight {
   QuantizedWeight weight;
 };
 
-// A table whose rows Gather nodes read (embeddings), as s8 with a scale a row.
-struct StoredTable {
-  Value* table = nullptr;
-  SpillBuffer codes;
-  std::vector<float> scales;
-};
-
-// The tables of at least 64 KiB that are `wanted`, that nothing but Gather nodes along the rows reads, and whose
-// rounding noise is at most `noise` of their power. Reads the model only.
-std::vector<StoredTable> FindTables(const Model& model, double noise, int threads,
-                                    const std::function<bool(const Value&)>& wanted);
-
-// Stores them; `tables` are consumed.
-//   Before:  %y = Gather %table, %ids
-//   After:   %c = Gather %codes, %ids; %f = Cast %c; %s = Gather %scales, %ids; %y = Mul %f, %s
-// The rows that are read are dequantized, nothing else ever is. Returns the nodes' names.
-std::vector<std::string> StoreTables(Model& model, std::vector<StoredTable>& tables);
+// Codes of the shape of a weight and scales that broadcast to it, as the weight in float: Cast, then Mul, at the
+// beginning of the graph, where the runtime computes them when it loads the model. Symmetric codes only.
+Value* AddScaledCodes(Graph& graph, const std::string& name, TensorRef codes, TensorRef scales);
 
 // Edits `model`; `plan` and `stored` are consumed. The form is that of FoldQdq: a Quantize is folded into its producer
 // when the float value has no other use.

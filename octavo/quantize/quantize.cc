@@ -20,6 +20,7 @@
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/apply.h"
 #include "octavo/quantize/dead_zone.h"
+#include "octavo/quantize/early_weights.h"
 #include "octavo/quantize/importance.h"
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/precision.h"
@@ -256,6 +257,11 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
     }
     DropQuantization(model);
   }
+  std::optional<EarlyWeights> early;
+  if (precision.kind == ResolvedPrecision::Kind::kStatic && !device.whole_graph && config.load_path.empty() &&
+      (threads > 0 ? threads : HardwareThreads()) > 1) {
+    early.emplace(model, config, config.keep_float_auto ? SelectionPrecision(config, device, precision) : precision);
+  }
   PrepareFloat(model, config, device, &result.rewrites);
   switch (precision.kind) {
     case ResolvedPrecision::Kind::kFloat:
@@ -303,7 +309,7 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
       break;
   }
   if (data != nullptr && config.load_path.empty()) result.data_sha256 = data->ContentHash();
-  QuantizeStatic(model, config, device, precision, data, threads, cache, result);
+  QuantizeStatic(model, config, device, precision, data, threads, cache, early ? &*early : nullptr, result);
   return result;
 }
 

@@ -20,9 +20,12 @@
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/apply.h"
 #include "octavo/quantize/dead_zone.h"
+#include "octavo/quantize/early_weights.h"
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/probe.h"
+#include "octavo/quantize/recurrent.h"
 #include "octavo/quantize/select.h"
+#include "octavo/quantize/tables.h"
 #include "octavo/quantize/weights.h"
 #include "octavo/quantize/whole_graph.h"
 
@@ -37,7 +40,7 @@ class Quantizer {
  public:
   Quantizer(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
             const ResolvedPrecision& precision, const DataSource* data, int threads, StatisticsCache* cache,
-            QuantizeResult& result)
+            EarlyWeights* early, QuantizeResult& result)
       : model_(model),
         config_(config),
         device_(device),
@@ -45,6 +48,7 @@ class Quantizer {
         data_(data),
         threads_(threads > 0 ? threads : HardwareThreads()),
         cache_(cache),
+        early_(early),
         result_(result) {}
 
   void Run() {
@@ -58,10 +62,13 @@ class Quantizer {
     }
     const ResolvedPrecision wanted = precision_;
     if (config_.keep_float_auto) precision_ = SelectionPrecision(config_, device_, wanted);
+    stores_tables_ = config_.keep_float_auto && BitWidth(wanted.weight) == 8;
     placement_ = PlaceNodes(model_, config_, precision_, device_);
     result_.nodes_total = placement_.nodes_total;
     result_.nodes_skipped = placement_.skipped;
     if (placement_.nodes.empty()) {
+      precision_ = wanted;
+      if (StoreRecurrent()) return;
       LogWarning("no node of this model can be quantized for " + std::string(device_.name));
       return;
     }
@@ -76,7 +83,7 @@ class Quantizer {
     // Selecting waits for runs of samples one after another; tables are none of its business.
     ParallelFor(2, threads_, [&](std::size_t i) {
       if (i == 0 && Selects()) Select();
-      if (i == 1 && config_.keep_float_auto && BitWidth(wanted.weight) == 8) FindStoredTables();
+      if (i == 1 && !prepared_) FindStoredTables();
     });
     calibration_.reset();
     LogDebug("quantize: nodes selected");
@@ -112,8 +119,9 @@ class Quantizer {
     std::vector<double> bias;
     bool corrected = false;
     bool integer_bias = false;
-    bool stored = false;     // in float, but its weights are stored in 8 bits
-    std::string keep_float;  // the reason, if it stays in float
+    std::vector<float> largest;  // of the weight's channels
+    bool stored = false;         // in float, but its weights are stored in 8 bits
+    std::string keep_float;      // the reason, if it stays in float
   };
 
   // Whether the cache's statistics are this model's and have all that is needed; they are then taken over.
@@ -181,7 +189,7 @@ class Quantizer {
     sites_.clear();
     site_of_.clear();
     work_.clear();
-    chosen_.clear();
+    studies_.clear();
     BuildSites();
     QuantizeWeights();
     for (std::size_t i = 0; i < work_.size(); ++i) {
@@ -195,30 +203,27 @@ class Quantizer {
 
   DType StoredType() const { return BitWidth(precision_.weight) == 16 ? DType::kS16 : DType::kS8; }
 
-  // While one thread loads the session, the others choose the parameters of the weights.
+  // While one thread loads the session, the others look at the weights, as far as they have not been looked at.
   void Prepare() {
-    chosen_.resize(placement_.nodes.size());
-    ParallelFor(chosen_.size() + 1, threads_, [&](std::size_t i) {
+    studies_.resize(placement_.nodes.size());
+    ParallelFor(studies_.size() + 2, threads_, [&](std::size_t i) {
       CheckInterrupt();
       if (i == 0) return calibration_->Load();
+      if (i == studies_.size() + 1) return FindStoredTables();
       const PlacedNode& p = placement_.nodes[i - 1];
-      chosen_[i - 1] = ChooseWeightParams(*p.weight->data, p.channel_axis, OptionsOf(*p.weight));
-      DropPages(*p.weight);
+      const WeightOptions options = OptionsOf(*p.weight);
+      if (early_ != nullptr) {
+        if (auto study = early_->TakeWeight(*p.weight->data, p.channel_axis, options)) {
+          studies_[i - 1] = *std::move(study);
+          return;
+        }
+      }
+      studies_[i - 1] = StudyWeight(*p.weight->data, p.channel_axis, options);
     });
+    prepared_ = true;
   }
 
-  WeightOptions OptionsOf(const Value& weight) const {
-    WeightOptions options;
-    options.storage = precision_.weight;
-    options.per_channel = precision_.per_channel;
-    options.symmetric = precision_.weight_symmetric;
-    const DType override_type = OverrideOf(config_, weight.name());
-    if (override_type != DType::kUndefined && override_type != DType::kF32) {
-      options.storage = override_type;
-      options.symmetric = options.symmetric || IsSignedInteger(override_type);
-    }
-    return options;
-  }
+  WeightOptions OptionsOf(const Value& weight) const { return WeightOptionsOf(config_, precision_, weight.name()); }
 
   const TensorStatistics& StatsOf(const Value& value) const {
     const TensorStatistics* t = statistics_.Find(value.name());
@@ -311,7 +316,12 @@ class Quantizer {
   void QuantizeWeights() {
     ParallelFor(work_.size(), threads_, [&](std::size_t i) {
       CheckInterrupt();
-      QuantizeOneWeight(placement_.nodes[i], work_[i], i < chosen_.size() ? &chosen_[i] : nullptr);
+      std::vector<AffineParams>* chosen = nullptr;
+      if (i < studies_.size()) {
+        chosen = &studies_[i].params;
+        work_[i].largest = std::move(studies_[i].largest);
+      }
+      QuantizeOneWeight(placement_.nodes[i], work_[i], chosen);
       DropPages(*placement_.nodes[i].weight);
     });
   }
@@ -367,23 +377,10 @@ class Quantizer {
   // What stays at most behind of a weight's noise when it is stored with a scale a channel instead: from the ranges.
   double StoredNoise(const PlacedNode& p, const Work& w) const {
     if (precision_.per_channel && precision_.weight_symmetric && BitWidth(w.weight.storage) == 8) return w.noise.noise;
-    std::vector<float> converted;
-    const std::span<const float> values = FloatView(*p.weight->data, converted);
-    const Dims& dims = p.weight->data->dims;
-    std::size_t outer = 1, inner = 1;
-    const auto channels = static_cast<std::size_t>(dims[static_cast<std::size_t>(p.channel_axis)]);
-    for (std::size_t d = 0; d < dims.size(); ++d) {
-      if (d < static_cast<std::size_t>(p.channel_axis)) outer *= static_cast<std::size_t>(dims[d]);
-      if (d > static_cast<std::size_t>(p.channel_axis)) inner *= static_cast<std::size_t>(dims[d]);
-    }
-    std::vector<float> largest(channels);
-    for (std::size_t o = 0, at = 0; o < outer; ++o) {
-      for (std::size_t c = 0; c < channels; ++c) {
-        for (std::size_t k = 0; k < inner; ++k, ++at) largest[c] = std::max(largest[c], std::fabs(values[at]));
-      }
-    }
+    const std::vector<float> largest =
+        w.largest.empty() ? LargestOfChannels(*p.weight->data, p.channel_axis) : w.largest;
     double per_channel = 0, now = 0;
-    for (std::size_t c = 0; c < channels; ++c) {
+    for (std::size_t c = 0; c < largest.size(); ++c) {
       const double scale = largest[c] / 127.0, have = w.weight.params[w.weight.params.size() == 1 ? 0 : c].scale;
       per_channel += scale * scale;
       now += have * have;
@@ -608,13 +605,33 @@ class Quantizer {
     for (const std::string& name : tables) {
       result_.nodes_skipped.push_back({name, "Gather", "its table is stored in 8 bits, its rows are read as floats"});
     }
+    StoreRecurrent();
     model_.graph->EraseDead();
     RaiseOpsetForQuantization(model_);
   }
 
+  // Whether there were any.
+  bool StoreRecurrent() {
+    const std::vector<const Node*> stored = StoreRecurrentWeights(model_, config_, StoredType(), kFaithful, threads_);
+    const std::string bits = StoredType() == DType::kS8 ? "8" : "16";
+    for (const Node* node : stored) {
+      result_.nodes_skipped.push_back(
+          {NodeName(*node), node->op(), "it computes in float; its weights are stored in " + bits + " bits"});
+    }
+    if (!stored.empty()) {
+      result_.effective_weights += "; " + std::string(Name(StoredType())) + " of recurrent operators, a scale a row";
+    }
+    return !stored.empty();
+  }
+
   void FindStoredTables() {
+    if (!stores_tables_) return;
     const SelectOptions options;
-    tables_ = FindTables(model_, options.stored_share * options.target, threads_, [&](const Value& table) {
+    const auto encode = [&](const TensorRef& table) {
+      std::optional<EncodedTable> encoded = early_ == nullptr ? std::nullopt : early_->TakeTable(table);
+      return encoded ? *std::move(encoded) : EncodeTable(table, threads_);
+    };
+    tables_ = FindTables(model_, options.stored_share * options.target, encode, [&](const Value& table) {
       if (OverrideOf(config_, table.name()) == DType::kF32) return false;
       return std::all_of(table.uses().begin(), table.uses().end(),
                          [&](const Use& use) { return KeptByUser(*use.node, config_).empty(); });
@@ -649,6 +666,7 @@ class Quantizer {
   const DataSource* data_;
   int threads_;
   StatisticsCache* cache_;
+  EarlyWeights* early_;
   QuantizeResult& result_;
   Placement placement_;
   std::optional<Calibration> calibration_;
@@ -658,14 +676,16 @@ class Quantizer {
   std::unordered_map<const Value*, std::size_t> site_of_;
   std::vector<Work> work_;
   std::vector<StoredTable> tables_;
-  std::vector<std::vector<AffineParams>> chosen_;  // of the weights of placement_.nodes, where there was time for it
+  std::vector<WeightStudy> studies_;  // of the weights of placement_.nodes, where there was time for it
+  bool stores_tables_ = false;
+  bool prepared_ = false;  // the session was loaded, and weights and tables were looked at meanwhile
 };
 }  // namespace
 
 void QuantizeStatic(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
                     const ResolvedPrecision& precision, const DataSource* data, int threads, StatisticsCache* cache,
-                    QuantizeResult& result) {
-  Quantizer(model, config, device, precision, data, threads, cache, result).Run();
+                    EarlyWeights* early, QuantizeResult& result) {
+  Quantizer(model, config, device, precision, data, threads, cache, early, result).Run();
 }
 
 }  // namespace octavo

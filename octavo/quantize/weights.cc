@@ -52,8 +52,8 @@ AffineParams ClippedParams(std::span<const float> w, float min, float max, DType
   some.push_back(max);
   const AffineParams clipped = MseWeightParams(some, storage, symmetric);
   const AffineParams full = ChooseParams(min, max, storage, symmetric);
-  const bool better = QuantizationSquaredError(w, clipped, storage) < QuantizationSquaredError(w, full, storage);
-  return better ? clipped : full;
+  const double error = QuantizationSquaredError(w, clipped, storage);
+  return QuantizationSquaredError(w, full, storage, error) > error ? clipped : full;
 }
 
 AffineParams Params(std::span<const float> w, float min, float max, DType storage, bool symmetric) {

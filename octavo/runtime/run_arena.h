@@ -37,6 +37,7 @@ class RunArena {
 
   std::mutex mutex_;
   std::atomic<std::size_t> references_{1};
+  std::byte* mapped_ = nullptr;  // kReserve bytes; base_ is the first large page's in them
   std::byte* base_ = nullptr;
   std::size_t reserved_ = 0, top_ = 0, highest_ = 0;  // in use below top_, ever used below highest_
   std::map<std::size_t, std::size_t> free_;           // size by offset, below top_; no two touch
