@@ -435,6 +435,21 @@ def test_activation_types_in_circle(octavo, tmp_path, name, code):
     assert "DEQUANTIZE" not in operators
 
 
+@pytest.mark.parametrize("change,sentence", [
+    (dict(block_size=16), "blocks of 32"), (dict(elem_format="mxfp8_e4m3"), "mxint8 and mxfp4"), (dict(axis=7), "as the warning says"),
+    (dict(rounding="up"), "as the warning says")])
+def test_what_circle_tensors_cannot_say(octavo, tmp_path, change, sentence):
+    """Their blocks are 32 elements: another block would be rounded in another way by who reads it."""
+    attributes = {"elem_format": "mxfp4", "axis": -1, "rounding": "away", **change}
+    model = fake_quantize_model("mxfp4", "away", -1, 32, 2)
+    model.graph.node[0].ClearField("attribute")
+    model.graph.node[0].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    dims = [a for i in model.graph.input for d, a in ((0, "2"), (1, "64")) for a in ("--dim", f"{i.name}:{d}={a}")]
+    r = octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "m.circle", *dims, code=4)
+    assert sentence in r.error and not (tmp_path / "m.circle").exists()
+
+
 def test_affine_fake_quantize_becomes_a_type(octavo, tmp_path):
     """FakeQuantize(x, s, z) is a Q/DQ pair, runs as it is, and gives integer tensors in Circle."""
     rng = np.random.default_rng(2)

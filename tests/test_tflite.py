@@ -350,12 +350,29 @@ def refused(kind):
         return f, "TFLite_Detection_PostProcess"
     if kind == "symmetric":
         return one("MIRROR_PAD", [((2, 4), F), i32([1, 0], [2, 3])], [((3, 9), F)], "MirrorPadOptions", mode=1), "SYMMETRIC"
+    if kind == "window":
+        return one("MAX_POOL_2D", [PICTURE], [((1, 5, 6, 4), F)], "Pool2DOptions", padding=VALID, strideH=1, strideW=1, filterHeight=3, filterWidth=3), "window"
     assert kind == "computed axis"
     return one("REVERSE_V2", [((2, 3), F), ((1,), I)], [((2, 3), F)], "ReverseV2Options"), "not a constant"
 
 
-@pytest.mark.parametrize("kind", ["loop", "branch twice", "custom", "symmetric", "computed axis"])
+@pytest.mark.parametrize("kind", ["loop", "branch twice", "custom", "symmetric", "window", "computed axis"])
 def test_refusals(octavo, tmp_path, kind):
     f, word = refused(kind)
     r = octavo("export", f.save(tmp_path / "m.tflite"), "--to", "onnx", "-o", tmp_path / "m.onnx", code=4)
     assert word in r.error and not (tmp_path / "m.onnx").exists()
+
+
+def test_hostile_bytes(octavo, tmp_path):
+    """Whatever is wrong in a file, it is said: also when its operators become ONNX's."""
+    f = one("TRANSPOSE_CONV", [i32(1, 9, 12, 2), WEIGHTS(2, 3, 3, 4), PICTURE], [((1, 9, 12, 2), F)], "TransposeConvOptions", padding=SAME, strideH=2, strideW=2)
+    files = [f, sparse_file(True)[0], branches(), *(OPERATORS[n] for n in ("space_to_batch", "strided_shrink", "split_v", "unpack"))]
+    rng = np.random.default_rng(0)
+    for i in range(42):
+        good = files[i % len(files)].save(tmp_path / "m.tflite").read_bytes()
+        bad = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            bad[rng.integers(8, len(bad))] = rng.integers(0, 256)
+        (tmp_path / "m.tflite").write_bytes(bytes(bad))
+        r = octavo("export", tmp_path / "m.tflite", "--to", "onnx", "-o", tmp_path / "m.onnx", "--force", code=None)
+        assert r.code in (0, 3, 4), (i, r.code, r.err)

@@ -43,6 +43,7 @@ std::optional<fbs::TensorType> CircleTypeOf(const Type& type) {
         dtype = type.quant->affine.storage;
         break;
       case QuantType::Kind::kMx:
+        if (type.quant->mx.block != 32) return std::nullopt;  // a tensor has no field for it
         if (type.quant->mx.format == "mxint8") return T::MXINT8;
         if (type.quant->mx.format == "mxfp4") return T::MXFP4;
         return std::nullopt;

@@ -105,7 +105,11 @@ class Writer {
   void AddTensor(const Value& value) {
     const std::string where = "value '" + value.name() + "'";
     const std::optional<fbs::TensorType> type = internal::CircleTypeOf(value.type);
-    if (!type) ThrowUnsupported("Circle has no tensors of this type", where + ", " + ToString(value.type));
+    if (!type) {
+      const bool mx = value.type.quant && value.type.quant->kind == QuantType::Kind::kMx;
+      ThrowUnsupported("Circle has no tensors of this type", where + ", " + ToString(value.type),
+                       mx ? "its MX tensors are mxint8 and mxfp4 in blocks of 32" : "");
+    }
     const std::optional<Dims> dims = StaticShape(value.type);
     if (!dims) ThrowInternal("a value of a Circle graph has no static shape", where);
     std::vector<std::int32_t> shape;

@@ -604,7 +604,8 @@ CircleReport CircleLowering::Run() {
     const std::string_view key = node->op();
     if (node->domain() != kIrDomain && !node->domain().empty() && node->domain() != "ai.onnx" &&
         node->domain() != "com.microsoft") {
-      Refuse(*node, "its domain '" + node->domain() + "' is not known");
+      Refuse(*node, node->domain() == "octavo" ? "its attributes do not become a type, as the warning says"
+                                               : "its domain '" + node->domain() + "' is not known");
     }
     const auto it = handlers.find(key);
     if (it == handlers.end()) Refuse(*node, "the operator is not lowered");

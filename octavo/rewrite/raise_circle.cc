@@ -195,6 +195,22 @@ void Raising::SetWindow(const Node& node, Node& to) const {
   to.SetAttribute("auto_pad", std::string(node.StringAttribute("padding", "SAME") == "SAME" ? "SAME_UPPER" : "VALID"));
 }
 
+// The sizes that a file says are those that its windows give: one whose open dimensions it fills in anyhow is found
+// here.
+void Raising::CheckWindow(const Node& node, const Dims& in, const Dims& window, const Perm& dilation) const {
+  const Dims out = DimsOf(node.output());
+  const Perm stride{node.IntAttribute("stride_h", 1), node.IntAttribute("stride_w", 1)};
+  const bool same = node.StringAttribute("padding", "SAME") == "SAME";
+  for (std::size_t i = 0; i < 2; ++i) {
+    constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+    if (stride[i] <= 0 || dilation[i] <= 0 || dilation[i] > kMost || window[i] <= 0 || window[i] > kMost)
+      Refuse(node, "its window");
+    const std::int64_t covered = same ? 1 : (window[i] - 1) * dilation[i] + 1;
+    const std::int64_t steps = in[i + 2] < covered ? 0 : (in[i + 2] - covered) / stride[i] + 1;
+    if (out.size() != 4 || out[i + 1] != steps) Refuse(node, "its output is not of the size that its window gives");
+  }
+}
+
 void Raising::Conv(Node& node) {
   const bool depthwise = node.op() == "DEPTHWISE_CONV_2D";
   Value* x = Move(node, node.input(0), {0, 3, 1, 2});
@@ -208,10 +224,10 @@ void Raising::Conv(Node& node) {
   const Dims in = DimsOf(x), window = DimsOf(w), &dilation = *conv.IntsAttribute("dilations"),
              &stride = *conv.IntsAttribute("strides");
   const bool same = conv.StringAttribute("auto_pad", "VALID") != "VALID";
+  CheckWindow(node, in, {window[2], window[3]}, dilation);
   if (same && (dilation[0] > 1 || dilation[1] > 1)) {  // onnxruntime pads by itself only without dilations
     Perm pads(4);
     for (std::size_t i = 0; i < 2; ++i) {
-      if (stride[i] <= 0 || dilation[i] <= 0 || window[i + 2] <= 0) Refuse(node, "its window");
       const std::int64_t steps = (in[i + 2] + stride[i] - 1) / stride[i];
       const std::int64_t all =
           std::max<std::int64_t>((steps - 1) * stride[i] + (window[i + 2] - 1) * dilation[i] + 1 - in[i + 2], 0);
@@ -249,6 +265,7 @@ void Raising::Pool(Node& node) {
   SetWindow(node, *y->producer());
   y->producer()->SetAttribute("kernel_shape",
                               Perm{node.IntAttribute("filter_height", 1), node.IntAttribute("filter_width", 1)});
+  CheckWindow(node, DimsOf(x), *y->producer()->IntsAttribute("kernel_shape"), {1, 1});
   FinishSpatial(node, y);
 }
 

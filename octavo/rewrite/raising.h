@@ -42,6 +42,7 @@ class Raising {
   Value* Activate(Node& node, Value* y);
   void FinishSpatial(Node& node, Value* y);
   Type SpatialType(const Node& node) const;
+  void CheckWindow(const Node& node, const Dims& in, const Dims& window, const Perm& dilation) const;
   void SetWindow(const Node& node, Node& to) const;
 
   // raise_circle.cc: products, windows, elementwise operators.
