@@ -461,8 +461,19 @@ Guess TypeOfResult(const Node& node) {
 }  // namespace
 
 bool FillTypes(Model& model) {
-  bool complete = true;
+  std::vector<std::pair<Value*, Type>> declared;
+  bool missing = false;
   for (Node* node = model.graph->first(); node != nullptr; node = node->next()) {
+    for (Value* value : node->outputs()) {
+      if (value == nullptr || value->type.quant || !value->type.opaque.empty()) continue;
+      missing = missing || !value->type.shape.has_value();
+      if (!value->is_graph_output()) declared.emplace_back(value, value->type);
+    }
+  }
+  if (!missing) return true;
+  for (auto& [value, type] : declared) value->type = Type{};
+  bool complete = true;
+  for (Node* node = model.graph->first(); node != nullptr && complete; node = node->next()) {
     for (std::size_t i = 0; i < node->outputs().size(); ++i) {
       Value* value = node->output(i);
       if (value == nullptr || value->type.shape.has_value()) continue;
@@ -476,6 +487,9 @@ bool FillTypes(Model& model) {
         complete = false;
       }
     }
+  }
+  if (!complete) {
+    for (auto& [value, type] : declared) value->type = std::move(type);
   }
   return complete;
 }

@@ -113,6 +113,17 @@ TEST(FillTypes, AsTheRuntimeInfers) {
   }
 }
 
+// A note that editors left behind is not believed where others are missing; and stands where something does not follow.
+TEST(FillTypes, DeclaredTypesGo) {
+  for (const bool follows : {true, false}) {
+    Model model = ParseIr("graph @g(%x: f32[2,3]) -> (%o) {\n%a: f32[7,3] = Relu(%x)\n%b: f32[*] = " +
+                          std::string(follows ? "Neg" : "Unheard") + "(%a)\n%o: f32[2,3] = Abs(%b)\n}");
+    EXPECT_EQ(FillTypes(model), follows);
+    EXPECT_EQ(ToString(model.graph->FindValue("a")->type), follows ? "f32[2,3]" : "f32[7,3]");
+    EXPECT_EQ(ToString(model.graph->FindValue("b")->type), follows ? "f32[2,3]" : "f32[*]");
+  }
+}
+
 // What does not follow, or is not to be computed, is left to the runtime.
 TEST(FillTypes, WhatDoesNotFollowIsLeft) {
   for (const std::string line :

@@ -56,8 +56,10 @@ std::int64_t UnpackWeights(Model& model, bool all);
 // a graph with quantized types. Error(kUnsupported) when there is no runtime.
 std::int64_t InferTypes(Model& model);
 
-// Gives the main graph's values without a shape theirs, where it follows from the operator's definition and its inputs'
-// types: in no time, where the runtime takes more than linear time for thousands of values. True if none is left.
+// Where some of the main graph's values have no shape, gives all of them their types as they follow from the operators'
+// definitions and the inputs' types: in no time, where the runtime takes more than linear time for thousands of values.
+// What the model declares of values inside goes then, as with InferTypes. True if every value has a shape; else
+// nothing has changed but types of graph outputs that said less.
 bool FillTypes(Model& model);
 
 // Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
