@@ -44,7 +44,7 @@ models: $(DEPS)/venv.stamp
 plugins: $(ENV)
 	@OCTAVO_DEPS=$(DEPS) bash tools/qnn > /dev/null || echo "no QNN plugin here: what needs it is skipped"
 
-demo: build models plugins
+demo: build models
 	@OCTAVO_DEPS=$(DEPS) OCTAVO_ORT_LIBRARY=$(OCTAVO_ORT_LIBRARY) bash tools/demo $(PYTHON)
 
 unit: everything models
