@@ -24,6 +24,7 @@
 #include "octavo/build/write_checked.h"
 #include "octavo/calibrate/calibrate.h"
 #include "octavo/calibrate/statistics.h"
+#include "octavo/compile/device_form.h"
 #include "octavo/compile/quantize_stage.h"
 #include "octavo/device/kernels.h"
 #include "octavo/emit/onnx.h"
@@ -450,10 +451,13 @@ BuildResult Build(const BuildOptions& options) {
   compiled.files = {files.model};
   if (to_compiler) {
     OnnxFiles source = files;
-    if (device.whole_graph && blocks) {
-      Model unpacked = ReadOnnx(files.model);
-      if (UnpackWeights(unpacked, weight_only) > 0) {
-        source = WriteOnnx(unpacked, out.path() / "unpacked.onnx");
+    if (device.whole_graph) {
+      Model form = ReadOnnx(files.model);
+      const bool unpacked = blocks && UnpackWeights(form, weight_only) > 0;
+      if (ToDeviceForm(form, device).changed() || unpacked) {
+        source = WriteOnnx(form, out.path() / "device_form.onnx");
+      }
+      if (unpacked) {
         LogWarning("device " + std::string(device.name) +
                    " has no operators that unpack weights: the artifact holds the numbers that they stand for, and is "
                    "as big as that of fp16; quantized.onnx holds them packed");

@@ -1,0 +1,222 @@
+#include "octavo/compile/device_form.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "octavo/device/arithmetic.h"
+
+namespace octavo {
+namespace {
+
+// The constant codes behind a DequantizeLinear, with its parameters. Null or empty where they are not constants.
+struct Codes {
+  const Node* dequantize = nullptr;
+  const Value* codes = nullptr;  // null: computed
+  std::vector<float> scales;
+  std::vector<std::int64_t> zeros;  // as many as scales
+  DType storage = DType::kUndefined;
+};
+
+std::optional<Codes> Behind(const Value* v) {
+  const Node* dequantize = v == nullptr ? nullptr : v->producer();
+  if (dequantize == nullptr || !dequantize->Is("DequantizeLinear")) return std::nullopt;
+  const Value* scale = dequantize->input(1);
+  const Value* zero = dequantize->input(2);  // absent: 0
+  if (scale == nullptr || !scale->data || (zero != nullptr && !zero->data)) return std::nullopt;
+  Codes out;
+  out.dequantize = dequantize;
+  if (dequantize->input(0)->is_constant()) out.codes = dequantize->input(0);
+  out.scales = scale->data->ToFloats();
+  out.zeros = zero == nullptr ? std::vector<std::int64_t>(out.scales.size(), 0) : zero->data->ToInts();
+  out.storage = zero == nullptr ? dequantize->input(0)->type.dtype : zero->data->dtype;
+  if (out.scales.empty() || out.zeros.size() != out.scales.size()) return std::nullopt;
+  return out;
+}
+
+bool AllAre(const std::vector<std::int64_t>* values, const auto& is) {
+  return values != nullptr && !values->empty() && std::all_of(values->begin(), values->end(), is);
+}
+
+// A convolution of 16-bit codes with constant 8-bit weights.
+struct Layer {
+  Node* node;
+  Codes x, w;
+  std::int64_t channels;  // of the output
+  bool transposed, depthwise;
+};
+
+std::optional<Layer> LayerOf(Node* node) {
+  const bool transposed = node->Is("ConvTranspose");
+  if (!node->Is("Conv") && !transposed) return std::nullopt;
+  std::optional<Codes> x = Behind(node->input(0)), w = Behind(node->input(1));
+  if (!x || !w || w->codes == nullptr || !w->codes->data) return std::nullopt;
+  if (x->scales.size() != 1 || x->storage != DType::kU16 || BitWidth(w->storage) != 8) return std::nullopt;
+  const Dims& dims = w->codes->data->dims;
+  const std::int64_t group = node->IntAttribute("group", 1);
+  if (dims.size() < 3 || group < 1) return std::nullopt;
+  const std::int64_t channels = transposed ? dims[1] * group : dims[0];
+  if (w->scales.size() != 1 && static_cast<std::int64_t>(w->scales.size()) != channels) return std::nullopt;
+  const bool depthwise = !transposed && dims[1] == 1 && group == channels;
+  return Layer{node, std::move(*x), std::move(*w), channels, transposed, depthwise};
+}
+
+// Depthwise convolutions that step over what lies between and have a middle, in both dimensions, keep all bits, and so
+// do those of one factor a channel.
+bool KeepsBits(const Layer& layer) {
+  const Dims& dims = layer.w.codes->data->dims;
+  if (!layer.depthwise || dims.size() != 4) return false;
+  if (dims[2] == 1 && dims[3] == 1)
+    return layer.node->IntsAttribute("strides") == nullptr ||
+           AllAre(layer.node->IntsAttribute("strides"), [](auto s) { return s == 1; });
+  return AllAre(layer.node->IntsAttribute("strides"), [](auto s) { return s % 2 == 0; }) && dims[2] % 2 == 1 &&
+         dims[3] % 2 == 1 && dims[2] > 1 && dims[3] > 1;
+}
+
+// What the weights of output channel `c` add up to, zero points taken off.
+std::int64_t WeightSum(const Layer& layer, const std::vector<std::int64_t>& codes, std::int64_t c) {
+  const std::int64_t each = static_cast<std::int64_t>(codes.size()) / layer.channels;
+  const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
+  std::int64_t sum = 0;
+  for (std::int64_t i = c * each; i < (c + 1) * each; ++i) sum += codes[static_cast<std::size_t>(i)] - zero;
+  return sum;
+}
+
+// Before: sum = floor(products / 2^n) + truncate(bias / 2^n), where the products of the input's zero point are rounded
+// to 2^n on their own.
+// After: the bias that makes the mean of that what it should be.
+std::int64_t MovedBias(std::int64_t bias, std::int64_t zero_products, std::int64_t unit) {
+  const std::int64_t half = unit / 2;
+  const std::int64_t rest = ((zero_products + half) % unit + unit) % unit - half;
+  const auto units = std::llround((static_cast<double>(bias) + static_cast<double>(half) - static_cast<double>(rest)) /
+                                  static_cast<double>(unit));
+  // Half a unit above what is truncated: the device's own conversion of the bias must not fall short of it.
+  return units * unit + (units > 0 ? half : units < 0 ? -half : 0);
+}
+
+bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
+  Graph& graph = *model.graph;
+  const auto channels = static_cast<std::size_t>(layer.channels);
+  std::vector<std::int64_t> bias(channels, 0);
+  std::optional<Codes> old;
+  if (layer.node->input(2) != nullptr) {
+    old = Behind(layer.node->input(2));
+    if (!old || old->codes == nullptr || !old->codes->data || old->storage != DType::kS32) return false;
+    bias = old->codes->data->ToInts();
+    if (bias.size() != channels) return false;
+  }
+  const std::vector<std::int64_t> codes = layer.w.codes->data->ToInts();
+  for (std::int64_t c = 0; c < layer.channels; ++c) {
+    auto& b = bias[static_cast<std::size_t>(c)];
+    // How many products a transposed convolution adds up differs from place to place.
+    const std::int64_t products = layer.transposed ? 0 : WeightSum(layer, codes, c) * layer.x.zeros[0];
+    b = std::clamp<std::int64_t>(MovedBias(b, products, unit), INT32_MIN, INT32_MAX);
+  }
+  const std::string base = layer.node->output()->name() + "_bias";
+  Value* moved = graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(DType::kS32, {layer.channels}, bias));
+  Value *scale = nullptr, *zero = nullptr;
+  if (old) {
+    scale = old->dequantize->input(1);
+    zero = old->dequantize->input(2);
+  } else {
+    std::vector<float> scales;
+    for (const float s : layer.w.scales) scales.push_back(s * layer.x.scales[0]);
+    const bool one = scales.size() == 1;
+    const Dims dims = one ? Dims{} : Dims{layer.channels};
+    scale = graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::FromFloats(dims, scales));
+    zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
+                             TensorRef::FromInts(DType::kS32, dims, std::vector<std::int64_t>(scales.size(), 0)));
+  }
+  Type type;
+  type.dtype = DType::kF32;
+  Node* dequantize =
+      graph.AddNode("DequantizeLinear", "", {moved, scale, zero}, {{graph.UniqueName(base + "_f"), type}}, layer.node);
+  if (scale->data->elements() > 1) dequantize->SetAttribute("axis", std::int64_t{0});
+  layer.node->SetInput(2, dequantize->output());
+  return true;
+}
+
+// Before: Conv(x) {pads}
+// After:  Conv(DequantizeLinear(QuantizeLinear(Pad(x)))) {pads = 0}, in the parameters of x
+bool TakePadsOut(Model& model, const Layer& layer) {
+  const Dims& dims = layer.w.codes->data->dims;
+  const auto five = [](std::int64_t k) { return k == 5; };
+  const std::vector<std::int64_t>* pads = layer.node->IntsAttribute("pads");
+  if (!layer.depthwise || dims.size() != 4 || !five(dims[2]) || !five(dims[3]) || layer.x.zeros[0] == 0 ||
+      !AllAre(layer.node->IntsAttribute("strides"), [](auto s) { return s == 2; }) || pads == nullptr ||
+      pads->size() != 4 || AllAre(pads, [](auto p) { return p == 0; })) {
+    return false;
+  }
+  Graph& graph = *model.graph;
+  const std::string base = layer.node->input(0)->name() + "_padded";
+  const std::vector<std::int64_t> all = {0, 0, (*pads)[0], (*pads)[1], 0, 0, (*pads)[2], (*pads)[3]};
+  Value* amounts = graph.AddConstant(graph.UniqueName(base + "_by"), TensorRef::FromInts(DType::kS64, {8}, all));
+  Type type;
+  type.dtype = DType::kF32;
+  Type code_type;
+  code_type.dtype = layer.x.storage;
+  const auto add = [&](const char* op, std::vector<Value*> inputs, const Type& t, const char* suffix) {
+    return graph.AddNode(op, "", std::move(inputs), {{graph.UniqueName(base + suffix), t}}, layer.node)->output();
+  };
+  Value *scale = layer.x.dequantize->input(1), *zero = layer.x.dequantize->input(2);
+  Value* padded = add("Pad", {layer.node->input(0), amounts}, type, "");
+  Value* codes = add("QuantizeLinear", {padded, scale, zero}, code_type, "_q");
+  layer.node->SetInput(0, add("DequantizeLinear", {codes, scale, zero}, type, "_dq"));
+  layer.node->SetAttribute("pads", std::vector<std::int64_t>(4, 0));
+  return true;
+}
+
+// Before: op(x), x: DequantizeLinear of computed u8
+// After:  op(DequantizeLinear(QuantizeLinear(x))) in 16 bits that hold the same numbers
+bool Widen(Model& model, Node* node, const WidenedInput& wide) {
+  const std::size_t input = wide.input;
+  const std::optional<Codes> x = Behind(node->input(input));
+  if (!x || x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1) return false;
+  Graph& graph = *model.graph;
+  const bool symmetric = wide.symmetric;
+  // 257 * 255 = 65535, and the largest difference to a zero point, 255, times 128 is below 32768.
+  const std::int64_t times = symmetric ? 128 : 257;
+  const DType storage = symmetric ? DType::kS16 : DType::kU16;
+  const std::string base = node->input(input)->name() + "_wide";
+  Value* scale =
+      graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(x->scales[0] / static_cast<float>(times)));
+  Value* zero = graph.AddConstant(
+      graph.UniqueName(base + "_zero_point"),
+      TensorRef::FromInts(storage, {}, std::vector<std::int64_t>{symmetric ? 0 : x->zeros[0] * times}));
+  Type type;
+  type.dtype = DType::kF32;
+  Type code_type;
+  code_type.dtype = storage;
+  Node* quantize = graph.AddNode("QuantizeLinear", "", {node->input(input), scale, zero},
+                                 {{graph.UniqueName(base + "_q"), code_type}}, node);
+  Node* dequantize =
+      graph.AddNode("DequantizeLinear", "", {quantize->output(), scale, zero}, {{graph.UniqueName(base), type}}, node);
+  node->SetInput(input, dequantize->output());
+  return true;
+}
+
+}  // namespace
+
+DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
+  const DeviceArithmetic& arithmetic = ArithmeticOf(device);
+  DeviceForm form;
+  const bool has_16_bits = model.OpsetVersion() >= 21;  // Q/DQ to them
+  for (Node* node : model.graph->nodes()) {
+    for (const WidenedInput& wide : arithmetic.widened) {
+      if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;
+    }
+    if (arithmetic.conv16_lost_bits == 0) continue;
+    std::optional<Layer> layer = LayerOf(node);
+    if (!layer) continue;
+    if (arithmetic.conv16_pads_5x5_wrongly && TakePadsOut(model, *layer)) ++form.pads;
+    if (!KeepsBits(*layer) && MoveBias(model, *layer, std::int64_t{1} << arithmetic.conv16_lost_bits)) ++form.biases;
+  }
+  if (form.changed())
+    model.graph->EraseDead();  // a bias that nothing reads would stand alone, and the compiler refuses
+  return form;
+}
+
+}  // namespace octavo

@@ -1,0 +1,23 @@
+// What a device's arithmetic asks of a quantized model on its way into the compiler.
+#pragma once
+
+#include <cstdint>
+
+#include "octavo/device/descriptor.h"
+#include "octavo/ir/graph.h"
+
+namespace octavo {
+
+struct DeviceForm {
+  std::int64_t biases = 0;   // of convolutions, moved by what the device rounds down
+  std::int64_t pads = 0;     // of convolutions, taken out of them
+  std::int64_t widened = 0;  // inputs in 8 bits that go in in 16
+  bool changed() const { return biases + pads + widened > 0; }
+};
+
+// Changes `model` (plain ONNX with Q/DQ operators) where the device (device/arithmetic.h) computes something else
+// than what Q/DQ mean, so that the device's results come nearer to those of `model` as it was. What comes out is for
+// the device's compiler alone: elsewhere its numbers are worse.
+DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device);
+
+}  // namespace octavo

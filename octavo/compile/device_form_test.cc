@@ -1,0 +1,114 @@
+#include "octavo/compile/device_form.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "octavo/ir/text.h"
+
+namespace octavo {
+namespace {
+
+// Conv of the codes of x: two channels, weights 1 and -2 at each of nine places (their sums are 9 and -18).
+Model Layer(const std::string& dtype, const std::string& zero_point, const std::string& bias,
+            const std::string& attributes, int kernel = 3) {
+  std::string w = "[";
+  for (int i = 0; i < 2 * kernel * kernel; ++i) {
+    w += (i > 0 ? ", " : "") + std::string(i < kernel * kernel ? "1" : "-2");
+  }
+  const std::string k = std::to_string(kernel);
+  std::string text = "ir_version = 10\nopset \"\" = 21\ngraph @g(%x: " + dtype + "[1,2,8,8]) -> (%y) {\n";
+  text += "%s = constant f32[] 0.5\n%z = constant " + dtype + "[] " + zero_point + "\n";
+  text += "%w = constant s8[2,1," + k + "," + k + "] " + w + "]\n%sw = constant f32[] 0.25\n%zw = constant s8[] 0\n";
+  text += "%d: f32[1,2,8,8] = DequantizeLinear(%x, %s, %z)\n%wd: f32[2,1,p,q] = DequantizeLinear(%w, %sw, %zw)\n";
+  if (!bias.empty()) {
+    text += "%b = constant s32[2] " + bias + "\n%sb = constant f32[] 0.125\n%bd: f32[2] = DequantizeLinear(%b, %sb)\n";
+  }
+  text += "%y: f32[1,2,r,s] = Conv(%d, %wd" + std::string(bias.empty() ? "" : ", %bd") + ") {" + attributes + "}\n}\n";
+  return Parse(text);
+}
+
+const Node& ConvOf(const Model& model) {
+  for (const Node* node : model.graph->nodes()) {
+    if (node->Is("Conv")) return *node;
+  }
+  throw std::logic_error("no Conv");
+}
+
+std::vector<std::int64_t> BiasOf(const Model& model) {
+  return ConvOf(model).input(2)->producer()->input(0)->data->ToInts();
+}
+
+constexpr const char* kPlain = "group=2, pads=[1, 1, 1, 1]";
+
+TEST(DeviceForm, TheBiasMakesUpForWhatIsRoundedDown) {
+  // Zero point 0: 1000 + 128 is 4.4 units of 256, -1000 + 128 is -3.4; half a unit more is truncated by the device.
+  Model model = Layer("u16", "0", "[1000, -1000]", kPlain);
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).biases, 1);
+  EXPECT_EQ(BiasOf(model), (std::vector<std::int64_t>{4 * 256 + 128, -3 * 256 - 128}));
+  // Zero point 100: its products are 900 (3.5 units: rounded down, or up, by 128 or less) and -1800 (-7.03 units).
+  // 1000 + 128 - ((900 + 128) mod 256 - 128) = 1252: 4.9 units; -1000 + 128 - ((-1800 + 128) mod 256 - 128) = -864.
+  model = Layer("u16", "100", "[1000, -1000]", kPlain);
+  ToDeviceForm(model, *FindDevice("qnn"));
+  EXPECT_EQ(BiasOf(model), (std::vector<std::int64_t>{5 * 256 + 128, -3 * 256 - 128}));
+}
+
+TEST(DeviceForm, AConvolutionWithoutABiasGetsOne) {
+  Model model = Layer("u16", "200", "", kPlain);
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).biases, 1);
+  const Node& dequantize = *ConvOf(model).input(2)->producer();
+  EXPECT_EQ(dequantize.input(1)->data->ToFloats(), (std::vector<float>{0.125f}));
+  // 128 - ((1800 + 128) mod 256 - 128) = 120: 0.5 of a unit; 128 - ((-3600 + 128) mod 256 - 128) = 144: 0.6.
+  EXPECT_EQ(BiasOf(model), (std::vector<std::int64_t>{0, 256 + 128}));
+}
+
+TEST(DeviceForm, WhatKeepsItsBitsStays) {
+  const auto biases = [](const char* device, Model model) { return ToDeviceForm(model, *FindDevice(device)).biases; };
+  EXPECT_EQ(biases("cpu", Layer("u16", "7", "[1, 2]", kPlain)), 0);
+  EXPECT_EQ(biases("qnn", Layer("u8", "7", "[1, 2]", kPlain)), 0);
+  EXPECT_EQ(biases("qnn", Layer("u16", "7", "[1, 2]", "group=2, strides=[2, 2], pads=[1, 1, 1, 1]")), 0);
+  EXPECT_EQ(biases("qnn", Layer("u16", "7", "[1, 2]", "group=2, strides=[2, 1], pads=[1, 1, 1, 1]")), 1);
+  EXPECT_EQ(biases("qnn", Layer("u16", "7", "[1, 2]", "group=2, strides=[2, 2]", 2)), 1);
+  EXPECT_EQ(biases("qnn", Layer("u16", "7", "[1, 2]", "group=2", 1)), 0);
+}
+
+TEST(DeviceForm, PadsOfADepthwise5x5OfStride2BecomeAPad) {
+  constexpr const char* kStride2 = "group=2, strides=[2, 2], pads=[2, 1, 2, 1]";
+  Model model = Layer("u16", "7", "[1, 2]", kStride2, 5);
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).pads, 1);
+  const Node& conv = ConvOf(model);
+  EXPECT_EQ(*conv.IntsAttribute("pads"), (std::vector<std::int64_t>{0, 0, 0, 0}));
+  const Node& pad = *conv.input(0)->producer()->input(0)->producer()->input(0)->producer();
+  ASSERT_TRUE(pad.Is("Pad"));
+  EXPECT_EQ(pad.input(1)->data->ToInts(), (std::vector<std::int64_t>{0, 0, 2, 1, 0, 0, 2, 1}));
+  const auto pads = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).pads; };
+  EXPECT_EQ(pads(Layer("u16", "0", "[1, 2]", kStride2, 5)), 0);
+  EXPECT_EQ(pads(Layer("u8", "7", "[1, 2]", kStride2, 5)), 0);
+  EXPECT_EQ(pads(Layer("u16", "7", "[1, 2]", "group=2, strides=[2, 2], pads=[1, 1, 1, 1]")), 0);
+}
+
+TEST(DeviceForm, ASecondComputedFactorIn8BitsIsWidenedWithoutAChange) {
+  const auto product = [](const std::string& b) {
+    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%a: u8[2,4], %b: " + b +
+                 "[4,2]) -> (%y) {\n%s = constant f32[] 0.5\n%z = constant u8[] 3\n%zb = constant " + b +
+                 "[] 3\n%ad: f32[2,4] = DequantizeLinear(%a, %s, %z)\n%bd: f32[4,2] = DequantizeLinear(%b, %s, %zb)\n"
+                 "%y: f32[2,2] = MatMul(%ad, %bd)\n}\n");
+  };
+  Model model = product("u8");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).widened, 1);
+  const Node& matmul = *model.graph->outputs()[0]->producer();
+  const Node& dequantize = *matmul.input(1)->producer();
+  EXPECT_EQ(dequantize.input(1)->data->ToFloats(), (std::vector<float>{0.5f / 128}));
+  EXPECT_EQ(dequantize.input(2)->data->dtype, DType::kS16);
+  EXPECT_EQ(dequantize.input(2)->data->ToInts(), (std::vector<std::int64_t>{0}));
+  EXPECT_TRUE(dequantize.input(0)->producer()->Is("QuantizeLinear"));
+  EXPECT_TRUE(matmul.input(0)->producer()->input(0)->kind() == ValueKind::kInput);
+  model = product("u16");
+  EXPECT_FALSE(ToDeviceForm(model, *FindDevice("qnn")).changed());
+  model = product("u8");
+  EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
+}
+
+}  // namespace
+}  // namespace octavo
