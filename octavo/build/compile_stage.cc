@@ -115,6 +115,15 @@ void ValidateArtifact(const std::filesystem::path& source, const std::filesystem
   const CompareResult on_cpu = CompareModels(source, portable, data, same);
   manifest.quantized_on_cpu_db = PooledSqnrDb(on_cpu.outputs);
   for (const OutputError& output : on_cpu.outputs) manifest.quantized_on_cpu_dbs.push_back(output.SqnrDb());
+  // No rounding does that: the provider computes something else than what it was given.
+  constexpr double kNothingDb = 3, kFarDb = 20;
+  const double on_device = PooledSqnrDb(manifest.validate.outputs);
+  if (on_device >= kNothingDb || *manifest.quantized_on_cpu_db < on_device + kFarDb) return;
+  char text[200];
+  std::snprintf(text, sizeof text,
+                "the compiled model gives other results than what was compiled: %.1f dB, %.1f dB on the CPU", on_device,
+                *manifest.quantized_on_cpu_db);
+  throw Error(ExitCode::kGate, text, report.ep->name, "choose another precision, or stop before it (--no-compile)");
 }
 
 std::string ToJson(const CompileReport& report) {
