@@ -118,6 +118,7 @@ class Placer {
       return Skip(node, std::string(device_.Reason(node.op(), node.domain())));
     }
     if (std::string asked = KeptByUser(node, config_); !asked.empty()) return Skip(node, std::move(asked));
+    if (std::string form = NotInIntegers(node); !form.empty()) return Skip(node, std::move(form));
     PlacedNode placed;
     const std::string refusal = Match(node, info, support, placed);
     if (!refusal.empty()) return Skip(node, refusal);
@@ -301,6 +302,15 @@ std::string KeptByUser(const Node& node, const QuantizationConfig& config) {
   if (!config.op_types.empty() &&
       std::find(config.op_types.begin(), config.op_types.end(), node.op()) == config.op_types.end()) {
     return "its operator type is not among those to quantize";
+  }
+  return {};
+}
+
+std::string NotInIntegers(const Node& node) {
+  const auto* dilations = node.Is("AveragePool") ? node.IntsAttribute("dilations") : nullptr;
+  if (dilations != nullptr &&
+      std::any_of(dilations->begin(), dilations->end(), [](std::int64_t d) { return d != 1; })) {
+    return "it is dilated: ONNX Runtime fuses it to QLinearAveragePool, which has no dilations, and refuses the model";
   }
   return {};
 }

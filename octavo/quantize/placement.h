@@ -44,6 +44,9 @@ void CheckSelectors(const Model& model, const QuantizationConfig& config);
 // Why exclude and op_types keep this node in float; empty: they do not.
 std::string KeptByUser(const Node& node, const QuantizationConfig& config);
 
+// Why no device runs this node in integers, whatever its operator's row says; empty: nothing speaks against it.
+std::string NotInIntegers(const Node& node);
+
 // Whether a subgraph reads what data movement makes of `value`. ONNX Runtime 1.31 moves a DequantizeLinear forward
 // through these operators and, where a subgraph reads the last one's result, looks for an input that the subgraph's
 // node does not have, and aborts the process: such a value must not be quantized.

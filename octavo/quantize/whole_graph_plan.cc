@@ -61,6 +61,30 @@ bool FromMask(const Value* value, int depth) {
   return any;
 }
 
+// A constant that takes positions out of scores, added to them or in their place: 0, and numbers far below any score.
+bool IsMaskConstant(const Value& value) {
+  if (!IsConstantData(&value) || value.type.dtype != DType::kF32) return false;
+  std::vector<float> storage;
+  bool any = false;
+  for (const float f : FloatView(*value.data, storage)) {
+    if (!(f <= -kMaskBound) && f != 0) return false;
+    any = any || f != 0;
+  }
+  return any;
+}
+
+// Whether the node masks what is at its input `scores` by its other operand.
+bool Masks(const Node& node, std::size_t scores) {
+  if (node.Is("Where")) {
+    if (scores != 1 && scores != 2) return false;
+    const Value* other = node.input(3 - scores);
+    return other != nullptr && (IsMaskConstant(*other) || FromMask(other, 0));
+  }
+  if ((!node.Is("Add") && !node.Is("Sub")) || scores > 1) return false;
+  const Value* other = node.input(1 - scores);
+  return other != nullptr && ((node.Is("Add") && IsMaskConstant(*other)) || FromMask(other, 0));
+}
+
 }  // namespace
 
 bool IsConstantData(const Value* value) { return value != nullptr && value->is_constant() && value->data.has_value(); }
@@ -123,6 +147,7 @@ std::string WholeGraphPlan::Refusal(const Node& node) const {
     return std::string(device_.Reason(node.op(), node.domain()));
   }
   if (std::string asked = KeptByUser(node, config_); !asked.empty()) return asked;
+  if (std::string form = NotInIntegers(node); !form.empty()) return form;
   for (std::size_t i = 0; i < node.inputs().size(); ++i) {
     const Value* v = node.input(i);
     if (v == nullptr) continue;
@@ -132,8 +157,9 @@ std::string WholeGraphPlan::Refusal(const Node& node) const {
     if (v->is_constant() && !IsConstantData(v)) return "a constant has no data";
     if (IsConstantData(v)) {
       std::vector<float> storage;
+      const bool mask = IsMaskConstant(*v) && v->uses().size() == 1 && MasksSoftmax(node);
       for (const float f : FloatView(*v->data, storage)) {
-        if (!std::isfinite(f)) return "its constant '" + v->name() + "' holds NaN or infinity";
+        if (!mask && !std::isfinite(f)) return "its constant '" + v->name() + "' holds NaN or infinity";
       }
     }
   }
@@ -240,21 +266,41 @@ void WholeGraphPlan::Join(Node& node) {
   }
 }
 
-// score + mask in front of a Softmax, where the mask can be far below any score. Structure only: one operand of the
-// Add comes, through data movement and arithmetic with constants alone, from integers or booleans (Cast, Where).
+// score + mask, or Where(mask, score, constant), in front of a Softmax, where the mask can be far below any score.
+// Structure only: one operand is a constant of zeros and numbers below -kMaskBound, or it comes, through data movement
+// and arithmetic with constants alone, from integers or booleans (Cast, Where).
 void WholeGraphPlan::FindMasks() {
-  for (Node* node : taken) {
-    if (!node->Is("Softmax")) continue;
-    const Value* v = node->input(0);
-    while (v->producer() != nullptr && Moves(*v->producer())) v = v->producer()->input(0);
-    const Node* add = v->producer();
-    if (add == nullptr || (!add->Is("Add") && !add->Is("Sub")) || is_taken.count(add) == 0) continue;
-    for (std::size_t i = 0; i < 2; ++i) {
-      if (!FromMask(add->input(i), 0)) continue;
-      mask_sums[add->output()] = add->input(1 - i);
-      CollectMask(add->input(i), 0);
-    }
+  for (const Node* node : model_.graph->nodes()) {
+    if (node->Is("Softmax")) Unmasked(node->input(0), 0);
   }
+}
+
+// The scores below the masks that `value` went through.
+const Value* WholeGraphPlan::Unmasked(const Value* value, int depth) {
+  const Value* v = value;
+  while (v->producer() != nullptr && Moves(*v->producer())) v = v->producer()->input(0);
+  const Node* node = v->producer();
+  if (node == nullptr || is_taken.count(node) == 0 || depth > 16) return value;
+  for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+    if (!Masks(*node, i)) continue;
+    for (std::size_t k = 0; k < node->inputs().size(); ++k) {
+      if (k != i) CollectMask(node->input(k), 0);
+    }
+    return mask_sums[node->output()] = Unmasked(node->input(i), depth + 1);
+  }
+  return value;
+}
+
+// Whether FindMasks comes by this node, whatever reads what it makes.
+bool WholeGraphPlan::MasksSoftmax(const Node& node, int depth) const {
+  const Value& v = *node.output();
+  if (depth > 16 || v.is_graph_output() || v.uses().empty()) return false;
+  return std::all_of(v.uses().begin(), v.uses().end(), [&](const Use& use) {
+    if (use.node->graph() != v.graph()) return false;
+    if (use.node->Is("Softmax")) return true;
+    const bool passes = Moves(*use.node) ? use.index == 0 : Masks(*use.node, use.index);
+    return passes && MasksSoftmax(*use.node, depth + 1);
+  });
 }
 
 void WholeGraphPlan::CollectMask(const Value* value, int depth) {

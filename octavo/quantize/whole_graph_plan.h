@@ -15,6 +15,9 @@
 
 namespace octavo {
 
+// A mask of -FLT_MAX or -infinity is as good as one of this size, and a device's rescaling takes no step of 1e36.
+inline constexpr float kMaskBound = 1000.0f;
+
 // What an input of an operator is to placement.
 enum class Role { kNone, kData, kWeight, kBias };
 Role RoleOf(const Node& node, std::size_t index);
@@ -46,7 +49,7 @@ class WholeGraphPlan {
   std::int64_t nodes_total = 0;      // of the graph and of its subgraphs
   std::vector<WholeGraphTensor> tensors;
   std::unordered_map<const Value*, std::size_t> tensor_of;   // of every computed value or input that has parameters
-  std::unordered_map<const Value*, const Value*> mask_sums;  // score + mask -> the score
+  std::unordered_map<const Value*, const Value*> mask_sums;  // masked scores -> the scores
   std::unordered_set<const Value*> mask_values;              // what a mask is made of, constants included
 
   // Data movement, which shares the parameters of what it moves.
@@ -63,6 +66,8 @@ class WholeGraphPlan {
   Node* Absorbable(const Node& node) const;
   void Join(Node& node);
   void FindMasks();
+  const Value* Unmasked(const Value* value, int depth);
+  bool MasksSoftmax(const Node& node, int depth = 0) const;
   void CollectMask(const Value* value, int depth);
 
   const Model& model_;

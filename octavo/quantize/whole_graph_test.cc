@@ -169,6 +169,50 @@ TEST(WholeGraphPlan, MasksAreFoundByWhatTheyAreMadeOf) {
   EXPECT_TRUE(data.plan->mask_sums.empty());
 }
 
+// As decoders are exported: a constant of zeros and -infinity is added, or Where puts it in the scores' place.
+TEST(WholeGraphPlan, ConstantMasksAreMasks) {
+  const auto plan = [](const std::string& body) {
+    return Planned(
+        "graph @g(%s: f32[2,2], %c: bool[2,2], %f: f32[2,2]) -> (%y) {\n"
+        "  %causal = constant f32[2,2] [0, -inf, 0, 0]\n  %big = constant f32[] -3.4e38\n"
+        "  %bias = constant f32[2,2] [0, -1, 0, 0]\n" +
+        body + "\n}");
+  };
+  const auto score = [](const Planned& p, const std::string& sum) -> std::string {
+    const auto it = p.plan->mask_sums.find(p.model.graph->FindValue(sum));
+    return it == p.plan->mask_sums.end() ? "" : it->second->name();
+  };
+  const Planned add = plan("%a: f32[2,2] = Add(%s, %causal)\n%y: f32[2,2] = Softmax(%a)");
+  EXPECT_TRUE(add.Takes("a"));
+  EXPECT_EQ(score(add, "a"), "s");
+  const Planned where = plan("%a: f32[2,2] = Where(%c, %s, %big)\n%y: f32[2,2] = Softmax(%a)");
+  EXPECT_EQ(score(where, "a"), "s");
+  EXPECT_EQ(where.plan->mask_values.count(where.model.graph->FindValue("big")), 1u);
+  const Planned both = plan(
+      "%a: f32[2,2] = Add(%causal, %s)\n%b: f32[2,2] = Where(%c, %big, %a)\n"
+      "%t: f32[2,2] = Transpose(%b)\n%y: f32[2,2] = Softmax(%t)");
+  EXPECT_EQ(score(both, "b"), "s");
+  EXPECT_EQ(score(both, "a"), "s");
+  const Planned bias = plan("%a: f32[2,2] = Add(%s, %bias)\n%y: f32[2,2] = Softmax(%a)");
+  EXPECT_EQ(score(bias, "a"), "");
+  // Infinity that something else than a Softmax reads has no codes.
+  const Planned read = plan("%a: f32[2,2] = Add(%s, %causal)\n%p: f32[2,2] = Softmax(%a)\n%y: f32[2,2] = Add(%p, %a)");
+  EXPECT_FALSE(read.Takes("a"));
+  EXPECT_THAT(read.Reason("a"), HasSubstr("holds NaN or infinity"));
+  const Planned hidden =
+      plan("%a: f32[2,2] = Add(%s, %causal)\n%b: f32[2,2] = Add(%a, %f)\n%y: f32[2,2] = Softmax(%b)");
+  EXPECT_FALSE(hidden.Takes("a"));
+}
+
+TEST(WholeGraphPlan, ADilatedAverageStaysFloat) {
+  const auto pool = [](const std::string& size, const std::string& dilations) {
+    return Planned("graph @g(%x: f32[1,1,8,8]) -> (%y) {\n  %y: f32[1,1," + size +
+                   "] = AveragePool(%x) {kernel_shape=[2,2], dilations=[" + dilations + "]}\n}");
+  };
+  EXPECT_THAT(pool("6,6", "2,2").Reason("y"), HasSubstr("dilated"));
+  EXPECT_TRUE(pool("7,7", "1,1").Takes("y"));
+}
+
 TEST(WholeGraphPlan, AReluWithAnotherReaderBesideItStays) {
   const Planned p(R"(graph @g(%x: f32[1,4]) -> (%y, %z) {
     %a: f32[1,4] = Sub(%x, %x)

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "octavo/base/error.h"
+#include "octavo/base/log.h"
 #include "octavo/calibrate/ranges.h"
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/dead_zone.h"
@@ -64,7 +65,11 @@ PlannedTensor WholeGraphTypes::ParamsOf(std::size_t tensor, DType storage) {
   const bool weight = storage == DType::kS16 && !IsSignedInteger(precision_.activation);
   const bool symmetric = precision_.activation_symmetric || weight;
   if (t.constant != nullptr) {
-    const auto [low, high] = RangeOfConstant(*t.constant);
+    auto [low, high] = RangeOfConstant(*t.constant);
+    if (plan_.mask_values.count(t.constant) > 0) {
+      low = std::max(low, -kMaskBound);
+      high = std::min(high, kMaskBound);
+    }
     out.params = ChooseParams(low, high, storage, symmetric);
   } else {
     const Node* maker = t.observed->producer();
@@ -75,14 +80,23 @@ PlannedTensor WholeGraphTypes::ParamsOf(std::size_t tensor, DType storage) {
     } else if (flow == ParamFlow::kSymmetricUnitRange) {
       used = {-1, 1};
     } else {
-      const QuantRange range =
-          ChooseRange(StatsOf(*t.observed), config_.calibration, config_.percentile, storage, symmetric);
+      const TensorStatistics& stats = StatsOf(*t.observed);
+      const QuantRange range = ChooseRange(stats, config_.calibration, config_.percentile, storage, symmetric);
       used = {range.min, range.max};
       if (const auto mask = plan_.mask_sums.find(t.observed); mask != plan_.mask_sums.end()) {
         const QuantRange scores =
             ChooseRange(StatsOf(*mask->second), config_.calibration, config_.percentile, storage, symmetric);
-        used.min = std::max(used.min, scores.min - kMaskDepth);
+        // Ranges are of the finite values: those of a mask of -infinity are below them all.
+        const float floor = scores.min - kMaskDepth;
+        used.min = stats.range.infs > 0 ? floor : std::max(used.min, floor);
         used.max = std::min(used.max, std::max(scores.max, 0.0f));
+      } else if (plan_.mask_values.count(t.observed) > 0) {
+        if (stats.range.infs > 0) used.min = -kMaskBound;
+      } else if (stats.range.infs > 0) {
+        LogWarning(
+            "'" + t.observed->name() + "' is infinite in " + std::to_string(stats.range.infs) + " of " +
+            std::to_string(stats.range.elements) +
+            " elements: its codes end at the finite ones; keep it in float with --override NAME=f32 if that matters");
       } else if (!symmetric && BitWidth(storage) == 8) {
         used = CutDeadZone(*t.observed, used);
       }

@@ -19,9 +19,6 @@
 
 namespace octavo {
 
-// A mask of -FLT_MAX is as good as one of this size, and a device's rescaling takes no step of 1e36.
-inline constexpr float kMaskBound = 1000.0f;
-
 // The 16-bit type of an 8-bit one's signedness.
 DType Wide(DType narrow);
 // Of an f32 constant, with 0.
