@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <set>
+#include <string>
+#include <unordered_map>
 #include <utility>
 #include <variant>
 
@@ -31,7 +33,7 @@ class Serializer {
   WireRope TensorProto(const std::string& name, const TensorRef& tensor, const Value* value, bool top) const;
   WireRope TypeProto(const Type& type) const;
   WireRope ValueInfoProto(const Value& value) const;
-  WireRope NodeProto(const Node& node) const;
+  WireRope NodeProto(const Node& node, const std::string& name) const;
   WireRope AttributeProto(const Attribute& attribute) const;
 
   const Placement& place_;
@@ -142,14 +144,14 @@ WireRope Serializer::AttributeProto(const Attribute& attribute) const {
   return out;
 }
 
-WireRope Serializer::NodeProto(const Node& node) const {
+WireRope Serializer::NodeProto(const Node& node, const std::string& name) const {
   if (node.domain() == kIrDomain) {
     ThrowInternal("operator of the IR in a model to be written", "node '" + node.name + "' (" + node.op() + ")");
   }
   WireRope out;
   for (const Value* input : node.inputs()) out.Text(1, input ? input->name() : "");
   for (const Value* output : node.outputs()) out.Text(2, output ? output->name() : "");
-  if (!node.name.empty()) out.Text(3, node.name);
+  if (!name.empty()) out.Text(3, name);
   out.Text(4, node.op());
   if (!node.domain().empty()) out.Text(7, node.domain());
   if (!node.overload.empty()) out.Text(8, node.overload);
@@ -160,7 +162,19 @@ WireRope Serializer::NodeProto(const Node& node) const {
 
 WireRope Serializer::GraphProto(const Graph& graph, bool top) const {
   WireRope out;
-  for (const Node* node = graph.first(); node; node = node->next()) out.Message(1, NodeProto(*node));
+  // ONNX Runtime refuses a graph with two nodes of one name. What a pass names after a value may meet a node of the
+  // source that has this name already.
+  std::unordered_map<std::string, int> names;
+  for (const Node* node = graph.first(); node; node = node->next()) names.emplace(node->name, 0);
+  for (const Node* node = graph.first(); node; node = node->next()) {
+    std::string name = node->name;
+    if (int& used = names.at(name); !name.empty() && used++ > 0) {
+      int suffix = used;
+      while (!names.emplace(node->name + "_" + std::to_string(suffix), 1).second) ++suffix;
+      name += "_" + std::to_string(suffix);
+    }
+    out.Message(1, NodeProto(*node, name));
+  }
   if (!graph.name.empty()) out.Text(2, graph.name);
   const auto initializer = [&](const Value& value) {
     WireRope tensor = TensorProto(value.name(), *value.data, &value, top);

@@ -58,6 +58,23 @@ TEST_F(WriteOnnxTest, WhatIsWrittenIsReadAgain) {
   EXPECT_EQ(Slurp(files.model), Slurp(folder_ / "again.onnx"));
 }
 
+// ONNX Runtime refuses a graph with two nodes of one name.
+TEST_F(WriteOnnxTest, EveryNodeHasANameOfItsOwn) {
+  const Model model = Parse(R"(opset "" = 17
+graph @g(%x: f32[4]) -> (%y) {
+  %a: f32[4] = Relu(%x) @n
+  %b: f32[4] = Relu(%a) @n
+  %c: f32[4] = Relu(%b) @n_2
+  %d: f32[4] = Relu(%c)
+  %e: f32[4] = Relu(%d)
+  %y: f32[4] = Relu(%e) @n
+})");
+  const Model read = ReadOnnx(WriteOnnx(model, folder_ / "m.onnx").model);
+  std::vector<std::string> names;
+  for (const Node* node : read.graph->nodes()) names.push_back(node->name);
+  EXPECT_EQ(names, (std::vector<std::string>{"n", "n_3", "n_2", "", "", "n_4"}));
+}
+
 TEST_F(WriteOnnxTest, ExternalData) {
   const Model model = Rich();
   const OnnxFiles files = WriteOnnx(model, folder_ / "m.onnx", {.force_external_data = true});
