@@ -458,6 +458,10 @@ Guess TypeOfResult(const Node& node) {
   return row == kRows.end() ? std::nullopt : row->infer(node);
 }
 
+Guess TypeOfOutput(const Node& node, std::size_t i) {
+  return node.Is("Split") ? SplitPart(node, i) : i == 0 ? TypeOfResult(node) : std::nullopt;
+}
+
 }  // namespace
 
 bool FillTypes(Model& model) {
@@ -479,7 +483,7 @@ bool FillTypes(Model& model) {
       if (value == nullptr || value->type.shape.has_value()) continue;
       Guess found;
       if (value->type.opaque.empty() && !value->type.quant) {
-        found = node->Is("Split") ? SplitPart(*node, i) : i == 0 ? TypeOfResult(*node) : std::nullopt;
+        found = TypeOfOutput(*node, i);
       }
       if (found && (value->type.dtype == DType::kUndefined || value->type.dtype == found->dtype)) {
         value->type = std::move(*found);
@@ -492,6 +496,22 @@ bool FillTypes(Model& model) {
     for (auto& [value, type] : declared) value->type = std::move(type);
   }
   return complete;
+}
+
+std::int64_t DeriveTypes(Model& model) {
+  std::int64_t derived = 0;
+  for (Node* node : model.graph->nodes()) {
+    for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+      Value* value = node->output(i);
+      if (value == nullptr || value->type.quant || !value->type.opaque.empty() || StaticShape(value->type)) continue;
+      Guess found = TypeOfOutput(*node, i);
+      if (!found || !StaticShape(*found) || value->is_graph_output()) continue;
+      if (value->type.dtype != DType::kUndefined && value->type.dtype != found->dtype) continue;
+      value->type = std::move(*found);
+      ++derived;
+    }
+  }
+  return derived;
 }
 
 }  // namespace octavo

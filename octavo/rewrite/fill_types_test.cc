@@ -146,5 +146,41 @@ TEST(FillTypes, WhatDoesNotFollowIsLeft) {
   }
 }
 
+// In any order of the known and the unknown; nothing that is known goes.
+TEST(DeriveTypes, WhatFollowsIsDerivedAndTheRestStays) {
+  Model model = ParseIr(R"(graph @g(%x: f32[2,3], %n: f32[n,3]) -> (%y) {
+    %a: f32[*] = Neg(%x)
+    %b: f32[m,3] = Abs(%a)
+    %c: f32[k,3] = Neg(%n)
+    %u: f32[5,3] = Unheard(%b)
+    %d: f32[*] = Relu(%u)
+    %i: s64[*] = Cast(%d) {to=7}
+    %w: f16[*] = Neg(%x)
+    %y: f32[o,3] = Abs(%d)
+  })");
+  EXPECT_EQ(DeriveTypes(model), 4);
+  const auto type = [&](const char* name) { return ToString(model.graph->FindValue(name)->type); };
+  EXPECT_EQ(type("a"), "f32[2,3]");
+  EXPECT_EQ(type("b"), "f32[2,3]");
+  EXPECT_EQ(type("c"), "f32[k,3]");
+  EXPECT_EQ(type("d"), "f32[5,3]");
+  EXPECT_EQ(type("i"), "s64[5,3]");
+  EXPECT_EQ(type("w"), "f16[*]");  // the model says otherwise: the runtime's business
+  EXPECT_EQ(type("y"), "f32[o,3]");
+  EXPECT_EQ(DeriveTypes(model), 0);
+}
+
+TEST(InferMissingTypes, AsksOnlyWhereSomethingIsUnknown) {
+  // The declared type is wrong: it stays if nobody asks.
+  const char* head = "graph @g(%x: f32[2,3]) -> (%y) {\n%a: f32[7,7] = Neg(%x)\n%b: ";
+  Model known = ParseIr(std::string(head) + "f32[2,3] = Abs(%x)\n%y: f32[2,3] = Abs(%b)\n}");
+  InferMissingTypes(known);
+  EXPECT_EQ(ToString(known.graph->FindValue("a")->type), "f32[7,7]");
+  Model unknown = ParseIr(std::string(head) + "f32[*] = Abs(%x)\n%y: f32[2,3] = Abs(%b)\n}");
+  InferMissingTypes(unknown);
+  EXPECT_EQ(ToString(unknown.graph->FindValue("a")->type), "f32[2,3]");
+  EXPECT_EQ(ToString(unknown.graph->FindValue("b")->type), "f32[2,3]");
+}
+
 }  // namespace
 }  // namespace octavo

@@ -32,7 +32,7 @@ std::vector<PassCount> FusePatterns(Model& model) {
     if (count.applied > 0) counts.push_back({count.rule, count.applied});
   }
   model.graph->EraseDead();
-  InferTypes(model);
+  InferMissingTypes(model);
   return counts;
 }
 

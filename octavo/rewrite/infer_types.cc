@@ -106,4 +106,16 @@ std::int64_t InferTypes(Model& model) {
   return refined;
 }
 
+void InferMissingTypes(Model& model) {
+  for (const Node* node : model.graph->nodes()) {
+    for (const Value* value : node->outputs()) {
+      if (value == nullptr || value->type.quant || !value->type.opaque.empty()) continue;
+      if (value->type.dtype == DType::kUndefined || !StaticShape(value->type)) {
+        InferTypes(model);
+        return;
+      }
+    }
+  }
+}
+
 }  // namespace octavo

@@ -56,11 +56,19 @@ std::int64_t UnpackWeights(Model& model, bool all);
 // a graph with quantized types. Error(kUnsupported) when there is no runtime.
 std::int64_t InferTypes(Model& model);
 
+// InferTypes where it can tell something: for a model whose types were inferred before it was edited by rules that keep
+// them. Where every value of the main graph has its dtype and its dimensions in numbers, nothing is asked.
+void InferMissingTypes(Model& model);
+
 // Where some of the main graph's values have no shape, gives all of them their types as they follow from the operators'
 // definitions and the inputs' types: in no time, where the runtime takes more than linear time for thousands of values.
 // What the model declares of values inside goes then, as with InferTypes. True if every value has a shape; else
 // nothing has changed but types of graph outputs that said less.
 bool FillTypes(Model& model);
+
+// Gives values whose dimensions are not all known the types that follow from the operators' definitions, where FillTypes
+// knows them; nothing is forgotten and nothing asked of the runtime. Returns how many values got all their dimensions.
+std::int64_t DeriveTypes(Model& model);
 
 // Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
 // with single uses (grouped and depthwise too), data-free. The scales are powers of two, so the function is preserved

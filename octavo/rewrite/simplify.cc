@@ -27,16 +27,26 @@ std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most) {
   // bound settles the others.
   constexpr int kMaxRounds = 64;
   for (int round = 0; round < kMaxRounds; ++round) {
-    std::int64_t changes = 0;
-    InferTypes(model);
-    for (const RuleCount& count : RunRules(model, rules, most).rules) {
-      counts[count.rule] += count.applied;
-      changes += count.applied;
+    if (round == 0) {
+      InferTypes(model);
+    } else {
+      InferMissingTypes(model);
     }
-    const std::int64_t folded = FoldConstants(model);
-    counts["fold-constants"] += folded;
-    counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
-    if (changes + folded == 0) break;
+    std::int64_t changes = 0;
+    // What follows from definitions alone needs no runtime.
+    do {
+      std::int64_t now = 0;
+      for (const RuleCount& count : RunRules(model, rules, most).rules) {
+        counts[count.rule] += count.applied;
+        now += count.applied;
+      }
+      const std::int64_t folded = FoldConstants(model);
+      counts["fold-constants"] += folded;
+      counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
+      changes += now + folded;
+      if (now + folded == 0) break;
+    } while (DeriveTypes(model) > 0);
+    if (changes == 0) break;
   }
   std::vector<PassCount> result;
   for (auto& [rule, applied] : counts) {
