@@ -277,10 +277,11 @@ int Report(const char* what, ExitCode code) {
   return static_cast<int>(code);
 }
 
-// Ends a command whose results are written and flushed. Taking apart what the system takes back anyway, the runtime's
+// Ends a command whose files are written. Taking apart what the system takes back anyway, the runtime's
 // tables above all, would only make users wait; leak checkers and coverage want it done.
 int Leave(int code) {
 #if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__)
+  std::fflush(nullptr);
   std::_Exit(code);
 #else
   return code;
