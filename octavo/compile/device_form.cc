@@ -176,20 +176,17 @@ bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   const std::optional<Codes> x = Behind(node->input(input));
   if (!x || x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1) return false;
   Graph& graph = *model.graph;
-  const bool symmetric = wide.symmetric;
-  // 257 * 255 = 65535, and the largest difference to a zero point, 255, times 128 is below 32768.
-  const std::int64_t times = symmetric ? 128 : 257;
-  const DType storage = symmetric ? DType::kS16 : DType::kU16;
+  constexpr std::int64_t kTimes = 257;  // 257 * 255 = 65535
   const std::string base = node->input(input)->name() + "_wide";
-  Value* scale =
-      graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(x->scales[0] / static_cast<float>(times)));
-  Value* zero = graph.AddConstant(
-      graph.UniqueName(base + "_zero_point"),
-      TensorRef::FromInts(storage, {}, std::vector<std::int64_t>{symmetric ? 0 : x->zeros[0] * times}));
+  Value* scale = graph.AddConstant(graph.UniqueName(base + "_scale"),
+                                   TensorRef::Scalar(x->scales[0] / static_cast<float>(kTimes)));
+  Value* zero =
+      graph.AddConstant(graph.UniqueName(base + "_zero_point"),
+                        TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{x->zeros[0] * kTimes}));
   Type type;
   type.dtype = DType::kF32;
   Type code_type;
-  code_type.dtype = storage;
+  code_type.dtype = DType::kU16;
   Node* quantize = graph.AddNode("QuantizeLinear", "", {node->input(input), scale, zero},
                                  {{graph.UniqueName(base + "_q"), code_type}}, node);
   Node* dequantize =

@@ -88,25 +88,24 @@ TEST(DeviceForm, PadsOfADepthwise5x5OfStride2BecomeAPad) {
   EXPECT_EQ(pads(Layer("u16", "7", "[1, 2]", "group=2, strides=[2, 2], pads=[1, 1, 1, 1]")), 0);
 }
 
-TEST(DeviceForm, ASecondComputedFactorIn8BitsIsWidenedWithoutAChange) {
-  const auto product = [](const std::string& b) {
-    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%a: u8[2,4], %b: " + b +
-                 "[4,2]) -> (%y) {\n%s = constant f32[] 0.5\n%z = constant u8[] 3\n%zb = constant " + b +
-                 "[] 3\n%ad: f32[2,4] = DequantizeLinear(%a, %s, %z)\n%bd: f32[4,2] = DequantizeLinear(%b, %s, %zb)\n"
-                 "%y: f32[2,2] = MatMul(%ad, %bd)\n}\n");
+TEST(DeviceForm, AnInputThatIsRoundedTwiceIn8BitsIsWidenedWithoutAChange) {
+  const auto normal = [](const std::string& x) {
+    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%a: " + x +
+                 "[2,4]) -> (%y) {\n%s = constant f32[] 0.5\n%z = constant " + x +
+                 "[] 3\n%g = constant f32[4] [1, 1, 1, 1]\n%ad: f32[2,4] = DequantizeLinear(%a, %s, %z)\n"
+                 "%y: f32[2,4] = LayerNormalization(%ad, %g)\n}\n");
   };
-  Model model = product("u8");
+  Model model = normal("u8");
   EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).widened, 1);
-  const Node& matmul = *model.graph->outputs()[0]->producer();
-  const Node& dequantize = *matmul.input(1)->producer();
-  EXPECT_EQ(dequantize.input(1)->data->ToFloats(), (std::vector<float>{0.5f / 128}));
-  EXPECT_EQ(dequantize.input(2)->data->dtype, DType::kS16);
-  EXPECT_EQ(dequantize.input(2)->data->ToInts(), (std::vector<std::int64_t>{0}));
+  const Node& node = *model.graph->outputs()[0]->producer();
+  const Node& dequantize = *node.input(0)->producer();
+  EXPECT_EQ(dequantize.input(1)->data->ToFloats(), (std::vector<float>{0.5f / 257}));
+  EXPECT_EQ(dequantize.input(2)->data->dtype, DType::kU16);
+  EXPECT_EQ(dequantize.input(2)->data->ToInts(), (std::vector<std::int64_t>{3 * 257}));
   EXPECT_TRUE(dequantize.input(0)->producer()->Is("QuantizeLinear"));
-  EXPECT_TRUE(matmul.input(0)->producer()->input(0)->kind() == ValueKind::kInput);
-  model = product("u16");
+  model = normal("u16");
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("qnn")).changed());
-  model = product("u8");
+  model = normal("u8");
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
 }
 

@@ -10,11 +10,10 @@
 
 namespace octavo {
 
-// An input that goes in in 16 bits where it is computed in 8: else the results are rounded twice.
+// An input that goes in as u16 where it is computed as u8: else the results are rounded twice.
 struct WidenedInput {
   std::string_view op;
   std::size_t input;
-  bool symmetric;  // as s16 with zero point 0; else u16
 };
 
 struct DeviceArithmetic {
