@@ -10,6 +10,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/interrupt.h"
 #include "octavo/base/log.h"
+#include "octavo/build/load_check.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/numerics/error_stats.h"
 #include "octavo/runtime/session.h"
@@ -22,15 +23,8 @@ constexpr std::size_t kFirstGroups = 8;
 constexpr std::size_t kMostSamples = 16, kKeptForRuns = 4;
 constexpr int kMostChecks = 6;
 
-Session SessionOf(const Model& model, int threads) {
-  OnnxSkeleton skeleton = SerializeSkeleton(model);
-  std::vector<std::pair<std::string, TensorRef>> initializers;
-  for (auto& external : skeleton.externals) initializers.emplace_back(external.name, std::move(external.tensor));
-  SessionOptions options;
-  options.optimization = GraphOptimization::kNone;  // as the law does
-  options.intra_op_threads = threads;
-  return Session(skeleton.bytes, std::move(initializers), options);
-}
+// Without optimizations, as the law runs it.
+Session SessionOf(const Model& model, int threads) { return OpenModel(model, GraphOptimization::kNone, threads); }
 
 bool Has8Bits(const Value* v) {
   return v != nullptr && v->type.quant && v->type.quant->kind == QuantType::Kind::kAffine &&

@@ -108,12 +108,10 @@ Model OneOfEachKind(const Model& model) {
 
 Session OpenModel(const Model& model, GraphOptimization optimization, int threads) {
   OnnxSkeleton skeleton = SerializeSkeleton(model);
-  std::vector<std::pair<std::string, TensorRef>> weights;
-  for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
   SessionOptions options;
   options.optimization = optimization;
   options.intra_op_threads = threads;
-  return Session(skeleton.bytes, std::move(weights), options);
+  return Session(skeleton.bytes, std::move(skeleton.externals), options);
 }
 
 std::size_t CheckLoads(const Model& model) {

@@ -24,17 +24,16 @@ static void LoadAndRun(const OnnxFiles& files, const DataSource* data, int threa
   SessionOptions options;
   options.intra_op_threads = threads;
   options.config.emplace_back("session.intra_op.allow_spinning", "0");  // the file is synced meanwhile
-  const bool big = 2 * bytes > kMostPrepackedBytes;  // loading copies weights and packs them beside
+  const bool big = 2 * bytes > kMostPrepackedBytes;                     // loading copies weights and packs them beside
   OnnxSkeleton skeleton;
-  std::vector<std::pair<std::string, TensorRef>> weights;
   if (big) {  // read as we read models: its weights stay mapped, where loading would copy them
     options.disable_prepacking = true;
     if (bytes > kMostPrepackedBytes) options.optimization = GraphOptimization::kNone;
     options.arena = false;
     skeleton = SerializeSkeleton(ReadOnnx(files.model));
-    for (OnnxSkeleton::External& e : skeleton.externals) weights.emplace_back(e.name, e.tensor);
   }
-  const Session session = big ? Session(skeleton.bytes, std::move(weights), options) : Session(files.model, options);
+  const Session session =
+      big ? Session(skeleton.bytes, std::move(skeleton.externals), options) : Session(files.model, options);
   if (data == nullptr || data->size() == 0) return;
   const Sample sample = data->Read(0);
   session.Run(sample.tensors, session.TensorOutputs());

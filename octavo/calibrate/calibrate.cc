@@ -322,15 +322,13 @@ void Calibration::Impl::Load() const {
       if (ReadByRows(*constant)) row_tables.insert(constant->name());
     }
   }
-  std::vector<std::pair<std::string, TensorRef>> initializers;
   std::uint64_t weight_bytes = 0;
-  for (OnnxSkeleton::External& external : skeleton.externals) {
-    if (row_tables.count(external.name) > 0 && external.tensor.file != nullptr) {
-      session_options.in_place.push_back(external.name);
-      tables.push_back(external.tensor);
+  for (const auto& [name, tensor] : skeleton.externals) {
+    if (row_tables.count(name) > 0 && tensor.file != nullptr) {
+      session_options.in_place.push_back(name);
+      tables.push_back(tensor);
     }
-    weight_bytes += external.tensor.bytes.size();
-    initializers.emplace_back(std::move(external.name), std::move(external.tensor));
+    weight_bytes += tensor.bytes.size();
   }
   session_options.intra_op_threads = 1;
   session_options.memory_pattern = false;
@@ -349,7 +347,7 @@ void Calibration::Impl::Load() const {
     return true;
   };
   LogDebug("calibrate: observers stand");
-  session.emplace(skeleton.bytes, std::move(initializers), session_options);
+  session.emplace(skeleton.bytes, std::move(skeleton.externals), session_options);
   wanted = session->TensorOutputs();
   ::malloc_trim(0);  // what loading has freed: the activations will not fit in the gaps
 }

@@ -41,6 +41,12 @@ bool AllAre(const std::vector<std::int64_t>* values, const auto& is) {
   return values != nullptr && !values->empty() && std::all_of(values->begin(), values->end(), is);
 }
 
+Type OfType(DType dtype) {
+  Type type;
+  type.dtype = dtype;
+  return type;
+}
+
 // A convolution of 16-bit codes with constant 8-bit weights.
 struct Layer {
   Node* node;
@@ -130,22 +136,31 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
     zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
                              TensorRef::FromInts(DType::kS32, dims, std::vector<std::int64_t>(scales.size(), 0)));
   }
-  Type type;
-  type.dtype = DType::kF32;
-  Node* dequantize =
-      graph.AddNode("DequantizeLinear", "", {moved, scale, zero}, {{graph.UniqueName(base + "_f"), type}}, layer.node);
+  Node* dequantize = graph.AddNode("DequantizeLinear", "", {moved, scale, zero},
+                                   {{graph.UniqueName(base + "_f"), OfType(DType::kF32)}}, layer.node);
   if (scale->data->elements() > 1) dequantize->SetAttribute("axis", std::int64_t{0});
   layer.node->SetInput(2, dequantize->output());
   return true;
+}
+
+// DequantizeLinear(QuantizeLinear(x)) in the codes of `storage`, in front of `at`.
+Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name,
+                   Node* at) {
+  Value* codes =
+      graph.AddNode("QuantizeLinear", "", {x, scale, zero}, {{graph.UniqueName(name + "_q"), OfType(storage)}}, at)
+          ->output();
+  return graph
+      .AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(name + "_dq"), OfType(DType::kF32)}},
+               at)
+      ->output();
 }
 
 // Before: Conv(x) {pads}
 // After:  Conv(DequantizeLinear(QuantizeLinear(Pad(x)))) {pads = 0}, in the parameters of x
 bool TakePadsOut(Model& model, const Layer& layer) {
   const Dims& dims = layer.w.codes->data->dims;
-  const auto five = [](std::int64_t k) { return k == 5; };
   const std::vector<std::int64_t>* pads = layer.node->IntsAttribute("pads");
-  if (!layer.depthwise || dims.size() != 4 || !five(dims[2]) || !five(dims[3]) || layer.x.zeros[0] == 0 ||
+  if (!layer.depthwise || dims.size() != 4 || dims[2] != 5 || dims[3] != 5 || layer.x.zeros[0] == 0 ||
       !AllAre(layer.node->IntsAttribute("strides"), [](auto s) { return s == 2; }) || pads == nullptr ||
       pads->size() != 4 || AllAre(pads, [](auto p) { return p == 0; })) {
     return false;
@@ -154,17 +169,12 @@ bool TakePadsOut(Model& model, const Layer& layer) {
   const std::string base = layer.node->input(0)->name() + "_padded";
   const std::vector<std::int64_t> all = {0, 0, (*pads)[0], (*pads)[1], 0, 0, (*pads)[2], (*pads)[3]};
   Value* amounts = graph.AddConstant(graph.UniqueName(base + "_by"), TensorRef::FromInts(DType::kS64, {8}, all));
-  Type type;
-  type.dtype = DType::kF32;
-  Type code_type;
-  code_type.dtype = layer.x.storage;
-  const auto add = [&](const char* op, std::vector<Value*> inputs, const Type& t, const char* suffix) {
-    return graph.AddNode(op, "", std::move(inputs), {{graph.UniqueName(base + suffix), t}}, layer.node)->output();
-  };
-  Value *scale = layer.x.dequantize->input(1), *zero = layer.x.dequantize->input(2);
-  Value* padded = add("Pad", {layer.node->input(0), amounts}, type, "");
-  Value* codes = add("QuantizeLinear", {padded, scale, zero}, code_type, "_q");
-  layer.node->SetInput(0, add("DequantizeLinear", {codes, scale, zero}, type, "_dq"));
+  Value* padded = graph
+                      .AddNode("Pad", "", {layer.node->input(0), amounts},
+                               {{graph.UniqueName(base), OfType(DType::kF32)}}, layer.node)
+                      ->output();
+  layer.node->SetInput(0, Requantized(graph, padded, layer.x.dequantize->input(1), layer.x.dequantize->input(2),
+                                      layer.x.storage, base, layer.node));
   layer.node->SetAttribute("pads", std::vector<std::int64_t>(4, 0));
   return true;
 }
@@ -183,15 +193,7 @@ bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   Value* zero =
       graph.AddConstant(graph.UniqueName(base + "_zero_point"),
                         TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{x->zeros[0] * kTimes}));
-  Type type;
-  type.dtype = DType::kF32;
-  Type code_type;
-  code_type.dtype = DType::kU16;
-  Node* quantize = graph.AddNode("QuantizeLinear", "", {node->input(input), scale, zero},
-                                 {{graph.UniqueName(base + "_q"), code_type}}, node);
-  Node* dequantize =
-      graph.AddNode("DequantizeLinear", "", {quantize->output(), scale, zero}, {{graph.UniqueName(base), type}}, node);
-  node->SetInput(input, dequantize->output());
+  node->SetInput(input, Requantized(graph, node->input(input), scale, zero, DType::kU16, base, node));
   return true;
 }
 

@@ -99,7 +99,7 @@ OnnxSkeleton SerializeSkeleton(const Model& model) {
   // The location is never opened: the runtime is given every one of these initializers by name.
   const WireRope rope =
       SerializeModel(model, [&](const Value& value, const TensorRef& tensor) -> std::optional<ExternalSlot> {
-        skeleton.externals.push_back({value.name(), tensor});
+        skeleton.externals.emplace_back(value.name(), tensor);
         return ExternalSlot{"octavo.weights", 0};
       });
   if (rope.size() > kProtobufLimit) {

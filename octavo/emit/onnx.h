@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "octavo/ir/graph.h"
@@ -49,11 +50,7 @@ OnnxFiles WriteOnnx(const Model& model, const std::filesystem::path& path, const
 // external and returned in `externals`, to be handed to the runtime as views (no copy of any weight is made).
 struct OnnxSkeleton {
   std::string bytes;
-  struct External {
-    std::string name;
-    TensorRef tensor;
-  };
-  std::vector<External> externals;
+  std::vector<std::pair<std::string, TensorRef>> externals;  // by name
 };
 OnnxSkeleton SerializeSkeleton(const Model& model);
 

@@ -114,8 +114,8 @@ TEST(SerializeSkeleton, LargeConstantsAreLeftOut) {
   const Model model = Rich();
   const OnnxSkeleton skeleton = SerializeSkeleton(model);
   ASSERT_EQ(skeleton.externals.size(), 2u);
-  EXPECT_EQ(skeleton.externals[0].name, "big");
-  EXPECT_EQ(skeleton.externals[0].tensor.bytes.data(), model.graph->FindValue("big")->data->bytes.data());
+  EXPECT_EQ(skeleton.externals[0].first, "big");
+  EXPECT_EQ(skeleton.externals[0].second.bytes.data(), model.graph->FindValue("big")->data->bytes.data());
   EXPECT_LT(skeleton.bytes.size(), 2400u);
   const auto owner = std::make_shared<std::string>(skeleton.bytes);
   EXPECT_THROW(ReadOnnxBytes(std::as_bytes(std::span(*owner)), owner, "skeleton"), Error);  // its data are elsewhere

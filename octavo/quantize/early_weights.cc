@@ -1,7 +1,6 @@
 #include "octavo/quantize/early_weights.h"
 
 #include <algorithm>
-#include <cmath>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -38,30 +37,6 @@ WeightOptions WeightOptionsOf(const QuantizationConfig& config, const ResolvedPr
     options.symmetric = options.symmetric || IsSignedInteger(override_type);
   }
   return options;
-}
-
-std::vector<float> LargestOfChannels(const TensorRef& weight, std::int64_t axis) {
-  std::vector<float> converted;
-  const std::span<const float> w = FloatView(weight, converted);
-  std::size_t outer = 1, inner = 1;
-  for (std::size_t d = 0; d < weight.dims.size(); ++d) {
-    if (d < static_cast<std::size_t>(axis)) outer *= static_cast<std::size_t>(weight.dims[d]);
-    if (d > static_cast<std::size_t>(axis)) inner *= static_cast<std::size_t>(weight.dims[d]);
-  }
-  std::vector<float> largest(static_cast<std::size_t>(weight.dims[static_cast<std::size_t>(axis)]));
-  const float* at = w.data();
-  for (std::size_t o = 0; o < outer; ++o) {
-    if (inner == 1) {  // a vector of channels at a time
-      for (std::size_t c = 0; c < largest.size(); ++c) largest[c] = std::max(largest[c], std::fabs(at[c]));
-      at += largest.size();
-      continue;
-    }
-    for (float& most : largest) {
-      for (std::size_t k = 0; k < inner; ++k) most = std::max(most, std::fabs(at[k]));
-      at += inner;
-    }
-  }
-  return largest;
 }
 
 WeightStudy StudyWeight(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options) {

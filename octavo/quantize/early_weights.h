@@ -29,9 +29,6 @@ struct WeightStudy {
 };
 WeightStudy StudyWeight(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options);
 
-// The largest |w| of each index along the axis.
-std::vector<float> LargestOfChannels(const TensorRef& weight, std::int64_t axis);
-
 // Starts with the weights and tables of the graph as it is; what the passes replace is looked at for nothing. Only what
 // lies in a mapped file: a place in it is a name that no other weight gets. Results are those of StudyWeight and
 // EncodeTable, whoever asks first.

@@ -121,12 +121,5 @@ TEST_F(EarlyWeightsTest, ManyMayAsk) {
   }
 }
 
-TEST(LargestOfChannels, FollowsTheAxis) {
-  const TensorRef w = TensorRef::FromFloats({2, 3, 2}, std::vector<float>{1, -9, 2, 3, -4, 0, 5, 6, -7, 8, 1, 1});
-  EXPECT_EQ(LargestOfChannels(w, 0), (std::vector<float>{9, 8}));
-  EXPECT_EQ(LargestOfChannels(w, 1), (std::vector<float>{9, 8, 4}));
-  EXPECT_EQ(LargestOfChannels(w, 2), (std::vector<float>{7, 9}));
-}
-
 }  // namespace
 }  // namespace octavo

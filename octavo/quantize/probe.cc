@@ -219,6 +219,13 @@ class Probe::Impl {
   int runs_ = 0;
 };
 
+std::optional<NoiseCorrection> CorrectionOf(double found, double predicted, double all, double target) {
+  const bool more = found > std::max(1.25 * predicted, 0.5 * target);
+  const bool less = found < 0.5 * predicted && predicted > 0.5 * target;
+  if (!more && !less) return std::nullopt;
+  return NoiseCorrection{found / predicted, less && all > predicted ? (all - found) / (all - predicted) : 1};
+}
+
 Probe::Probe(Calibration& calibration, std::span<const ProbeSite> sites, std::span<const KeptSample> samples,
              const ProbeOptions& options)
     : impl_(std::make_unique<Impl>(calibration, sites, samples, options)) {}

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -29,6 +30,16 @@ struct ProbeResult {
   int groups = 0;             // sites of one group were measured together; 0: nothing was measured
   int runs = 0;               // sample runs with something rounded that were spent
 };
+
+// What the noises that a choice of sites rests on are to be multiplied by once its own noise was measured.
+struct NoiseCorrection {
+  double left = 1;    // sites that the choice rounds
+  double others = 1;  // the rest
+};
+// `found`: measured with the sites that are left, `predicted`: the sum of their noises, positive; `all`: that of all
+// sites. Where that is more than was thought, the rest is to blame; where it is less, what was taken out. Nothing when
+// the prediction was close enough, for a choice that may make `target`.
+std::optional<NoiseCorrection> CorrectionOf(double found, double predicted, double all, double target);
 
 class Probe {
  public:

@@ -520,7 +520,7 @@ class Quantizer {
     LogDebug(text);
     for (std::size_t i = 0; i < which.size(); ++i) sites[which[i]].noise = measured.noise[i];
     // Within a group the noise was shared out by guess, and a selection takes the guesses at their word: what it leaves
-    // is measured. Where that is more than was thought, the rest is to blame; where it is less, what was taken out.
+    // is measured.
     for (int check = 0;; ++check) {
       weigh();
       Selection selection = SelectFloatNodes(nodes, sites, select);
@@ -541,14 +541,13 @@ class Quantizer {
       std::snprintf(text, sizeof text, "sensitivity: %.2f dB left, %.2f dB predicted",
                     -10 * std::log10(std::max(found, 1e-30)), -10 * std::log10(predicted));
       LogDebug(text);
-      const bool more = found > std::max(1.25 * predicted, 0.5 * select.target);
-      const bool less = found < 0.5 * predicted && predicted > 0.5 * select.target;
-      if (!more && !less) return selection;
       double all = 0;
       for (const std::size_t s : which) all += sites[s].noise;
-      // What those that are left do not make, the others do.
-      const double others = less && all > predicted ? (all - found) / (all - predicted) : 1;
-      for (std::size_t i = 0; i < which.size(); ++i) sites[which[i]].noise *= left[i] ? found / predicted : others;
+      const std::optional<NoiseCorrection> correction = CorrectionOf(found, predicted, all, select.target);
+      if (!correction) return selection;
+      for (std::size_t i = 0; i < which.size(); ++i) {
+        sites[which[i]].noise *= left[i] ? correction->left : correction->others;
+      }
     }
   }
 

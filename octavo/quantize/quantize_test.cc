@@ -81,12 +81,10 @@ Model TinyCnn() {
 std::vector<float> RunModel(const Model& model, const Sample& sample,
                             GraphOptimization optimization = GraphOptimization::kNone) {
   OnnxSkeleton s = SerializeSkeleton(model);
-  std::vector<std::pair<std::string, TensorRef>> initializers;
-  for (auto& e : s.externals) initializers.emplace_back(e.name, e.tensor);
   SessionOptions options;
   options.optimization = optimization;
   options.intra_op_threads = 1;
-  return Session(s.bytes, initializers, options).Run(sample.tensors)[0].ToFloats();
+  return Session(s.bytes, std::move(s.externals), options).Run(sample.tensors)[0].ToFloats();
 }
 
 double Sqnr(const Model& reference, const Model& quantized, const DataSource& data, std::size_t first, std::size_t n,

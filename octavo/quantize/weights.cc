@@ -192,6 +192,25 @@ QuantizedWeight QuantizeWeight(const TensorRef& weight, std::int64_t channel_axi
   return QuantizeWeightWith(weight, channel_axis, options, ChooseWeightParams(weight, channel_axis, options, floor));
 }
 
+std::vector<float> LargestOfChannels(const TensorRef& weight, std::int64_t axis) {
+  std::vector<float> converted;
+  const float* at = FloatView(weight, converted).data();
+  const View view = ViewOf(weight.dims, axis);
+  std::vector<float> largest(static_cast<std::size_t>(view.channels));
+  for (std::int64_t o = 0; o < view.outer; ++o) {
+    if (view.inner == 1) {  // a vector of channels at a time
+      for (std::size_t c = 0; c < largest.size(); ++c) largest[c] = std::max(largest[c], std::fabs(at[c]));
+      at += largest.size();
+      continue;
+    }
+    for (float& most : largest) {
+      for (std::int64_t k = 0; k < view.inner; ++k) most = std::max(most, std::fabs(at[k]));
+      at += view.inner;
+    }
+  }
+  return largest;
+}
+
 std::vector<float> BiasScaleFloor(std::span<const double> bias, float x_scale) {
   std::vector<float> floor(bias.size());
   for (std::size_t c = 0; c < bias.size(); ++c) {

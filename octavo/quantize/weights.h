@@ -40,6 +40,9 @@ std::vector<AffineParams> ChooseWeightParams(const TensorRef& weight, std::int64
 QuantizedWeight QuantizeWeightWith(const TensorRef& weight, std::int64_t channel_axis, const WeightOptions& options,
                                    std::vector<AffineParams> params);
 
+// The largest |w| of each index along the axis.
+std::vector<float> LargestOfChannels(const TensorRef& weight, std::int64_t axis);
+
 // The scale that channel c of the weight must have at least, so that |bias[c]| fits in int32 at the scale
 // x_scale * w_scale: 1.0001 * 2 * |b| / (2^32 - 2) / x_scale; 0 for every channel whose bias fits any normal scale.
 std::vector<float> BiasScaleFloor(std::span<const double> bias, float x_scale);

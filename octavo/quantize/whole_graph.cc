@@ -204,14 +204,10 @@ class WholeGraph {
   Value* QuantizedConstant(Value* source, DType storage) {
     const auto key = std::make_pair(static_cast<const Value*>(source), storage);
     if (const auto it = constants_.find(key); it != constants_.end()) return it->second;
-    auto [low, high] = RangeOfConstant(*source);
-    if (plan_.mask_values.count(source) > 0) {
-      low = std::max(low, -kMaskBound);
-      high = std::min(high, kMaskBound);
-    }
+    const QuantRange range = types_.RangeOfConstant(*source);
     PlannedTensor t;
     t.storage = storage;
-    t.params = ChooseParams(low, high, storage, precision_.activation_symmetric);
+    t.params = ChooseParams(range.min, range.max, storage, precision_.activation_symmetric);
     Value* made = ConstantWith(source, t);
     constants_[key] = made;
     return made;

@@ -132,11 +132,9 @@ class WidthSearch {
       std::snprintf(text, sizeof text, "widths: %.2f dB left of tensors in 8 bits, %.2f dB predicted",
                     -10 * std::log10(std::max(found, 1e-30)), -10 * std::log10(predicted));
       LogDebug(text);
-      const bool more = found > std::max(1.25 * predicted, 0.5 * options.target);
-      const bool less = found < 0.5 * predicted && predicted > 0.5 * options.target;
-      if (!more && !less) break;
-      const double others = less && all > predicted ? (all - found) / (all - predicted) : 1;
-      for (std::size_t s = 0; s < sites.size(); ++s) sites[s].noise *= left[s] ? found / predicted : others;
+      const std::optional<NoiseCorrection> correction = CorrectionOf(found, predicted, all, options.target);
+      if (!correction) break;
+      for (std::size_t s = 0; s < sites.size(); ++s) sites[s].noise *= left[s] ? correction->left : correction->others;
     }
     std::snprintf(text, sizeof text, "widths: predicted %.2f dB (%.2f dB in 8 bits), %.1f %% of the work in 16 bits",
                   -10 * std::log10(std::max(widths.noise_left, 1e-30)),

@@ -19,16 +19,6 @@ constexpr float kMaskDepth = 12.0f;
 
 DType Wide(DType narrow) { return IsSignedInteger(narrow) ? DType::kS16 : DType::kU16; }
 
-std::pair<float, float> RangeOfConstant(const Value& constant) {
-  std::vector<float> storage;
-  float low = 0, high = 0;
-  for (const float f : FloatView(*constant.data, storage)) {
-    low = std::min(low, f);
-    high = std::max(high, f);
-  }
-  return {low, high};
-}
-
 bool AnalyzesWeight(const Node& node, const TensorRef& weight) {
   if (node.Is("Conv")) return weight.dims.size() >= 3;
   return (node.Is("Gemm") || node.Is("MatMul")) && weight.dims.size() == 2;
@@ -43,6 +33,20 @@ const TensorStatistics& WholeGraphTypes::StatsOf(const Value& value) const {
   const TensorStatistics* t = statistics_.Find(value.name());
   if (t == nullptr) ThrowInternal("a tensor was not calibrated", value.name());
   return *t;
+}
+
+QuantRange WholeGraphTypes::RangeOfConstant(const Value& constant) const {
+  std::vector<float> storage;
+  QuantRange range{0, 0};
+  for (const float f : FloatView(*constant.data, storage)) {
+    range.min = std::min(range.min, f);
+    range.max = std::max(range.max, f);
+  }
+  if (plan_.mask_values.count(&constant) > 0) {
+    range.min = std::max(range.min, -kMaskBound);
+    range.max = std::min(range.max, kMaskBound);
+  }
+  return range;
 }
 
 ChannelMoments WholeGraphTypes::MomentsOf(const Node& node) const {
@@ -65,12 +69,8 @@ PlannedTensor WholeGraphTypes::ParamsOf(std::size_t tensor, DType storage) {
   const bool weight = storage == DType::kS16 && !IsSignedInteger(precision_.activation);
   const bool symmetric = precision_.activation_symmetric || weight;
   if (t.constant != nullptr) {
-    auto [low, high] = RangeOfConstant(*t.constant);
-    if (plan_.mask_values.count(t.constant) > 0) {
-      low = std::max(low, -kMaskBound);
-      high = std::min(high, kMaskBound);
-    }
-    out.params = ChooseParams(low, high, storage, symmetric);
+    const QuantRange range = RangeOfConstant(*t.constant);
+    out.params = ChooseParams(range.min, range.max, storage, symmetric);
   } else {
     const Node* maker = t.observed->producer();
     const ParamFlow flow = maker == nullptr ? ParamFlow::kOwn : FindOp(*maker).flow;

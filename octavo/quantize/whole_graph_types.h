@@ -21,8 +21,6 @@ namespace octavo {
 
 // The 16-bit type of an 8-bit one's signedness.
 DType Wide(DType narrow);
-// Of an f32 constant, with 0.
-std::pair<float, float> RangeOfConstant(const Value& constant);
 // Whether AnalyzeWeight knows how this weight meets its input.
 bool AnalyzesWeight(const Node& node, const TensorRef& weight);
 
@@ -45,6 +43,8 @@ class WholeGraphTypes {
   // Of the node's input 0, a channel; empty where they were not gathered.
   ChannelMoments MomentsOf(const Node& node) const;
 
+  // What the codes of an f32 constant cover: its values and 0, of a mask no further than kMaskBound.
+  QuantRange RangeOfConstant(const Value& constant) const;
   // Parameters of a tensor at a width; the same whoever asks. Kept once they are chosen: not for several threads.
   PlannedTensor ParamsOf(std::size_t tensor, DType storage);
   // Those in which a node reads its data input.

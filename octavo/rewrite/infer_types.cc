@@ -87,11 +87,7 @@ std::int64_t InferTypes(Model& model) {
   std::int64_t refined = 0;
   try {
     OnnxSkeleton skeleton = SerializeSkeleton(probe);
-    std::vector<std::pair<std::string, TensorRef>> initializers;
-    for (OnnxSkeleton::External& external : skeleton.externals) {
-      initializers.emplace_back(std::move(external.name), std::move(external.tensor));
-    }
-    const Session session(skeleton.bytes, std::move(initializers), options);
+    const Session session(skeleton.bytes, std::move(skeleton.externals), options);
     for (const IoSpec& spec : session.outputs()) {
       Value* value = model.graph->FindValue(spec.name);
       if (value == nullptr || value->kind() != ValueKind::kResult) continue;

@@ -24,12 +24,10 @@ namespace octavo::testing {
 
 inline std::vector<TensorRef> RunModel(const Model& model, const std::vector<TensorRef>& inputs) {
   OnnxSkeleton skeleton = SerializeSkeleton(model);
-  std::vector<std::pair<std::string, TensorRef>> initializers;
-  for (auto& external : skeleton.externals) initializers.emplace_back(external.name, external.tensor);
   SessionOptions options;
   options.optimization = GraphOptimization::kNone;
   options.intra_op_threads = 1;
-  const Session session(skeleton.bytes, std::move(initializers), options);
+  const Session session(skeleton.bytes, std::move(skeleton.externals), options);
   return session.Run(inputs);
 }
 

@@ -26,12 +26,8 @@ std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most) {
   // A folded shape makes constants, constants make shapes known, and those fold: a few rounds settle real models, the
   // bound settles the others.
   constexpr int kMaxRounds = 64;
+  InferTypes(model);
   for (int round = 0; round < kMaxRounds; ++round) {
-    if (round == 0) {
-      InferTypes(model);
-    } else {
-      InferMissingTypes(model);
-    }
     std::int64_t changes = 0;
     // What follows from definitions alone needs no runtime.
     do {
@@ -47,6 +43,7 @@ std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most) {
       if (now + folded == 0) break;
     } while (DeriveTypes(model) > 0);
     if (changes == 0) break;
+    InferMissingTypes(model);
   }
   std::vector<PassCount> result;
   for (auto& [rule, applied] : counts) {

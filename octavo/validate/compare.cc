@@ -200,16 +200,12 @@ Session ExposedSession(const Model& model, const std::vector<std::string>& value
     if (!present.insert(name).second) continue;
     graph.AddOutput(graph.FindValue(name));
   }
-  const OnnxSkeleton skeleton = SerializeSkeleton(exposed);
-  std::vector<std::pair<std::string, TensorRef>> initializers;
-  for (const OnnxSkeleton::External& external : skeleton.externals) {
-    initializers.emplace_back(external.name, external.tensor);
-  }
+  OnnxSkeleton skeleton = SerializeSkeleton(exposed);
   SessionOptions options;
   options.optimization = GraphOptimization::kNone;
   options.intra_op_threads = threads;
   options.disable_prepacking = true;
-  return Session(skeleton.bytes, std::move(initializers), options);
+  return Session(skeleton.bytes, std::move(skeleton.externals), options);
 }
 
 }  // namespace

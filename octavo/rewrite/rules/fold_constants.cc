@@ -186,11 +186,7 @@ std::int64_t Fold(Model& model, Unpack unpack) {
   std::vector<TensorRef> results;
   try {
     OnnxSkeleton skeleton = SerializeSkeleton(sub);
-    std::vector<std::pair<std::string, TensorRef>> initializers;
-    for (OnnxSkeleton::External& external : skeleton.externals) {
-      initializers.emplace_back(std::move(external.name), std::move(external.tensor));
-    }
-    const Session session(skeleton.bytes, std::move(initializers), options);
+    const Session session(skeleton.bytes, std::move(skeleton.externals), options);
     std::vector<std::string> names;
     for (const auto& [node, index] : wanted) names.push_back(copy[node->output(index)]->name());
     results = session.Run({}, names);

@@ -119,6 +119,13 @@ MatchOr<Affine> AfterReshape(const Affine& in, const Dims& from, const std::opti
                  " is that one"};
 }
 
+// All of an axis of `n`.
+std::vector<std::int64_t> Whole(std::int64_t n) {
+  std::vector<std::int64_t> at(static_cast<std::size_t>(n));
+  std::iota(at.begin(), at.end(), 0);
+  return at;
+}
+
 // What a Slice keeps of each axis.
 MatchOr<Indices> Kept(const Node& node, const Dims& from) {
   const auto starts = Numbers(node.input(1)), ends = Numbers(node.input(2));
@@ -163,9 +170,7 @@ MatchOr<Indices> Kept(const Node& node, const Dims& from) {
     if (at.empty()) return Refusal{"it leaves none of the " + std::to_string(n) + " indices"};
   }
   for (std::size_t i = 0; i < from.size(); ++i) {
-    if (!kept[i].empty()) continue;
-    kept[i].resize(static_cast<std::size_t>(from[i]));
-    std::iota(kept[i].begin(), kept[i].end(), 0);
+    if (kept[i].empty()) kept[i] = Whole(from[i]);
   }
   return kept;
 }
@@ -176,27 +181,37 @@ MatchOr<Affine> AfterSlice(const Node& node, const Affine& in, const Dims& from)
   return CutParameters("move-parameters", in, from, std::get<Indices>(kept));
 }
 
+std::int64_t AxisOfGather(const Node& node, const Dims& from) {
+  const std::int64_t axis = node.IntAttribute("axis", 0);
+  return axis < 0 ? axis + std::ssize(from) : axis;
+}
+
+// The constant indices of a Gather in a dimension of `n` `things`, counted from its start.
+MatchOr<std::vector<std::int64_t>> PickedBy(const Value* indices, std::int64_t n, const char* things) {
+  std::vector<std::int64_t> at = *Numbers(indices);
+  for (std::int64_t& i : at) {
+    if (i < -n || i >= n) {
+      return Refusal{"index " + std::to_string(i) + " is outside of " + std::to_string(n) + " " + things};
+    }
+    if (i < 0) i += n;
+  }
+  return at;
+}
+
 MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from) {
-  const auto rank = std::ssize(from);
-  std::int64_t axis = node.IntAttribute("axis", 0);
-  if (axis < 0) axis += rank;
+  const std::int64_t axis = AxisOfGather(node, from);
   const Value* indices = node.input(1);
   if (indices == nullptr || !indices->type.shape) return Refusal{"the rank of its indices is not known"};
+  if (axis < 0 || axis >= std::ssize(from)) return Refusal{"its axis is none of " + Text(from)};
+  const std::int64_t n = from[static_cast<std::size_t>(axis)];
   if (in.block > 0) {  // along any axis: a constant is cut at once
-    const auto at = Numbers(indices);
-    if (!at || indices->data->dims.size() != 1) return Refusal{};  // block-weights
-    Indices kept(from.size());
-    for (std::size_t i = 0; i < from.size(); ++i) {
-      kept[i].resize(static_cast<std::size_t>(from[i]));
-      std::iota(kept[i].begin(), kept[i].end(), 0);
-    }
-    const std::int64_t n = from[static_cast<std::size_t>(axis)];
-    std::vector<std::int64_t>& rows = kept[static_cast<std::size_t>(axis)] = *at;
-    for (std::int64_t& i : rows) {
-      if (i < -n || i >= n)
-        return Refusal{"index " + std::to_string(i) + " is outside of " + std::to_string(n) + " rows"};
-      if (i < 0) i += n;
-    }
+    if (!Numbers(indices) || indices->data->dims.size() != 1) return Refusal{};  // block-weights
+    auto at = PickedBy(indices, n, "rows");
+    if (const auto* refusal = std::get_if<Refusal>(&at)) return *refusal;
+    Indices kept;
+    for (const std::int64_t d : from) kept.push_back(Whole(d));
+    std::vector<std::int64_t>& rows = kept[static_cast<std::size_t>(axis)];
+    rows = std::get<std::vector<std::int64_t>>(std::move(at));
     if (rows.empty() || std::ssize(rows) > n)
       return Refusal{"it takes " + std::to_string(rows.size()) + " of " + std::to_string(n) + " rows"};
     return CutParameters("move-parameters", in, from, kept);
@@ -206,19 +221,14 @@ MatchOr<Affine> AfterGather(const Node& node, const Affine& in, const Dims& from
     if (axis < *in.axis) out.axis = *in.axis + std::ssize(*indices->type.shape) - 1;
     return out;
   }
-  std::optional<std::vector<std::int64_t>> at = Numbers(indices);
-  if (!at)
+  if (!Numbers(indices))
     return Refusal{"it picks along the axis of the " + std::to_string(Scales(in).size()) +
                    " scales, by computed indices"};
-  if (at->empty() || !Holds("move-parameters/one-axis", indices->data->dims.size() == 1))
+  if (indices->data->elements() == 0 || !Holds("move-parameters/one-axis", indices->data->dims.size() == 1))
     return Refusal{"its indices have shape " + Text(indices->data->dims)};
-  const std::int64_t n = from[static_cast<std::size_t>(axis)];
-  for (std::int64_t& i : *at) {
-    if (i < -n || i >= n)
-      return Refusal{"index " + std::to_string(i) + " is outside of " + std::to_string(n) + " scales"};
-    if (i < 0) i += n;
-  }
-  return Picked(in, *at);
+  const auto at = PickedBy(indices, n, "scales");
+  if (const auto* refusal = std::get_if<Refusal>(&at)) return *refusal;
+  return Picked(in, std::get<std::vector<std::int64_t>>(at));
 }
 
 struct Moved {
@@ -301,12 +311,9 @@ class MoveParametersRule final : public PatternRule<Moved> {
       const TensorRef& data = *x->data;
       TensorRef moved;
       if (rows) {
-        const auto rank = std::ssize(data.dims);
-        const std::int64_t axis = node.IntAttribute("axis", 0);
-        const auto at = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
-        std::vector<std::int64_t> indices = *Numbers(node.input(1));
-        for (std::int64_t& i : indices) i += i < 0 ? data.dims[at] : 0;
-        moved = Cut(data, at, indices);
+        const auto axis = static_cast<std::size_t>(AxisOfGather(node, data.dims));
+        const auto at = PickedBy(node.input(1), data.dims[axis], "rows");
+        moved = Cut(data, axis, std::get<std::vector<std::int64_t>>(at));
       } else if (slice) {
         moved = data;
         const auto kept = Kept(node, data.dims);

@@ -13,7 +13,6 @@ std::string Text(const Dims& dims) {
   return text + "]";
 }
 
-// Scales and zero points at `at` along the axis.
 Affine Picked(const Affine& in, const std::vector<std::int64_t>& at) {
   Affine out = in;
   const std::vector<float> scales = Scales(in);
@@ -31,30 +30,43 @@ Affine Picked(const Affine& in, const std::vector<std::int64_t>& at) {
 
 namespace {
 
+// How many elements lie before and after one axis.
+struct Around {
+  std::size_t outer = 1, inner = 1;
+};
+Around AroundAxis(const Dims& dims, std::size_t axis) {
+  Around a;
+  for (std::size_t i = 0; i < axis; ++i) a.outer *= static_cast<std::size_t>(dims[i]);
+  for (std::size_t i = axis + 1; i < dims.size(); ++i) a.inner *= static_cast<std::size_t>(dims[i]);
+  return a;
+}
+
+// Elements of a tensor of shape `dims` at `at` along `axis`.
+template <typename T>
+std::vector<T> ElementsAt(const std::vector<T>& values, const Dims& dims, std::size_t axis,
+                          const std::vector<std::int64_t>& at) {
+  const Around around = AroundAxis(dims, axis);
+  std::vector<T> to;
+  to.reserve(around.outer * at.size() * around.inner);
+  for (std::size_t o = 0; o < around.outer; ++o) {
+    for (const std::int64_t k : at) {
+      const auto from =
+          values.begin() + static_cast<std::ptrdiff_t>(
+                               (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * around.inner);
+      to.insert(to.end(), from, from + static_cast<std::ptrdiff_t>(around.inner));
+    }
+  }
+  return to;
+}
+
 // Of parameters with a dimension for each of the tensor's: those at `at` along `axis`.
 Affine PickedAlong(const Affine& in, std::size_t axis, const std::vector<std::int64_t>& at) {
   Affine out = in;
   const Dims& dims = in.scale.dims;
-  std::size_t outer = 1, inner = 1;
-  for (std::size_t i = 0; i < axis; ++i) outer *= static_cast<std::size_t>(dims[i]);
-  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
-  const std::vector<float> scales = Scales(in);
-  const std::vector<std::int64_t> zeros = Zeros(in);
-  std::vector<float> s;
-  std::vector<std::int64_t> z;
-  for (std::size_t o = 0; o < outer; ++o) {
-    for (const std::int64_t k : at) {
-      for (std::size_t i = 0; i < inner; ++i) {
-        const std::size_t from = (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * inner + i;
-        s.push_back(scales[from]);
-        z.push_back(zeros[from]);
-      }
-    }
-  }
   Dims to = dims;
   to[axis] = std::ssize(at);
-  out.scale = TensorRef::FromFloats(to, s);
-  if (in.zero_point) out.zero_point = TensorRef::FromInts(in.storage, to, z);
+  out.scale = TensorRef::FromFloats(to, ElementsAt(Scales(in), dims, axis, at));
+  if (in.zero_point) out.zero_point = TensorRef::FromInts(in.storage, to, ElementsAt(Zeros(in), dims, axis, at));
   return out;
 }
 
@@ -77,25 +89,10 @@ std::vector<std::int64_t> WholeBlocks(const std::vector<std::int64_t>& at, std::
 
 }  // namespace
 
-// Constant data at `at` along `axis`.
 TensorRef Cut(const TensorRef& data, std::size_t axis, const std::vector<std::int64_t>& at) {
-  const Dims& dims = data.dims;
-  const std::vector<std::int64_t> values = data.ToInts();
-  std::size_t outer = 1, inner = 1;
-  for (std::size_t i = 0; i < axis; ++i) outer *= static_cast<std::size_t>(dims[i]);
-  for (std::size_t i = axis + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
-  std::vector<std::int64_t> to;
-  to.reserve(outer * at.size() * inner);
-  for (std::size_t o = 0; o < outer; ++o) {
-    for (const std::int64_t k : at) {
-      const std::size_t from = (o * static_cast<std::size_t>(dims[axis]) + static_cast<std::size_t>(k)) * inner;
-      to.insert(to.end(), values.begin() + static_cast<std::ptrdiff_t>(from),
-                values.begin() + static_cast<std::ptrdiff_t>(from + inner));
-    }
-  }
-  Dims shape = dims;
+  Dims shape = data.dims;
   shape[axis] = std::ssize(at);
-  return TensorRef::FromInts(data.dtype, std::move(shape), to);
+  return TensorRef::FromInts(data.dtype, std::move(shape), ElementsAt(data.ToInts(), data.dims, axis, at));
 }
 
 MatchOr<Affine> CutParameters(std::string_view rule, const Affine& in, const Dims& from, const Indices& kept) {
@@ -158,9 +155,7 @@ MatchOr<Affine> JoinParameters(std::string_view rule, const std::vector<Part>& p
     zeros = zeros || a.zero_point.has_value();
   }
   if (!joined) return out;
-  std::size_t outer = 1, inner = 1;
-  for (std::size_t i = 0; i < at; ++i) outer *= static_cast<std::size_t>(dims[i]);
-  for (std::size_t i = at + 1; i < dims.size(); ++i) inner *= static_cast<std::size_t>(dims[i]);
+  const auto [outer, inner] = AroundAxis(dims, at);
   std::vector<float> scales;
   std::vector<std::int64_t> zero_points;
   for (std::size_t o = 0; o < outer; ++o) {
