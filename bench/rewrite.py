@@ -3,7 +3,8 @@
 
 Each model is quantized by Octavo (Q/DQ form) and by onnxruntime.quantization (MinMax), from the same samples.
 SQNR is that of held-out samples against the float model, before -> after: in default sessions, then with optimizations off,
-where the Q/DQ form sums in float. Beside the latter stand the SQNR of the Q/DQ model itself for inputs times 1 + 1e-5 noise (the
+where the Q/DQ form sums in float. Beside the latter stand the 95 % interval of the change that a bootstrap over the samples gives,
+the top-1 agreement with the float model (argmax over the last axis of every output) before -> after, the SQNR of the Q/DQ model itself for inputs times 1 + 1e-5 noise (the
 spread that its own rounding makes of nothing: deep models amplify a code that falls to the other side of a tie), and the mean of
 the samples' differences in dB with its standard error. The latency ratio is rewritten over Q/DQ, both in default sessions,
 run in turn on the same sample (octavo perf --against): the median of the pairs, then their 10th and 90th percentile. Beside them the layers that integer kernels take, and their share of the multiply-accumulates (a
@@ -32,6 +33,28 @@ def nudged(sample, seed):
             for n, v in sample.items()}
 
 
+def energies(reference, got):
+    """Signal and noise of each output."""
+    return [(float((a.astype(np.float64) ** 2).sum()), float(((b.astype(np.float64) - a) ** 2).sum()))
+            for a, b in zip(reference, got) if a.dtype.kind == "f"]
+
+
+def interval(reference, before, after, draws=2000):
+    """Of the change in pooled SQNR (dB), 95 %, over samples drawn with replacement."""
+    e = [np.array([energies(r, g) for r, g in zip(reference, side)]) for side in (before, after)]  # [samples, outputs, 2]
+    at = np.random.default_rng(0).integers(0, len(reference), (draws, len(reference)))
+    pooled = [x[at].sum(axis=(1, 2)) for x in e]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = 10 * np.log10(pooled[0][:, 1] / pooled[1][:, 1])
+    return np.percentile(change[np.isfinite(change)], (2.5, 97.5)) if np.isfinite(change).any() else (0.0, 0.0)
+
+
+def top1(reference, got):
+    same = [(np.argmax(a, -1) == np.argmax(b, -1)).ravel() for r, g in zip(reference, got) for a, b in zip(r, g)
+            if a.dtype.kind == "f" and a.ndim > 1]
+    return float(np.concatenate(same).mean()) if same else float("nan")
+
+
 def measure(name, source, label, folder, samples, iterations):
     rewritten, report = folder / "r.onnx", folder / "r.json"
     process([OCTAVO, "rewrite", source, "-o", rewritten, "--json", report, "--force"])
@@ -43,6 +66,8 @@ def measure(name, source, label, folder, samples, iterations):
     default = [sqnr(reference, outputs(m, samples)) for m in (source, rewritten)]
     plain = [outputs(m, samples, optimize=False) for m in (source, rewritten)]
     before, after = (sqnr(reference, p) for p in plain)
+    low, high = interval(reference, *plain)
+    agree = [top1(reference, p) for p in plain]
     spread = sqnr(reference, outputs(source, [nudged(s, i) for i, s in enumerate(samples)], optimize=False))
     change = np.array([sqnr([r], [a]) - sqnr([r], [b]) for r, b, a in zip(reference, *plain)])
     change = change[np.isfinite(change)]
@@ -50,7 +75,7 @@ def measure(name, source, label, folder, samples, iterations):
     macs = r["multiply_accumulates"]
     share = f"{100 * macs['integer'] / macs['total']:.1f} %" if macs["total"] else "-"
     applied = sum(rule["applied"] for rule in r["rewrite"])
-    print(f"{name:8} {label:13} {default[0]:6.2f} -> {default[1]:6.2f}   {before:6.2f} -> {after:6.2f} ({spread:6.2f}) "
+    print(f"{name:8} {label:13} {default[0]:6.2f} -> {default[1]:6.2f}   {before:6.2f} -> {after:6.2f} ({spread:6.2f}) [{low:+.2f} .. {high:+.2f}] top-1 {agree[0]:.3f} -> {agree[1]:.3f} "
           f"{change.mean():+5.2f} +- {error:.2f}  {ratio['ratio']:5.2f} ({ratio['ratio_p10']:.2f}-{ratio['ratio_p90']:.2f})  "
           f"{r['layers']['integer']:4} of {r['layers']['total']:<4} {share:>7}  {r['nodes_before']:5} -> {r['nodes_after']:<5} {applied:5}", flush=True)
 
@@ -64,7 +89,7 @@ def main():
     parser.add_argument("--held-out", type=int, default=64, help="samples that the SQNR is of")
     parser.add_argument("--iterations", type=int, default=30, help="pairs of runs")
     args = parser.parse_args()
-    print(f"{'model':8} {'quantizer':13} {'SQNR dB, default':18} {'optimizations off (nudged), mean change':42}  time (p10-p90)    in integers     of MACs  nodes          applied")
+    print(f"{'model':8} {'quantizer':13} {'SQNR dB, default':18} {'optimizations off (nudged) [95 %] top-1, mean change':78}  time (p10-p90)    in integers     of MACs  nodes          applied")
     for name in args.models:
         calib = CACHE / "data" / name / "calib"
         samples = load_samples(CACHE / "data" / name / "held", args.held_out)
