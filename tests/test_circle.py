@@ -111,6 +111,8 @@ FLOAT_OPS = {
     "maxpool_ceil": one("MaxPool", [1, 3, 8, 8], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "avgpool": one("AveragePool", [1, 3, 8, 8], kernel_shape=[2, 2], strides=[2, 2]),
     "avgpool_include": one("AveragePool", [1, 3, 9, 9], kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    "avgpool_uneven": one("AveragePool", [1, 3, 9, 8], kernel_shape=[3, 4], strides=[2, 2], pads=[1, 1, 0, 2]),
+    "lrn": one("LRN", [1, 7, 4, 5], size=5, alpha=0.5, bias=2.0, beta=0.6),
     "global": one("GlobalAveragePool", [1, 3, 8, 8]),
     "gemm": one("Gemm", [2, 5], constants=[("w", weights(5, 7)), ("b", weights(7))]),
     "gemm_alpha": one("Gemm", [2, 5], constants=[("w", weights(7, 5)), ("b", weights(7))], transB=1, alpha=0.5, beta=2.0),

@@ -238,6 +238,7 @@ def test_reductions_and_normalizations(octavo, tmp_path):
     positive = c.weight(RNG.uniform(0.5, 2, 6).astype(np.float32))
     c.add("BatchNormalization", x, c.floats(6), c.floats(6), c.floats(6), positive, epsilon=1e-3)
     c.add("InstanceNormalization", x, c.floats(6), c.floats(6))
+    c.add("LRN", x, size=3, alpha=0.5, bias=2.0, beta=0.6), c.add("LRN", x, size=5, alpha=0.9)
     c.add("LayerNormalization", x, c.floats(3), c.floats(3)), c.add("LayerNormalization", x, c.floats(4, 3), axis=2, epsilon=1e-2)
     c.check(octavo, tmp_path, 17, interpreter=True)
     old = Cases()

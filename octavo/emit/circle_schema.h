@@ -26,6 +26,7 @@ inline constexpr CircleOp kCircleOps[] = {
     {"DEQUANTIZE", "DequantizeOptions"},
     {"FLOOR", ""},
     {"FULLY_CONNECTED", "FullyConnectedOptions"},
+    {"LOCAL_RESPONSE_NORMALIZATION", "LocalResponseNormalizationOptions"},
     {"LOGISTIC", ""},
     {"MAX_POOL_2D", "Pool2DOptions"},
     {"MUL", "MulOptions"},

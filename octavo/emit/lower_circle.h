@@ -147,6 +147,8 @@ class CircleLowering {
   void Softmax(const Node& node);
   void Pool(const Node& node);
   void GlobalPool(const Node& node);
+  Value* WindowShares(const Dims& in, const Dims& out, std::span<const std::int64_t> kernel,
+                      std::span<const std::int64_t> strides, std::span<const Pads> pads, const std::string& name);
   void Reduce(const Node& node);
   void ReshapeNode(const Node& node);
   void TransposeNode(const Node& node);
@@ -162,6 +164,7 @@ class CircleLowering {
   void Cast(const Node& node);
   void LayerNorm(const Node& node);
   void InstanceNorm(const Node& node);
+  void LocalResponse(const Node& node);
   void BatchNorm(const Node& node);
   void ArgMax(const Node& node);
   void DepthToSpace(const Node& node);

@@ -397,6 +397,22 @@ void CircleLowering::MatMul(const Node& node) {
 
 // ------------------------------------------------------------------------------------------------ pools and reductions
 
+// For each window the share of it that lies in the input, inverted: [1, height, width, 1].
+Value* CircleLowering::WindowShares(const Dims& in, const Dims& out, std::span<const std::int64_t> kernel,
+                                    std::span<const std::int64_t> strides, std::span<const Pads> pads,
+                                    const std::string& name) {
+  const auto inside = [&](std::size_t d, std::int64_t i) {
+    const std::int64_t begin = i * strides[d] - pads[d].before;
+    const std::int64_t seen = std::min(begin + kernel[d], in[d + 2]) - std::max<std::int64_t>(begin, 0);
+    return static_cast<float>(std::max<std::int64_t>(seen, 1)) / static_cast<float>(kernel[d]);
+  };
+  std::vector<float> shares;
+  for (std::int64_t y = 0; y < out[2]; ++y) {
+    for (std::int64_t x = 0; x < out[3]; ++x) shares.push_back(1 / (inside(0, y) * inside(1, x)));
+  }
+  return Floats({1, out[2], out[3], 1}, shares, name + "_shares");
+}
+
 void CircleLowering::Pool(const Node& node) {
   const Value* x_old = node.input(0);
   const Dims dims = DimsOf(x_old), out = DimsOf(node.output());
@@ -420,13 +436,17 @@ void CircleLowering::Pool(const Node& node) {
     valid = valid && pads[i].before == 0 && pads[i].after == 0;
   }
   const std::string op = average ? "AVERAGE_POOL_2D" : "MAX_POOL_2D";
+  const bool counts = average && node.IntAttribute("count_include_pad", 0) != 0;
+  // Circle leaves padding out of averages only where it is SAME: else zeros are counted, and a factor makes up for
+  // them.
+  const bool uneven = average && !valid && !same && !counts;
   const Value* data[] = {x_old};
-  const bool integer = Integer(node, op, data);
+  if (uneven && (x_old->type.quant || OutputOf(node)->type.quant)) {
+    KeptFloat(node, "it leaves out a padding which is not SAME: several operators in Circle");
+  }
+  const bool integer = !uneven && Integer(node, op, data);
   Value* x = Get(x_old, Layout::kLast, !integer);
   const std::string name = OutputOf(node)->name();
-  const bool counts = average && node.IntAttribute("count_include_pad", 0) != 0;
-  if (average && !valid && !(same && !counts) && !counts)
-    Refuse(node, "an average that leaves out a padding which is not SAME");
   const bool pad = !valid && (!same || counts);
   if (pad) {
     Dims padded = ShapeOf(x);
@@ -455,6 +475,7 @@ void CircleLowering::Pool(const Node& node) {
                    {"filter_height", kernel[0]},
                    {"filter_width", kernel[1]},
                    {"fused_activation_function", std::string("NONE")}});
+  if (uneven) y = Binary("MUL", y, WindowShares(dims, out, kernel, strides, pads, name), name);
   Finish(node, Layout::kLast, y, integer);
 }
 

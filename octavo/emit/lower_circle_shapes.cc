@@ -424,6 +424,23 @@ void CircleLowering::InstanceNorm(const Node& node) {
   Finish(node, Layout::kLast, Binary("ADD", y, Get(node.input(2), Layout::kFirst, true), name), false);
 }
 
+// ONNX means the squares, Circle sums them up.
+void CircleLowering::LocalResponse(const Node& node) {
+  const Value* x_old = node.input(0);
+  const std::int64_t size = node.IntAttribute("size", 0);
+  if (DimsOf(x_old).size() != 4) Refuse(node, "only two spatial dimensions are lowered");
+  if (size < 1 || size % 2 == 0 || size > (1 << 20)) Refuse(node, "its size is not odd");
+  if (x_old->type.quant || OutputOf(node)->type.quant) KeptFloat(node, "no consumer has it in integers");
+  Value* x = Get(x_old, Layout::kLast, true);
+  const float alpha = node.FloatAttribute("alpha", 1e-4f) / static_cast<float>(size);
+  Value* y = Emit("LOCAL_RESPONSE_NORMALIZATION", {x}, OutputOf(node)->name(), OutType(node, Layout::kLast, false),
+                  {{"radius", size / 2},
+                   {"bias", node.FloatAttribute("bias", 1.0f)},
+                   {"alpha", alpha},
+                   {"beta", node.FloatAttribute("beta", 0.75f)}});
+  Finish(node, Layout::kLast, y, false);
+}
+
 // What stands between quantized tensors, where it could not be folded into the weights in front: a factor and an
 // addend.
 void CircleLowering::BatchNorm(const Node& node) {
@@ -563,6 +580,7 @@ const std::unordered_map<std::string_view, CircleLowering::Handler>& CircleLower
       {"MaxPool", &L::Pool},
       {"AveragePool", &L::Pool},
       {"GlobalAveragePool", &L::GlobalPool},
+      {"LRN", &L::LocalResponse},
       {"GlobalMaxPool", &L::GlobalPool},
       {"ReduceMean", &L::Reduce},
       {"ReduceSum", &L::Reduce},

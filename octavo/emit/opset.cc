@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "octavo/base/error.h"
+#include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/emit/onnx_serialize.h"
 
@@ -547,6 +548,17 @@ std::string Describe(const Node& node) { return "node '" + node.name + "' (" + n
 void RaiseOpsetForQuantization(Model& model) {
   std::int64_t target = 0;
   ForEachValue(*model.graph, [&](const Value& value) { target = std::max(target, RequiredOpset(value.type)); });
+  // In operator set 10 ONNX Runtime's own bias quantization (of a convolution that it gives a BatchNormalization's
+  // bias) uses a Round that stands in 11, and the model does not load.
+  if (target == 10 && model.OpsetVersion() < 11) {
+    Model trial = Clone(model);  // a refusal leaves a model half changed
+    try {
+      RaiseOpset(trial, 11, "operator set 11");
+      target = 11;
+    } catch (const Error& error) {
+      LogDebug(std::string("operator set 10 has to do: ") + error.what());
+    }
+  }
   RaiseOpset(model, target, "operator set " + std::to_string(target) + ", which the quantized types need");
 }
 

@@ -248,6 +248,22 @@ void RmsNormalization(Emitter& e, const Node& node) {
   e.Out(node, 0, e.b.Mul(y, scale));
 }
 
+// y = x / (bias + alpha / size * the sum of the squares of `size` channels around it) ^ beta
+void Lrn(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const std::int64_t size = node.IntAttribute("size", 0);
+  if (x.rank() < 3 || size < 1 || size > (std::int64_t{1} << 20)) e.Refuse(node, "its size or rank does not fit");
+  std::vector<WindowDim> window(x.rank());
+  window[1].size = size;
+  window[1].pad_low = (size - 1) / 2;  // floor, as the operator says
+  window[1].pad_high = size - 1 - window[1].pad_low;
+  const Tensor sum = e.b.ReduceWindow(e.b.Mul(x, x), window, Reduction::kAdd);
+  const double alpha = node.FloatAttribute("alpha", 1e-4f) / static_cast<float>(size);
+  const Tensor base = e.b.Add(e.b.Mul(sum, alpha), node.FloatAttribute("bias", 1.0f));
+  const Tensor power = e.b.Splat(x.dtype, {}, node.FloatAttribute("beta", 0.75f));
+  e.Out(node, 0, e.b.Div(x, e.b.Binary("power", base, power)));
+}
+
 constexpr Lowering kTable[] = {
     {"ReduceSum", "", Reduce<Reduction::kAdd>, "computed axes"},
     {"ReduceMax", "", Reduce<Reduction::kMax>, "computed axes"},
@@ -264,6 +280,7 @@ constexpr Lowering kTable[] = {
     {"InstanceNormalization", "", InstanceNormalization, ""},
     {"GroupNormalization", "", GroupNormalization, "operator sets before 21"},
     {"LayerNormalization", "", LayerNormalization, "the mean and deviation"},
+    {"LRN", "", Lrn, ""},
     {"SkipLayerNormalization", "com.microsoft", SkipLayerNormalization, "the mean and deviation"},
     {"CumSum", "", CumSum, "a computed axis"},
     {"ArgMax", "", ArgBest<Reduction::kMax>, ""},
