@@ -436,8 +436,7 @@ def test_activation_types_in_circle(octavo, tmp_path, name, code):
 
 
 @pytest.mark.parametrize("change,sentence", [
-    (dict(block_size=16), "blocks of 32"), (dict(elem_format="mxfp8_e4m3"), "mxint8 and mxfp4"), (dict(axis=7), "as the warning says"),
-    (dict(rounding="up"), "as the warning says")])
+    (dict(block_size=16), "blocks of 32"), (dict(elem_format="mxfp8_e4m3"), "mxint8 and mxfp4")])
 def test_what_circle_tensors_cannot_say(octavo, tmp_path, change, sentence):
     """Their blocks are 32 elements: another block would be rounded in another way by who reads it."""
     attributes = {"elem_format": "mxfp4", "axis": -1, "rounding": "away", **change}
@@ -480,12 +479,134 @@ def test_affine_fake_quantize_becomes_a_type(octavo, tmp_path):
         assert steps.max() <= 1
 
 
-def test_refused_attributes_say_why(octavo, tmp_path):
+def mx_node(**change):
+    """A model of one MXFakeQuantize on x, f32 of [2, 64], with its attributes changed; None drops one."""
+    attributes = {"elem_format": "mxfp4", "axis": -1, "rounding": "away", **change}
+    return one_node("MXFakeQuantize", ["x"], {}, **attributes)
+
+
+def affine_node(scale=np.float32(0.02), zero=np.uint8(3), **attributes):
+    init = {k: v for k, v in (("s", scale), ("z", zero)) if v is not None}
+    return one_node("FakeQuantize", ["x", "s" if scale is not None else "", *(["z"] if zero is not None else [])], init, **attributes)
+
+
+def one_node(op, inputs, init, kind=F32, shape=(2, 64), version=1, outputs=("y",), **attributes):
+    node = helper.make_node(op, inputs, list(outputs), "fq", domain="octavo", **{k: v for k, v in attributes.items() if v is not None})
+    after = helper.make_node("Identity", ["y"], ["r"])
+    graph = helper.make_graph([node, after], "g", [helper.make_tensor_value_info("x", kind, shape)], [helper.make_tensor_value_info("r", kind, shape)],
+                              [numpy_helper.from_array(np.asarray(a), n) for n, a in init.items()])
+    imports = [helper.make_opsetid("", 21)] + ([helper.make_opsetid("octavo", version)] if version else [])
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+CHANNELS = np.full(64, 0.02, np.float32)
+BAD_OPERATORS = [
+    (lambda: mx_node(axis=2), 3, "axis 2 is outside of a tensor of rank 2.*'x'.*-2 to 1"),
+    (lambda: mx_node(axis=-3), 3, "axis -3 is outside of a tensor of rank 2"),
+    (lambda: mx_node(axis=2**62), 3, "axis 4611686018427387904 is outside"),
+    (lambda: mx_node(axis=0, shape=()), 3, "axis 0 is outside of a tensor of rank 0.*scalar"),
+    (lambda: mx_node(axis=1.0), 3, "another kind.*'axis'.*integer"),
+    (lambda: mx_node(block_size=0), 3, "block_size is 0"),
+    (lambda: mx_node(block_size=-32), 3, "block_size is -32"),
+    (lambda: mx_node(block_size=2**40), 3, "block_size is 1099511627776"),
+    (lambda: mx_node(elem_format="mxfp5"), 3, "unknown elem_format 'mxfp5'.*mxfp6_e2m3"),
+    (lambda: mx_node(elem_format=None), 3, "'elem_format' is missing.*mxint8"),
+    (lambda: mx_node(elem_format=4), 3, "another kind.*'elem_format'.*string"),
+    (lambda: mx_node(rounding="up"), 3, "unknown rounding 'up'.*away or even"),
+    (lambda: mx_node(shared_exponent="ceil"), 3, "unknown shared_exponent 'ceil'.*floor"),
+    (lambda: mx_node(blocksize=32), 3, "unknown attribute 'blocksize'.*'block_size'"),
+    (lambda: mx_node(kind=TensorProto.FLOAT16), 4, "it is f16, not f32.*'x'.*Cast"),
+    (lambda: mx_node(kind=TensorProto.INT32), 3, "it is s32, not f32"),
+    (lambda: mx_node(version=2), 4, "version 2 of the domain 'octavo'"),
+    (lambda: mx_node(version=0), 3, "imports no operator set of the domain 'octavo'"),
+    (lambda: one_node("MXFakeQuantise", ["x"], {}, elem_format="mxfp4"), 4, "no such operator.*'MXFakeQuantize'"),
+    (lambda: one_node("MXFakeQuantize", [""], {}, elem_format="mxfp4"), 3, "required input is missing.*input 0"),
+    (lambda: one_node("MXFakeQuantize", ["x", "x"], {}, elem_format="mxfp4"), 3, "2 inputs.*takes 1"),
+    (lambda: one_node("MXFakeQuantize", ["x"], {}, outputs=("y", "z"), elem_format="mxfp4"), 3, "one output"),
+    (lambda: one_node("QuantizeMx", ["x"], {}, elem_format="mxfp4", axis=5), 3, "axis 5 is outside"),
+    (lambda: one_node("DequantizeMx", ["x"], {}, elem_format="mxfp4", block_size=0), 3, "block_size is 0"),
+    (lambda: affine_node(scale=None), 3, "required input is missing.*input 1"),
+    (lambda: affine_node(scale=np.float32(0)), 3, "scale 0 is 0.0.*above 0"),
+    (lambda: affine_node(scale=np.float32(-1)), 3, "scale 0 is -1.0"),
+    (lambda: affine_node(scale=np.float32(np.nan)), 3, "scale 0 is nan"),
+    (lambda: affine_node(scale=np.float32(np.inf)), 3, "scale 0 is inf"),
+    (lambda: affine_node(scale=np.float16(0.02)), 4, "it is f16, not f32.*scale 's'"),
+    (lambda: affine_node(scale=np.int32(1)), 3, "it is s32, not f32.*scale 's'"),
+    (lambda: affine_node(scale=np.full((1, 1), 0.1, np.float32)), 3, "scale of 2 dimensions"),
+    (lambda: affine_node(scale=np.zeros(0, np.float32), zero=None), 3, "no scale in the list"),
+    (lambda: affine_node(scale=CHANNELS, zero=None), 3, "64 scales without an axis"),
+    (lambda: affine_node(scale=CHANNELS, zero=None, axis=0), 3, "64 scales for 2 channels"),
+    (lambda: affine_node(scale=CHANNELS, zero=None, axis=2), 3, "axis 2 is outside"),
+    (lambda: affine_node(scale=CHANNELS, zero=np.zeros(2, np.uint8), axis=1), 3, "2 zero points for 64 scales"),
+    (lambda: affine_node(zero=np.int32(256)), 3, "zero point 0 is 256.*quant_min 0 and quant_max 255"),
+    (lambda: affine_node(zero=np.int8(-1)), 3, "zero point 0 is -1"),
+    (lambda: affine_node(zero=np.float32(np.nan)), 3, "zero point 0 is nan"),
+    (lambda: affine_node(zero=np.uint32(3)), 4, "it is u32.*zero point 'z'.*uint8"),
+    (lambda: affine_node(quant_min=5, quant_max=5), 3, "codes are 5 to 5"),
+    (lambda: affine_node(quant_max=2**40), 3, "codes are 0 to 1099511627776"),
+    (lambda: affine_node(quant_min=0.0), 3, "another kind.*'quant_min'"),
+    (lambda: affine_node(narrow_range=1), 3, "unknown attribute 'narrow_range'"),
+]
+
+
+@pytest.mark.parametrize("model,code,pattern", BAD_OPERATORS, ids=[p for _, _, p in BAD_OPERATORS])
+def test_bad_operators_are_refused_at_import(octavo, tmp_path, model, code, pattern):
+    onnx.save(model(), str(tmp_path / "m.onnx"))
+    for args in (["inspect", tmp_path / "m.onnx"], ["export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx"]):
+        r = octavo(*args, code=code)
+        assert re.search(pattern, r.error) and (str(tmp_path / "m.onnx") in r.error), r.error
+        assert r.err.count("\n") == 1 and r.out == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("model", [lambda: mx_node(axis=2), lambda: affine_node(scale=np.float32(0))])
+def test_every_command_refuses_bad_operators(octavo, tmp_path, model):
+    m, o = tmp_path / "m.onnx", tmp_path / "o"
+    onnx.save(model(), str(m))
     (tmp_path / "d").mkdir()
-    np.savez(tmp_path / "d" / "0.npz", x=np.zeros((1, 40, 8, 8), np.float32))
-    onnx.save(conv_model("mxfp5", "mxfp4"), str(tmp_path / "m.onnx"))
-    r = octavo("compare", tmp_path / "m.onnx", tmp_path / "m.onnx", "--data", tmp_path / "d", code=3)
-    assert "mxfp5" in r.error
+    np.savez(tmp_path / "d" / "0.npz", x=np.zeros((2, 64), np.float32))
+    for args in (["build", "--onnx", m, "--data", tmp_path / "d", "-o", o], ["quantize", m, "--data", tmp_path / "d", "-o", o], ["rewrite", m, "-o", o],
+                 ["calibrate", m, "--data", tmp_path / "d", "-o", o], ["compile", m, "--device", "cpu", "-o", o], ["perf", m],
+                 ["export", m, "--to", "circle", "-o", o], ["export", m, "--to", "stablehlo", "-o", o],
+                 ["export", m, "--to", "gguf", "--precision", "q8_0", "-o", o], ["compare", m, m, "--data", tmp_path / "d"]):
+        r = octavo(*args, code=3)
+        assert "'fq'" in r.error and not o.exists(), (args, r.error)
+
+
+def test_an_axis_outside_of_a_computed_value(octavo, tmp_path):
+    """What a file says of values inside is not believed: their rank is known when types are inferred, or when it runs."""
+    model = mx_node(axis=2)
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["h"]))
+    model.graph.node[1].input[0] = "h"
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    (tmp_path / "d").mkdir()
+    np.savez(tmp_path / "d" / "0.npz", x=np.zeros((2, 64), np.float32))
+    for args in (["export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t"], ["export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "t"],
+                 ["build", "--onnx", tmp_path / "m.onnx", "--data", tmp_path / "d", "-o", tmp_path / "t"],
+                 ["compare", tmp_path / "m.onnx", tmp_path / "m.onnx", "--data", tmp_path / "d"]):
+        r = octavo(*args, code=3)
+        assert "axis 2 is outside of a tensor of rank 2" in r.error and not (tmp_path / "t").exists(), r.error
+
+
+def test_operators_at_the_edge_of_what_is_allowed(octavo, custom_ops, tmp_path):
+    x = values(128, 5).reshape(2, 64)
+    for i, model in enumerate([mx_node(axis=-2), mx_node(axis=0, block_size=1), mx_node(block_size=2**31 - 1), mx_node(elem_format="nvfp4", block_size=16),
+                               affine_node(zero=None), affine_node(scale=CHANNELS, zero=np.zeros(64, np.int32), axis=-1),
+                               affine_node(scale=np.full(1, 0.1, np.float32), zero=np.zeros(1, np.int64), axis=1),
+                               affine_node(zero=np.int8(-128), quant_min=-128, quant_max=127), affine_node(zero=np.float32(7))]):
+        m, t = tmp_path / f"{i}.onnx", tmp_path / f"{i}t.onnx"
+        onnx.save(model, str(m))
+        octavo("export", m, "--to", "onnx", "-o", t)
+        np.testing.assert_array_equal(custom_ops(m).run(None, {"x": x})[0], custom_ops(t).run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("scale,zero,sentence", [(0.0, 0, "not finite and above 0"), (np.nan, 0, "not finite and above 0"), (0.1, 300, "zero point lies outside")])
+def test_computed_parameters_are_checked_when_they_are_used(custom_ops, scale, zero, sentence):
+    model = affine_node()
+    del model.graph.initializer[:]
+    model.graph.input.extend([helper.make_tensor_value_info("s", F32, []), helper.make_tensor_value_info("z", TensorProto.INT32, [])])
+    with pytest.raises(Exception, match=sentence):
+        custom_ops(model).run(None, {"x": np.ones((2, 64), np.float32), "s": np.array(scale, np.float32), "z": np.array(zero, np.int32)})
 
 
 @pytest.mark.parametrize("name,kind", [("mxfp4", TensorProto.FLOAT4E2M1), ("mxfp8_e4m3", TensorProto.FLOAT8E4M3FN), ("mxfp8_e5m2", TensorProto.FLOAT8E5M2)])

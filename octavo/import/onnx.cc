@@ -8,6 +8,7 @@
 
 #include "octavo/import/onnx_bytes.h"
 #include "octavo/import/onnx_tensor.h"
+#include "octavo/import/project_ops.h"
 #include "octavo/import/wire.h"
 
 namespace octavo {
@@ -594,6 +595,7 @@ Model Importer::Run(std::span<const std::byte> bytes) {
   if (uses_default_domain_ && model_.OpsetVersion() == 0) {
     Bad("the model imports no operator set of the default domain", "");
   }
+  CheckProjectOps(model_, context_.name);
   model_.source = context_.name;
   return std::move(model_);
 }

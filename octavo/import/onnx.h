@@ -11,7 +11,8 @@ namespace octavo {
 // initializers and in Constant nodes (both become constants). Q/DQ stay nodes here: rewrite/fold_qdq.h makes types of
 // them. Names, metadata, functions, subgraphs, unknown operators, attributes and domains are kept. Errors: kBadInput
 // for a missing, corrupt, truncated or hostile file (cycle, sizes that do not fit, external path that leaves the
-// folder, absurd dimensions, nesting too deep); kUnsupported for opset < 7.
+// folder, absurd dimensions, nesting too deep, bad attributes of the project's own operators); kUnsupported for opset < 7
+// and for operators of the domain `octavo` that do not exist.
 Model ReadOnnx(const std::filesystem::path& path);
 
 // True when the model holds an EPContext node (compiled for a device already).

@@ -34,8 +34,11 @@ MatchOr<QuantType> ReadType(const Node& node) {
   else if (x->type.shape)
     rank = static_cast<std::int64_t>(x->type.shape->size());
   if (!rank) return Refusal{"the rank of its input is not known"};
+  if (axis < -*rank || axis >= *rank) {
+    ThrowBadInput("axis " + std::to_string(axis) + " is outside of a tensor of rank " + std::to_string(*rank),
+                  Describe(node));
+  }
   if (axis < 0) axis += *rank;
-  if (axis < 0 || axis >= *rank) return Refusal{"its axis is outside of its input"};
   type.mx.axis = axis;
   return type;
 }

@@ -175,17 +175,15 @@ OrtStatus* Compute(const Kernel& k, OrtKernelContext* context) {
     return nullptr;
   }
   const std::int64_t axis = k.axis < 0 ? k.axis + rank : k.axis;
-  if ((rank > 0 || k.kind == Kind::kAffine) && (k.per_axis || k.kind != Kind::kAffine) && (axis < 0 || axis >= rank)) {
+  if ((k.per_axis || k.kind != Kind::kAffine) && (axis < 0 || axis >= rank)) {
     return Fail(op + ": axis " + std::to_string(k.axis) + " is outside of a tensor of rank " + std::to_string(rank));
   }
   if (k.kind != Kind::kAffine) {
     MxShape shape;
     shape.block = static_cast<std::size_t>(k.block);
-    shape.n = rank == 0 ? 1 : static_cast<std::size_t>(x.dims[static_cast<std::size_t>(axis)]);
-    if (rank > 0) {
-      shape.outer = Count(x.dims, 0, static_cast<std::size_t>(axis));
-      shape.inner = Count(x.dims, static_cast<std::size_t>(axis) + 1, x.dims.size());
-    }
+    shape.n = static_cast<std::size_t>(x.dims[static_cast<std::size_t>(axis)]);
+    shape.outer = Count(x.dims, 0, static_cast<std::size_t>(axis));
+    shape.inner = Count(x.dims, static_cast<std::size_t>(axis) + 1, x.dims.size());
     if (n > 0) MxFakeQuantize(in, shape, *k.format, k.rounding, out);
     return nullptr;
   }
@@ -197,7 +195,13 @@ OrtStatus* Compute(const Kernel& k, OrtKernelContext* context) {
   if (zero.value != nullptr) zeros = Numbers(zero);
   const std::size_t channels = k.per_axis ? static_cast<std::size_t>(x.dims[static_cast<std::size_t>(axis)]) : 1;
   if ((scales.size() != channels && scales.size() != 1) || zeros.size() != scales.size()) {
-    return Fail("FakeQuantize: scale and zero_point do not fit the axis");
+    return Fail("FakeQuantize: " + std::to_string(scales.size()) + " scales and " + std::to_string(zeros.size()) +
+                " zero points for " + std::to_string(channels) + " channels");
+  }
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    if (!(scales[i] > 0) || std::isinf(scales[i])) return Fail("FakeQuantize: a scale is not finite and above 0");
+    if (!(zeros[i] >= k.low && zeros[i] <= k.high))
+      return Fail("FakeQuantize: a zero point lies outside of quant_min and quant_max");
   }
   const std::size_t inner = k.per_axis ? Count(x.dims, static_cast<std::size_t>(axis) + 1, x.dims.size()) : n;
   for (std::size_t i = 0; i < n; ++i) {
