@@ -163,10 +163,26 @@ std::vector<WindowDim> PoolWindow(Emitter& e, const Node& node, const Tensor& x)
   return window;
 }
 
+// Windows run over channels-last data: IREE (3.13) has pools of its own only there, and makes of others, behind a
+// Concat or a normalization, functions that exceed its stack limit.
+Tensor PoolOver(Emitter& e, const Tensor& x, std::span<const WindowDim> window, Reduction how) {
+  const auto rank = static_cast<std::int64_t>(x.rank());
+  Dims last = {0}, first = {0, rank - 1};
+  std::vector<WindowDim> moved = {window[0]};
+  for (std::int64_t d = 2; d < rank; ++d) {
+    last.push_back(d);
+    first.push_back(d - 1);
+    moved.push_back(window[static_cast<std::size_t>(d)]);
+  }
+  last.push_back(1);
+  moved.push_back(window[1]);
+  return e.b.Transpose(e.b.ReduceWindow(e.b.Transpose(x, last), moved, how), first);
+}
+
 void MaxPool(Emitter& e, const Node& node) {
   if (e.Wanted(node, 1)) e.Refuse(node, "its indices are used");
   const Tensor x = e.In(node, 0);
-  e.Out(node, 0, e.b.ReduceWindow(x, PoolWindow(e, node, x), Reduction::kMax));
+  e.Out(node, 0, PoolOver(e, x, PoolWindow(e, node, x), Reduction::kMax));
 }
 
 void AveragePool(Emitter& e, const Node& node) {
@@ -175,7 +191,7 @@ void AveragePool(Emitter& e, const Node& node) {
   const bool include_pads = node.IntAttribute("count_include_pad", 0) != 0;
   // pads as the node gives them; what ceil_mode adds behind is never counted
   const auto* pads = node.IntsAttribute("pads");
-  const Tensor sum = e.b.ReduceWindow(x, window, Reduction::kAdd);
+  const Tensor sum = PoolOver(e, x, window, Reduction::kAdd);
   // How many elements each window sees: a product over dimensions.
   Tensor counts = e.b.Splat(x.dtype, {}, 1);
   for (std::size_t d = 2; d < x.rank(); ++d) {
