@@ -539,17 +539,25 @@ void Model::SetOpsetVersion(std::string_view domain, std::int64_t version) {
   opsets.push_back({std::string(domain), version});
 }
 
-std::unique_ptr<Graph> Clone(const Graph& graph, Graph* parent, std::unordered_map<const Value*, Value*>& mapping) {
-  auto out = std::make_unique<Graph>(parent);
-  out->name = graph.name;
-  out->extras = graph.extras;
-  const auto keep = [&](const Value* from, Value* to) {
-    to->data = from->data;
-    to->extras = from->extras;
-    mapping[from] = to;
-  };
-  for (const Value* in : graph.inputs()) keep(in, out->AddInput(in->name(), in->type));
-  for (const Value* c : graph.constants()) keep(c, out->AddConstant(c->name(), c->data.value_or(TensorRef{}), c->type));
+namespace {
+
+void KeepCopy(const Value* from, Value* to, std::unordered_map<const Value*, Value*>& mapping) {
+  to->data = from->data;
+  to->extras = from->extras;
+  mapping[from] = to;
+}
+
+Value* Mapped(Value* v, const std::unordered_map<const Value*, Value*>& mapping) {
+  const auto it = v == nullptr ? mapping.end() : mapping.find(v);
+  return it == mapping.end() ? v : it->second;
+}
+
+}  // namespace
+
+void CopyNodes(const Graph& graph, Graph& out, Node* before, std::unordered_map<const Value*, Value*>& mapping) {
+  for (const Value* c : graph.constants()) {
+    KeepCopy(c, out.AddConstant(c->name(), c->data.value_or(TensorRef{}), c->type), mapping);
+  }
   // All values first, inputs and subgraphs after: also a graph that is out of order is copied.
   std::vector<std::pair<const Node*, Node*>> copies;
   copies.reserve(graph.node_count());
@@ -557,28 +565,24 @@ std::unique_ptr<Graph> Clone(const Graph& graph, Graph* parent, std::unordered_m
     std::vector<Graph::OutputSpec> specs;
     for (const Value* v : n->outputs())
       specs.push_back(v != nullptr ? Graph::OutputSpec{v->name(), v->type} : Graph::OutputSpec{});
-    Node* copy = out->AddNode(n->op(), n->domain(), {}, std::move(specs));
+    Node* copy = out.AddNode(n->op(), n->domain(), {}, std::move(specs), before);
     copy->name = n->name;
     copy->overload = n->overload;
     copy->extras = n->extras;
     copy->form = n->form;
     for (std::size_t i = 0; i < n->outputs().size(); ++i) {
-      if (n->output(i) != nullptr) keep(n->output(i), copy->output(i));
+      if (n->output(i) != nullptr) KeepCopy(n->output(i), copy->output(i), mapping);
     }
     copies.emplace_back(n, copy);
   }
-  const auto mapped = [&](Value* v) {
-    const auto it = v == nullptr ? mapping.end() : mapping.find(v);
-    return it == mapping.end() ? v : it->second;
-  };
   for (const auto& [n, copy] : copies) {
     copy->ResizeInputs(n->inputs().size());
-    for (std::size_t i = 0; i < n->inputs().size(); ++i) copy->SetInput(i, mapped(n->input(i)));
+    for (std::size_t i = 0; i < n->inputs().size(); ++i) copy->SetInput(i, Mapped(n->input(i), mapping));
     for (const Attribute& a : n->attributes()) {
       AttributeValue value = std::visit(
           [&](const auto& v) -> AttributeValue {
             if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::unique_ptr<Graph>>) {
-              return Clone(*v, out.get(), mapping);
+              return Clone(*v, &out, mapping);
             } else {
               return v;
             }
@@ -587,7 +591,15 @@ std::unique_ptr<Graph> Clone(const Graph& graph, Graph* parent, std::unordered_m
       copy->attributes().push_back({a.name, std::move(value)});
     }
   }
-  for (Value* v : graph.outputs()) out->AddOutput(mapped(v));
+}
+
+std::unique_ptr<Graph> Clone(const Graph& graph, Graph* parent, std::unordered_map<const Value*, Value*>& mapping) {
+  auto out = std::make_unique<Graph>(parent);
+  out->name = graph.name;
+  out->extras = graph.extras;
+  for (const Value* in : graph.inputs()) KeepCopy(in, out->AddInput(in->name(), in->type), mapping);
+  CopyNodes(graph, *out, nullptr, mapping);
+  for (Value* v : graph.outputs()) out->AddOutput(Mapped(v, mapping));
   return out;
 }
 

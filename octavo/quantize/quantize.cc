@@ -25,6 +25,7 @@
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/precision.h"
 #include "octavo/quantize/probe.h"
+#include "octavo/quantize/quantize_half.h"
 #include "octavo/quantize/quantize_static.h"
 #include "octavo/quantize/select.h"
 #include "octavo/quantize/weight_mx.h"
@@ -140,13 +141,6 @@ void FreezeDefaults(Model& model) {
   }
 }
 
-// Whether the node reads or writes a tensor of this type.
-bool TouchesType(const Node& node, DType type) {
-  const auto is = [type](const Value* v) { return v != nullptr && v->type.dtype == type; };
-  return std::any_of(node.inputs().begin(), node.inputs().end(), is) ||
-         std::any_of(node.outputs().begin(), node.outputs().end(), is);
-}
-
 }  // namespace
 
 void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
@@ -159,6 +153,11 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
   FreezeDefaults(model);
   for (const PassCount& pass : SimplifyFloat(model)) {
     if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
+  }
+  if (device.whole_graph) {
+    if (const std::int64_t selected = SelectBranches(model); selected > 0 && applied != nullptr) {
+      applied->emplace_back("select-branch", selected);
+    }
   }
   if (device.static_shapes) {
     if (const std::int64_t shapes = FoldOutputShapes(model); shapes > 0) {
@@ -267,33 +266,9 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
     case ResolvedPrecision::Kind::kFloat:
       VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node&) { ++result.nodes_total; });
       return result;
-    case ResolvedPrecision::Kind::kHalf: {
-      VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node&) { ++result.nodes_total; });
-      const Clock::time_point start = Clock::now();
-      CheckSelectors(model, config);
-      HalfResult half =
-          ConvertToHalf(model, precision.half, [&config](const Node& node) { return KeptByUser(node, config); });
-      result.insertion_seconds = Seconds(start);
-      result.fp16_overflows = half.overflows;
-      for (KeptNode& kept : half.kept_float) {
-        result.nodes_skipped.push_back({std::move(kept.node), std::move(kept.op), std::move(kept.reason)});
-      }
-      VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node& node) {
-        if (node.graph() != model.graph.get()) {
-          if (FindOp(node).category != OpCategory::kShape && !node.Is("Constant")) {
-            result.nodes_skipped.push_back(
-                {NodeName(node), node.op(), "it stands in a subgraph, which computes in f32"});
-          }
-        } else if (!node.Is("Cast") && TouchesType(node, precision.half)) {
-          ++result.nodes_quantized;
-        }
-      });
-      if (half.overflows > 0) {
-        LogWarning(std::to_string(half.overflows) + " weights are beyond the range of " +
-                   std::string(Name(precision.half)) + " and were clamped");
-      }
+    case ResolvedPrecision::Kind::kHalf:
+      QuantizeHalf(model, config, precision.half, data, threads, result);
       return result;
-    }
     case ResolvedPrecision::Kind::kWeightOnly: {
       const WeightImportance importance = FindImportance(model, config, data, threads, cache, result);
       const Clock::time_point start = Clock::now();

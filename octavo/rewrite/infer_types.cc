@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <unordered_set>
+#include <vector>
+
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
@@ -61,9 +65,56 @@ void ForgetTypes(Graph& graph) {
   });
 }
 
+// Takes the nodes that hold subgraphs away, and all that needs them. False: there are none.
+bool HideSubgraphs(Graph& graph) {
+  std::unordered_set<const Node*> hidden;
+  for (const Node* node : graph.nodes()) {
+    const bool needs = std::any_of(node->inputs().begin(), node->inputs().end(), [&](const Value* v) {
+      return v != nullptr && v->producer() != nullptr && hidden.count(v->producer()) > 0;
+    });
+    if (needs || !node->subgraphs().empty()) hidden.insert(node);
+  }
+  std::vector<Value*> kept;
+  for (Value* v : graph.outputs()) {
+    if (v->producer() == nullptr || hidden.count(v->producer()) == 0) kept.push_back(v);
+  }
+  while (!graph.outputs().empty()) graph.PopOutput();
+  for (Value* v : kept) graph.AddOutput(v);
+  graph.EraseDead();
+  return !hidden.empty();
+}
+
+// Nothing is run.
+Session LoadToInfer(const Model& model) {
+  SessionOptions options;
+  options.optimization = GraphOptimization::kNone;
+  options.intra_op_threads = 1;
+  options.disable_prepacking = true;  // weights are not touched: they stay mapped
+  options.arena = false;
+  OnnxSkeleton skeleton = SerializeSkeleton(model);
+  return Session(skeleton.bytes, std::move(skeleton.externals), options);
+}
+
+// What the runtime infers of `probe` goes to the values of `model`. Errors: the runtime's.
+std::int64_t AskRuntime(const Model& probe, Model& model) {
+  const Session session = LoadToInfer(probe);
+  std::int64_t refined = 0;
+  for (const IoSpec& spec : session.outputs()) {
+    Value* value = model.graph->FindValue(spec.name);
+    if (value == nullptr || value->kind() != ValueKind::kResult) continue;
+    if (value->type.quant || !value->type.opaque.empty() || !spec.type.opaque.empty()) continue;
+    if (value->is_graph_output() ? Refine(value->type, spec.type) : Replace(value->type, spec.type)) ++refined;
+  }
+  return refined;
+}
+
+bool IsRefusal(const Error& error) {
+  return error.code() == ExitCode::kBadInput || error.code() == ExitCode::kUnsupported;
+}
+
 }  // namespace
 
-std::int64_t InferTypes(Model& model) {
+std::int64_t InferTypes(Model& model, bool quiet) {
   OrtVersion();  // a runtime that is missing is an error of its own, not a model that it refuses
   Model probe = Clone(model);
   ForgetTypes(*probe.graph);
@@ -71,7 +122,6 @@ std::int64_t InferTypes(Model& model) {
   for (Value* value : probe.graph->outputs()) {
     if (value->type.opaque.empty() && !value->type.quant && !StaticShape(value->type)) value->type.shape.reset();
   }
-  std::vector<std::string> names;
   for (Node* node : probe.graph->nodes()) {
     if (node->domain() == kIrDomain) return 0;  // quantized: not an ONNX graph, and its types are known
     for (Value* value : node->outputs()) {
@@ -79,35 +129,42 @@ std::int64_t InferTypes(Model& model) {
       if (!value->is_graph_output()) probe.graph->AddOutput(value);
     }
   }
-  SessionOptions options;
-  options.optimization = GraphOptimization::kNone;
-  options.intra_op_threads = 1;
-  options.disable_prepacking = true;  // weights are not touched: they stay mapped
-  options.arena = false;
-  std::int64_t refined = 0;
   try {
-    OnnxSkeleton skeleton = SerializeSkeleton(probe);
-    const Session session(skeleton.bytes, std::move(skeleton.externals), options);
-    for (const IoSpec& spec : session.outputs()) {
-      Value* value = model.graph->FindValue(spec.name);
-      if (value == nullptr || value->kind() != ValueKind::kResult) continue;
-      if (value->type.quant || !value->type.opaque.empty() || !spec.type.opaque.empty()) continue;
-      if (value->is_graph_output() ? Refine(value->type, spec.type) : Replace(value->type, spec.type)) ++refined;
-    }
+    return AskRuntime(probe, model);
   } catch (const Error& error) {
-    if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;
+    if (!IsRefusal(error)) throw;
+    // A branch that fixed dimensions rule out contradicts them, and the runtime refuses the model for it: what does not
+    // come out of an If is known without it.
+    if (HideSubgraphs(*probe.graph)) {
+      try {
+        return AskRuntime(probe, model);
+      } catch (const Error& again) {
+        if (!IsRefusal(again)) throw;
+      }
+    }
+    if (quiet) return 0;
     LogWarning(std::string("the runtime cannot infer the types of this model, which leaves some of it as it is: ") +
                error.what());
   }
-  return refined;
+  return 0;
 }
 
-void InferMissingTypes(Model& model) {
+bool RuntimeAccepts(const Model& model) {
+  try {
+    LoadToInfer(model);
+    return true;
+  } catch (const Error& error) {
+    if (!IsRefusal(error)) throw;
+    return false;
+  }
+}
+
+void InferMissingTypes(Model& model, bool quiet) {
   for (const Node* node : model.graph->nodes()) {
     for (const Value* value : node->outputs()) {
       if (value == nullptr || value->type.quant || !value->type.opaque.empty()) continue;
       if (value->type.dtype == DType::kUndefined || !StaticShape(value->type)) {
-        InferTypes(model);
+        InferTypes(model, quiet);
         return;
       }
     }

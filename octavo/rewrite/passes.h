@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,18 @@ bool IsQuantized(const Model& model);
 // are constant are run once by the runtime), shape chains with static shapes, Identity/Dropout/no-op Cast removed,
 // BatchNormalization and Mul/Add/Div/Sub by per-channel constants folded into Conv/ConvTranspose/Gemm/MatMul weights
 // and bias, dead code. Results differ from the input model by float rounding only; not at all with rules up to kExact.
-// Returns what was applied.
-std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most = RuleClass::kImproves);
+// `quiet`: of InferTypes. Returns what was applied.
+std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most = RuleClass::kImproves, bool quiet = false);
+
+// An If of a constant condition becomes the nodes of its branch, and the Ifs in that; the graph's outputs keep name and
+// type. Part of SimplifyFloat. Returns how many went.
+std::int64_t InlineBranches(Model& model);
+
+// For a device of static shapes that has no If, after SimplifyFloat, and simplifies again. Where the fixed dimensions
+// contradict one branch, which then cannot run, the other one is taken, with a warning. Else both are computed and
+// Where takes the outputs of one, where inference finds the same shapes for both, and nothing in them loops or is
+// random. Returns how many went. Pointers into the model are void then.
+std::int64_t SelectBranches(Model& model);
 
 // For a device of static shapes, after SimplifyFloat, which leaves them alone: the Shape of a graph output becomes a
 // constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.
@@ -54,11 +65,15 @@ std::int64_t UnpackWeights(Model& model, bool all);
 // dtype, rank, dimensions. What the model declares of its outputs stands; what it says of values inside (value_info)
 // may be stale, so it goes. Returns how many values changed; 0 with a warning when the runtime refuses the model, 0 for
 // a graph with quantized types. Error(kUnsupported) when there is no runtime.
-std::int64_t InferTypes(Model& model);
+// `quiet`: a refusal is no warning (the model is tried only).
+std::int64_t InferTypes(Model& model, bool quiet = false);
+
+// Whether the runtime's shape inference finds no contradiction in the model (nothing is run).
+bool RuntimeAccepts(const Model& model);
 
 // InferTypes where it can tell something: for a model whose types were inferred before it was edited by rules that keep
 // them. Where every value of the main graph has its dtype and its dimensions in numbers, nothing is asked.
-void InferMissingTypes(Model& model);
+void InferMissingTypes(Model& model, bool quiet = false);
 
 // Where some of the main graph's values have no shape, gives all of them their types as they follow from the operators'
 // definitions and the inputs' types: in no time, where the runtime takes more than linear time for thousands of values.
@@ -66,8 +81,9 @@ void InferMissingTypes(Model& model);
 // nothing has changed but types of graph outputs that said less.
 bool FillTypes(Model& model);
 
-// Gives values whose dimensions are not all known the types that follow from the operators' definitions, where FillTypes
-// knows them; nothing is forgotten and nothing asked of the runtime. Returns how many values got all their dimensions.
+// Gives values whose dimensions are not all known the types that follow from the operators' definitions, where
+// FillTypes knows them; nothing is forgotten and nothing asked of the runtime. Returns how many values got all their
+// dimensions.
 std::int64_t DeriveTypes(Model& model);
 
 // Cross-layer equalization (Nagel et al. 2019, section 4.1) for Conv/Gemm -> [Relu | LeakyRelu] -> Conv/Gemm chains
@@ -80,7 +96,8 @@ std::int64_t EqualizeLayers(Model& model);
 // f16: converts the main graph's weights and internal values; graph inputs and outputs keep their type behind Casts.
 // Kept in f32, between Casts: operators without a 16-bit form, those that need range or sum many terms (normalizations,
 // Softmax, reductions, Pow, Sqrt, Exp), layers with few weights or with weights out of range, nodes with subgraphs,
-// other domains, and the nodes for which `keep` gives a reason. bf16: stores constants of more than 4,096 numbers as
+// other domains, elementwise operators with a single number that f16 rounds, and the nodes for which the options give a
+// reason. bf16: stores constants of more than 4,096 numbers as
 // bf16 behind a Cast to f32; every operator computes in f32, for ONNX Runtime's CPU provider has hardly any bf16 kernel
 // and ONNX hardly any bf16 operator before operator set 22. Finite weights that overflow are counted and clamped to the
 // largest finite value; infinities stay. Errors: kUsage for another type; kUnsupported for bf16 below opset 13. ONNX
@@ -92,7 +109,14 @@ struct HalfResult {
   std::uint64_t overflows = 0;  // weights, not inputs
   std::vector<KeptNode> kept_float;
 };
-using KeepFloat = std::function<std::string(const Node&)>;  // why the node stays in f32; empty: it need not
-HalfResult ConvertToHalf(Model& model, DType half, const KeepFloat& keep = {});
+struct HalfOptions {
+  using Reason = std::function<std::string(const Node&)>;  // why the node stays in f32; empty: it need not
+  Reason keep;
+  Reason store;  // the same, but its constants of more than 4,096 numbers are stored in f16 behind a Cast (f16 only)
+  // Gets a constant, its values and what they are rounded to nearest; may move each to its other neighbour. (f16 only)
+  std::function<void(const Value& constant, std::span<const float> values, std::span<std::uint16_t> halves)> round;
+  bool types_known = false;  // the model went through InferTypes as it is
+};
+HalfResult ConvertToHalf(Model& model, DType half, const HalfOptions& options = {});
 
 }  // namespace octavo

@@ -19,14 +19,14 @@ RuleSet FloatRules() {
   return rules;
 }
 
-std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most) {
+std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most, bool quiet) {
   std::map<std::string, std::int64_t> counts;
   const RuleSet rules = FloatRules();
   counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
   // A folded shape makes constants, constants make shapes known, and those fold: a few rounds settle real models, the
   // bound settles the others.
   constexpr int kMaxRounds = 64;
-  InferTypes(model);
+  InferTypes(model, quiet);
   for (int round = 0; round < kMaxRounds; ++round) {
     std::int64_t changes = 0;
     // What follows from definitions alone needs no runtime.
@@ -36,14 +36,15 @@ std::vector<PassCount> SimplifyFloat(Model& model, RuleClass most) {
         counts[count.rule] += count.applied;
         now += count.applied;
       }
-      const std::int64_t folded = FoldConstants(model);
+      const std::int64_t folded = FoldConstants(model), inlined = InlineBranches(model);
       counts["fold-constants"] += folded;
+      counts["inline-branch"] += inlined;
       counts["remove-dead"] += static_cast<std::int64_t>(model.graph->EraseDead());
-      changes += now + folded;
-      if (now + folded == 0) break;
+      changes += now + folded + inlined;
+      if (now + folded + inlined == 0) break;
     } while (DeriveTypes(model) > 0);
     if (changes == 0) break;
-    InferMissingTypes(model);
+    InferMissingTypes(model, quiet);
   }
   std::vector<PassCount> result;
   for (auto& [rule, applied] : counts) {
