@@ -405,7 +405,10 @@ BuildResult Build(const BuildOptions& options) {
   }
   manifest.quantize = quantizer.Run(model, {data.source.get(), data.synthetic, options.threads, &cache});
   manifest.calibration_source = manifest.quantize.calibration_source;
+  // 16-bit floats take what data there are and need none.
+  const bool rounds = precision.kind == ResolvedPrecision::Kind::kHalf && manifest.quantize.calibration_samples > 0;
   manifest.calibration_method = calibrates || !quantization.load_path.empty()    ? MethodName(quantization.calibration)
+                                : rounds                                         ? "means"
                                 : manifest.quantize.calibration_source != "none" ? "importance"
                                                                                  : "none";
   manifest.calibration_sha256 =
@@ -493,8 +496,10 @@ BuildResult Build(const BuildOptions& options) {
       LogWarning("validated on only " + std::to_string(held_out->size()) + " held-out samples");
     }
   } else {
-    const std::size_t used = std::min(
-        data.source->size(), calibrates || !quantization.load_path.empty() ? data.calibration : std::size_t{0});
+    const std::size_t used =
+        rounds ? static_cast<std::size_t>(manifest.quantize.calibration_samples)
+               : std::min(data.source->size(),
+                          calibrates || !quantization.load_path.empty() ? data.calibration : std::size_t{0});
     const std::size_t left = data.source->size() - used;
     if (left >= kLeastHeldOut) {
       compare.first = used;

@@ -281,7 +281,9 @@ TEST_F(PipelineTest, FloatPrecisionsAndNoQuant) {
   half.config.quantization->precision = "fp16";
   Build(half);
   EXPECT_GT(ManifestOf("fp16")["validate"]["outputs"][0]["sqnr_db"].get<double>(), 55);
-  EXPECT_EQ(ManifestOf("fp16")["calibration"]["source"], "none");
+  EXPECT_EQ(ManifestOf("fp16")["calibration"]["source"], "data");
+  EXPECT_EQ(ManifestOf("fp16")["calibration"]["method"], "means");
+  EXPECT_EQ(ManifestOf("fp16")["validate"]["validated_on"], "held_out");
 }
 
 TEST_F(PipelineTest, Refusals) {

@@ -28,8 +28,11 @@ bool QuantizeStage::NeedsSamples(const Model& model) const {
 
 QuantizeResult QuantizeStage::Quantize(Model& model, const QuantizeInputs& inputs) const {
   const DataSource* data = inputs.data;
-  // What synthetic samples say about importance is noise.
-  if (inputs.synthetic && Precision().kind == ResolvedPrecision::Kind::kWeightOnly) data = nullptr;
+  // What synthetic samples say about importance, or about the means of activations, is noise.
+  const ResolvedPrecision::Kind kind = Precision().kind;
+  if (inputs.synthetic && (kind == ResolvedPrecision::Kind::kWeightOnly || kind == ResolvedPrecision::Kind::kHalf)) {
+    data = nullptr;
+  }
   const int threads = inputs.threads > 0 ? inputs.threads : HardwareThreads();
   QuantizeResult result = octavo::Quantize(model, config_, *device_, data, threads, inputs.cache);
   if (inputs.synthetic && result.calibration_source == "data") result.calibration_source = "synthetic";

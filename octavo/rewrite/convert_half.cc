@@ -41,6 +41,9 @@ constexpr std::string_view kLosesWeights = "its weights leave the range of f16 (
 constexpr std::string_view kScatters = "ONNX Runtime's CPU kernel adds up no 16-bit floats here";
 constexpr std::string_view kMovesBatch = "ONNX Runtime crashes on it in 16 bits before a product with constant weights";
 
+constexpr std::string_view kSingle =
+    "it has a single number that 16 bits would round: every element would be wrong by as much";
+
 constexpr std::string_view kNoLargeWeight = "it has no weights that are worth storing in 16 bits";
 
 // Depthwise convolutions and layers of up to 4,096 weights (8 KiB saved at best). Few terms make a sum, so the rounding
@@ -219,9 +222,21 @@ bool MovesBatchIntoProduct(const Node& node) {
   return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.node->Is("MatMul"); });
 }
 
+// Scales and shifts of whole tensors.
+bool RoundsASingleNumber(const Node& node) {
+  if (node.op() != "Add" && node.op() != "Sub" && node.op() != "Mul" && node.op() != "Div") return false;
+  return std::any_of(node.inputs().begin(), node.inputs().end(), [](const Value* input) {
+    if (input == nullptr || !input->is_constant() || !input->data || input->data->dtype != DType::kF32) return false;
+    if (input->data->elements() != 1) return false;
+    const float number = input->data->ToFloats()[0];
+    return std::isfinite(number) && HalfToFloat(FloatToHalf(number)) != number;
+  });
+}
+
 class HalfConverter {
  public:
-  HalfConverter(Model& model, DType half, const KeepFloat& keep) : graph_(*model.graph), half_(half), keep_(keep) {}
+  HalfConverter(Model& model, DType half, const HalfOptions& options)
+      : graph_(*model.graph), half_(half), options_(options) {}
 
   // Large f32 constants become 16-bit ones that a Cast widens; every operator still computes in f32.
   HalfResult StoreWeights() {
@@ -230,7 +245,7 @@ class HalfConverter {
     for (Value* constant : graph_.constants()) {
       if (!Stored(*constant)) continue;
       const std::string name = constant->name();
-      Value* half = graph_.AddConstant(name + "_half", Rounded(*constant->data));
+      Value* half = graph_.AddConstant(name + "_half", Rounded(*constant));
       Type type = constant->type;
       type.dtype = DType::kF32;
       Node* cast = graph_.AddNode("Cast", "", {half}, {{name + "_float", std::move(type)}}, first);
@@ -267,6 +282,7 @@ class HalfConverter {
           if (input == nullptr) continue;
           floats = floats || input->type.dtype == DType::kF32 || input->type.dtype == half_;
           if (halves_.contains(input)) node->SetInput(i, CastBehind(input));
+          if (input->is_constant() && !Stores(*node).empty() && Large(*input)) node->SetInput(i, Widened(input));
         }
         for (const Value* output : node->outputs())
           floats = floats || (output != nullptr && output->type.dtype == DType::kF32);
@@ -294,7 +310,13 @@ class HalfConverter {
   }
 
  private:
-  std::string Asked(const Node& node) const { return keep_ ? keep_(node) : std::string(); }
+  std::string Asked(const Node& node) const { return options_.keep ? options_.keep(node) : std::string(); }
+
+  std::string Stores(const Node& node) const { return options_.store ? options_.store(node) : std::string(); }
+
+  static bool Large(const Value& constant) {
+    return constant.data && constant.data->dtype == DType::kF32 && constant.data->elements() > kFewWeights;
+  }
 
   void Keep(const Node& node, std::string reason) {
     const Value* const first = node.outputs().empty() ? nullptr : node.output(0);
@@ -305,7 +327,7 @@ class HalfConverter {
   bool Stored(const Value& constant) const {
     if (!constant.data.has_value() || constant.data->dtype != DType::kF32 || constant.type.quant.has_value())
       return false;
-    if (constant.is_graph_output() || constant.data->elements() <= kFewWeights) return false;
+    if (constant.is_graph_output() || !Large(constant)) return false;
     return std::none_of(constant.uses().begin(), constant.uses().end(), [&](const Use& use) {
       return FixedFloatInput(*use.node, use.index) || !Asked(*use.node).empty();
     });
@@ -328,6 +350,8 @@ class HalfConverter {
     for (const KeptOp& kept : kKept) {
       if (node.op() == kept.op) return std::string(kept.reason);
     }
+    if (RoundsASingleNumber(node)) return std::string(kSingle);
+    if (std::string stores = Stores(node); !stores.empty()) return stores;
     for (const Value* output : node.outputs()) {
       if (output == nullptr) continue;
       if (!output->type.opaque.empty()) return "its output is not a tensor";
@@ -364,11 +388,21 @@ class HalfConverter {
     Value*& half = to_half_[value];
     if (half != nullptr) return half;
     if (value->is_constant() && value->data.has_value()) {
-      half = graph_.AddConstant(value->name() + "_half", Rounded(*value->data));
+      half = graph_.AddConstant(value->name() + "_half", Rounded(*value));
     } else {
       half = AddCast(value, half_, &user);
     }
     return half;
+  }
+
+  // A constant stored in 16 bits and widened in front of the first user.
+  Value* Widened(Value* constant) {
+    Value*& wide = widened_[constant];
+    if (wide == nullptr) {
+      Value* half = ToHalf(constant, *graph_.first());
+      wide = AddCast(half, DType::kF32, graph_.first());
+    }
+    return wide;
   }
 
   // The f32 version of a 16-bit value; it stands right behind the producer, so every use sees it.
@@ -390,7 +424,8 @@ class HalfConverter {
 
   // Rounds to the nearest 16-bit float. What is finite and overflows is counted and clamped to the largest one: masks
   // such as -FLT_MAX must not become -Inf (Inf - Inf is NaN). Infinities stay.
-  TensorRef Rounded(const TensorRef& tensor) {
+  TensorRef Rounded(const Value& constant) {
+    const TensorRef& tensor = *constant.data;
     std::vector<float> values = tensor.ToFloats();
     const float limit = half_ == DType::kF16 ? 65504.0f : Bf16ToFloat(0x7F7F);
     std::vector<std::uint16_t> halves(values.size());
@@ -407,6 +442,7 @@ class HalfConverter {
         }
       }
     }
+    if (half_ == DType::kF16 && options_.round) options_.round(constant, view, halves);
     std::vector<std::byte> bytes(halves.size() * 2);
     for (std::size_t i = 0; i < halves.size(); ++i) {
       bytes[2 * i] = static_cast<std::byte>(halves[i] & 0xFF);
@@ -419,23 +455,23 @@ class HalfConverter {
   std::unordered_set<const Node*> chains_;
   std::unordered_set<const Node*> small_;
   DType half_;
-  const KeepFloat& keep_;
+  const HalfOptions& options_;
   HalfResult result_;
   std::unordered_set<const Value*> halves_;  // results that are 16-bit now
-  std::unordered_map<const Value*, Value*> to_half_, to_float_;
+  std::unordered_map<const Value*, Value*> to_half_, to_float_, widened_;
 };
 
 }  // namespace
 
-HalfResult ConvertToHalf(Model& model, DType half, const KeepFloat& keep) {
+HalfResult ConvertToHalf(Model& model, DType half, const HalfOptions& options) {
   if (half != DType::kF16 && half != DType::kBF16) {
     ThrowUsage("not a 16-bit float type", std::string(Name(half)), "use f16 or bf16");
   }
   if (half == DType::kBF16 && model.OpsetVersion() < 13) {
     ThrowUnsupported("bf16 needs opset 13", "opset " + std::to_string(model.OpsetVersion()), "use fp16");
   }
-  InferTypes(model);
-  HalfConverter converter(model, half, keep);
+  if (!options.types_known) InferTypes(model);
+  HalfConverter converter(model, half, options);
   return half == DType::kBF16 ? converter.StoreWeights() : converter.Run();
 }
 

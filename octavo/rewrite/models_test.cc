@@ -147,9 +147,11 @@ TEST_F(RealModels, ConvertToHalf) {
     std::vector<std::string> blocked;
     std::stringstream list(std::getenv("OCTAVO_TEST_BLOCKED") == nullptr ? "" : std::getenv("OCTAVO_TEST_BLOCKED"));
     for (std::string op; std::getline(list, op, ',');) blocked.push_back(op);
-    const HalfResult result = ConvertToHalf(model, DType::kF16, [&](const Node& node) {
+    HalfOptions options;
+    options.keep = [&](const Node& node) {
       return std::find(blocked.begin(), blocked.end(), node.op()) != blocked.end() ? "blocked" : "";
-    });
+    };
+    const HalfResult result = ConvertToHalf(model, DType::kF16, options);
     VerifyOrThrow(model, "ConvertToHalf");
     const double sqnr = Sqnr(reference, testing::RunModel(model, inputs));
     std::cout << path.substr(path.rfind('/') + 1) << ": f16 " << sqnr << " dB, overflows " << result.overflows
