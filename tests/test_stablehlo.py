@@ -755,11 +755,6 @@ def test_refusals(octavo, tmp_path, small_cnn, blocked):
     model = save(tmp_path / "i2.onnx", [narrow], {"x": x, "c": flag}, ["y"])
     error = octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
     assert "its else_branch cannot be lowered with the shapes there are (operator Hardmax has no lowering, node Hardmax 'inside'" in error
-    body = h.make_graph([h.make_node("Identity", ["c"], ["d"]), h.make_node("Abs", ["v"], ["u"])], "b",
-                        [h.make_tensor_value_info("i", T.INT64, []), h.make_tensor_value_info("c", T.BOOL, []), h.make_tensor_value_info("v", T.FLOAT, [2, 3])],
-                        [h.make_tensor_value_info("d", T.BOOL, []), h.make_tensor_value_info("u", T.FLOAT, [2, 3])])
-    for count, extra, sentence in ((x[:0], ["steps"], "it collects results of its steps, and their number is computed"), (3, [], "")):
-        pass
     c = Cases()
     recurrent(c, "RNN", 1, 2, 1, 2, 2, activations=["Affine"])
     model = save(tmp_path / "n.onnx", c.nodes, c.inputs, c.results, c.weights)

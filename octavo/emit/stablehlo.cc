@@ -13,9 +13,9 @@ namespace stablehlo {
 namespace {
 
 using TopicFn = std::span<const Lowering> (*)();
-constexpr TopicFn kTopics[] = {ConvLowerings,      MatMulLowerings,  ElementwiseLowerings,
-                               NormLowerings,      ShapeLowerings,   QuantLowerings,
-                               RecurrentLowerings, ControlLowerings, ScatterLowerings};
+constexpr TopicFn kTopics[] = {ConvLowerings,  MatMulLowerings, ElementwiseLowerings, NormLowerings,
+                               ShapeLowerings, QuantLowerings,  RecurrentLowerings,   ControlLowerings,
+                               LoopLowerings,  ScatterLowerings};
 
 const Lowering* FindLowering(const Node& node) {
   for (const TopicFn topic : kTopics) {
@@ -64,10 +64,7 @@ Tensor Emitter::Use(const Value& value) {
 
 const TensorRef* Emitter::ConstantIn(const Node& node, std::size_t i) const {
   const Value* value = node.input(i);
-  if (value == nullptr || value->type.quant) return nullptr;
-  if (value->is_constant()) return &*value->data;
-  const auto known = known_.find(value);
-  return known == known_.end() ? nullptr : &known->second;
+  return value == nullptr ? nullptr : Known(*value);
 }
 
 Dims Emitter::DimsOf(const Value& value) const {
@@ -158,9 +155,10 @@ void Emitter::Lower(const Node& node) {
   if (Fold(node)) return;
   const Lowering* row = FindLowering(node);
   if (row == nullptr) {
-    Refuse(node, node.subgraphs().empty()
-                     ? "operator " + node.op() + " has no lowering"
-                     : "operator " + node.op() + " holds subgraphs; If is the only such operator that has a lowering");
+    Refuse(node,
+           node.subgraphs().empty()
+               ? "operator " + node.op() + " has no lowering"
+               : "operator " + node.op() + " holds subgraphs; of such operators If, Loop and Scan have a lowering");
   }
   // A lowering checks what its operator may ask for; what contradicts itself is the model's fault, and is said so.
   try {
@@ -179,16 +177,52 @@ void Emitter::LowerNodes(const Graph& graph) {
   for (const Node* node = graph.first(); node != nullptr; node = node->next()) Lower(*node);
 }
 
-std::vector<Tensor> Emitter::InRegion(const Graph& branch) {
+std::vector<Tensor> Emitter::InRegion(const Graph& branch, const std::function<void()>& enter) {
   const auto values = values_, codes = codes_;
   const auto block_rows = block_rows_;
+  if (enter) enter();
   LowerNodes(branch);
   std::vector<Tensor> results;
   for (const Value* output : branch.outputs()) results.push_back(Use(*output));
+  Forget(branch);
   values_ = values;
   codes_ = codes;
   block_rows_ = block_rows;
   return results;
+}
+
+const TensorRef* Emitter::Known(const Value& value) const {
+  if (value.type.quant) return nullptr;
+  if (value.is_constant()) return &*value.data;
+  const auto known = known_.find(&value);
+  return known == known_.end() ? nullptr : &known->second;
+}
+
+void Emitter::FoldNodes(const Graph& graph) {
+  const auto has_dims = [&](const Value& value) {
+    return value.is_constant() || values_.count(&value) + codes_.count(&value) + known_.count(&value) > 0;
+  };
+  for (const Node* node = graph.first(); node != nullptr; node = node->next()) {
+    const Value* first = node->input(0);
+    if ((node->Is("Shape") || node->Is("Size")) && (first == nullptr || !has_dims(*first))) continue;
+    Fold(*node);
+  }
+}
+
+void Emitter::Forget(const Graph& graph) {
+  const auto forget = [&](const Value* value) {
+    values_.erase(value);
+    codes_.erase(value);
+    known_.erase(value);
+    block_rows_.erase(value);
+  };
+  for (const Value* input : graph.inputs()) forget(input);
+  for (const Node* node = graph.first(); node != nullptr; node = node->next()) {
+    for (const Value* output : node->outputs()) {
+      if (output != nullptr) forget(output);
+    }
+    for (const Graph* inner : node->subgraphs()) Forget(*inner);
+  }
 }
 
 void Emitter::OutAlias(const Node& node, std::size_t i, const Value& value) {

@@ -114,6 +114,10 @@ class Builder {
   // --- control; what a body defines is known inside it alone
   using StepBody = std::function<std::vector<Tensor>(const Tensor& step, std::span<const Tensor> state)>;
   using BranchBody = std::function<std::vector<Tensor>()>;
+  using StateBody = std::function<std::vector<Tensor>(std::span<const Tensor> state)>;
+  using StateTest = std::function<Tensor(std::span<const Tensor> state)>;
+  // The state once `goes_on`, a scalar of bool, is false; the body keeps its types.
+  std::vector<Tensor> While(std::span<const Tensor> state, const StateTest& goes_on, const StateBody& body);
   // The state after `count` steps (s64, from 0); the body keeps its types.
   std::vector<Tensor> Repeat(std::int64_t count, std::span<const Tensor> state, const StepBody& body);
   // Both branches give `count` tensors, of the same types.

@@ -143,29 +143,40 @@ std::pair<Tensor, Tensor> Builder::Sorted(const Tensor& x, bool descending) {
           Tensor{name + "#1", DType::kS32, x.dims, std::nullopt, std::nullopt}};
 }
 
+std::vector<Tensor> Builder::While(std::span<const Tensor> state, const StateTest& goes_on, const StateBody& body) {
+  std::vector<Tensor> inside;
+  std::string bindings;
+  for (const Tensor& t : state) {
+    inside.push_back({NewName(), t.dtype, t.dims, std::nullopt, std::nullopt});
+    bindings += (bindings.empty() ? "" : ", ") + inside.back().ssa + " = " + t.ssa;
+  }
+  const std::string name = NewName(), many = state.size() > 1 ? ":" + std::to_string(state.size()) : "";
+  text_.Put("    " + name + many + " = stablehlo.while(" + bindings + ") : " + TypesOf(state) + "\n    cond {\n");
+  const Tensor more[] = {goes_on(inside)};
+  text_.Put(Return(more) + "    } do {\n");
+  const std::vector<Tensor> next = body(inside);
+  if (!SameTypes(next, inside)) ThrowInternal("the body of a loop changes the types of its state");
+  text_.Put(Return(next) + "    }\n");
+  std::vector<Tensor> results;
+  for (std::size_t i = 0; i < state.size(); ++i) {
+    results.push_back({many.empty() ? name : name + "#" + std::to_string(i), state[i].dtype, state[i].dims,
+                       std::nullopt, std::nullopt});
+  }
+  return results;
+}
+
 std::vector<Tensor> Builder::Repeat(std::int64_t count, std::span<const Tensor> state, const StepBody& body) {
   std::vector<Tensor> carried = {Splat(DType::kS64, {}, 0)};
   carried.insert(carried.end(), state.begin(), state.end());
   const Tensor end = Splat(DType::kS64, {}, static_cast<double>(count)), one = Splat(DType::kS64, {}, 1);
-  std::vector<Tensor> inside;
-  std::string bindings;
-  for (const Tensor& t : carried) {
-    inside.push_back({NewName(), t.dtype, t.dims, std::nullopt, std::nullopt});
-    bindings += (bindings.empty() ? "" : ", ") + inside.back().ssa + " = " + t.ssa;
-  }
-  const std::string name = NewName();
-  text_.Put("    " + name + ":" + std::to_string(carried.size()) + " = stablehlo.while(" + bindings +
-            ") : " + TypesOf(carried) + "\n    cond {\n");
-  const Tensor more[] = {CompareTo(Compare::kLt, inside[0], end)};
-  text_.Put(Return(more) + "    } do {\n");
-  std::vector<Tensor> next = body(inside[0], std::span(inside).subspan(1));
-  next.insert(next.begin(), Add(inside[0], one));
-  if (!SameTypes(next, inside)) ThrowInternal("the body of a loop changes the types of its state");
-  text_.Put(Return(next) + "    }\n");
-  std::vector<Tensor> results;
-  for (std::size_t i = 1; i < carried.size(); ++i) {
-    results.push_back({name + "#" + std::to_string(i), carried[i].dtype, carried[i].dims, std::nullopt, std::nullopt});
-  }
+  std::vector<Tensor> results = While(
+      carried, [&](std::span<const Tensor> now) { return CompareTo(Compare::kLt, now[0], end); },
+      [&](std::span<const Tensor> now) {
+        std::vector<Tensor> next = body(now[0], now.subspan(1));
+        next.insert(next.begin(), Add(now[0], one));
+        return next;
+      });
+  results.erase(results.begin());
   return results;
 }
 

@@ -98,6 +98,37 @@ void IsNan(Emitter& e, const Node& node) {
   e.Out(node, 0, e.b.CompareTo(Compare::kNe, x, x));
 }
 
+void IsInf(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto is = [&](double value) { return e.b.CompareTo(Compare::kEq, x, e.b.Splat(x.dtype, {}, value)); };
+  const bool up = node.IntAttribute("detect_positive", 1) != 0, down = node.IntAttribute("detect_negative", 1) != 0;
+  if (!IsFloat(x.dtype) || (!up && !down))
+    e.Refuse(node, "IsInf of " + std::string(Name(x.dtype)) + " or of neither sign");
+  e.Out(node, 0, up && down ? e.b.Binary("or", is(infinity), is(-infinity)) : is(up ? infinity : -infinity));
+}
+
+// As products of what every consumer has; the hyperbolic ones by expm1, exact near 0.
+void Atan(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  e.Out(node, 0, e.b.Binary("atan2", x, e.b.Splat(x.dtype, {}, 1)));
+}
+void Tan(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  e.Out(node, 0, e.b.Div(e.b.Unary("sine", x), e.b.Unary("cosine", x)));
+}
+void Cosh(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const Tensor up = e.b.Unary("exponential", x), down = e.b.Unary("exponential", e.b.Unary("negate", x));
+  e.Out(node, 0, e.b.Add(e.b.Mul(up, 0.5), e.b.Mul(down, 0.5)));
+}
+void Sinh(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const Tensor up = e.b.Unary("exponential_minus_one", x);
+  const Tensor down = e.b.Unary("exponential_minus_one", e.b.Unary("negate", x));
+  e.Out(node, 0, e.b.Sub(e.b.Mul(up, 0.5), e.b.Mul(down, 0.5)));
+}
+
 void Cast(Emitter& e, const Node& node) {
   const auto to = static_cast<DType>(node.IntAttribute("to", 0));
   if (!IsFloat(to) && !IsInteger(to) && to != DType::kBool) e.Refuse(node, "a cast to " + std::string(Name(to)));
@@ -147,6 +178,30 @@ Tensor ExpMinusOne(Emitter& e, const Tensor& x) { return e.b.Unary("exponential_
 void Elu(Emitter& e, const Node& node) {
   const Tensor x = e.In(node, 0);
   e.Out(node, 0, Positive(e, x, e.b.Mul(ExpMinusOne(e, x), node.FloatAttribute("alpha", 1))));
+}
+
+// max(x, 0) + min(0, alpha (exp(x / alpha) - 1))
+void Celu(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  const float alpha = node.FloatAttribute("alpha", 1);
+  e.Out(node, 0, Positive(e, x, e.b.Mul(ExpMinusOne(e, e.b.Div(x, alpha)), alpha)));
+}
+
+void ThresholdedRelu(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0), zero = e.b.Splat(x.dtype, {}, 0);
+  const Tensor alpha = e.b.Splat(x.dtype, {}, node.FloatAttribute("alpha", 1));
+  e.Out(node, 0, e.b.Select(e.b.CompareTo(Compare::kGt, x, alpha), x, zero));
+}
+
+// x + bias below -lambd, x - bias above lambd, else 0.
+void Shrink(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0);
+  if (!IsFloat(x.dtype)) e.Refuse(node, "Shrink of " + std::string(Name(x.dtype)));
+  const auto number = [&](double v) { return e.b.Splat(x.dtype, {}, v); };
+  const double border = node.FloatAttribute("lambd", 0.5f), bias = node.FloatAttribute("bias", 0);
+  const Tensor low = e.b.CompareTo(Compare::kLt, x, number(-border));
+  const Tensor high = e.b.CompareTo(Compare::kGt, x, number(border));
+  e.Out(node, 0, e.b.Select(low, e.b.Add(x, bias), e.b.Select(high, e.b.Sub(x, number(bias)), number(0))));
 }
 
 void Selu(Emitter& e, const Node& node) {
@@ -269,12 +324,17 @@ constexpr Lowering kTable[] = {
     {"Or", "", Binary<kOr>, ""},
     {"Xor", "", Binary<kXor>, ""},
     {"Not", "", Unary<kNot>, ""},
+    {"BitwiseAnd", "", Binary<kAnd>, ""},
+    {"BitwiseOr", "", Binary<kOr>, ""},
+    {"BitwiseXor", "", Binary<kXor>, ""},
+    {"BitwiseNot", "", Unary<kNot>, ""},
     {"Equal", "", Comparison<Compare::kEq>, ""},
     {"Less", "", Comparison<Compare::kLt>, ""},
     {"LessOrEqual", "", Comparison<Compare::kLe>, ""},
     {"Greater", "", Comparison<Compare::kGt>, ""},
     {"GreaterOrEqual", "", Comparison<Compare::kGe>, ""},
     {"IsNaN", "", IsNan, ""},
+    {"IsInf", "", IsInf, ""},
     {"Where", "", Where, ""},
     {"Cast", "", Cast, "strings, types below 8 bits, 8-bit floats"},
     {"CastLike", "", CastLike, ""},
@@ -289,6 +349,10 @@ constexpr Lowering kTable[] = {
     {"Sign", "", Unary<kSign>, ""},
     {"Sin", "", Unary<kSin>, ""},
     {"Cos", "", Unary<kCos>, ""},
+    {"Tan", "", Tan, ""},
+    {"Atan", "", Atan, ""},
+    {"Sinh", "", Sinh, ""},
+    {"Cosh", "", Cosh, ""},
     {"Tanh", "", Unary<kTanh>, ""},
     {"Sigmoid", "", Unary<kLogistic>, ""},
     {"Reciprocal", "", Reciprocal, ""},
@@ -297,6 +361,9 @@ constexpr Lowering kTable[] = {
     {"LeakyRelu", "", LeakyRelu, ""},
     {"PRelu", "", PRelu, ""},
     {"Elu", "", Elu, ""},
+    {"Celu", "", Celu, ""},
+    {"ThresholdedRelu", "", ThresholdedRelu, ""},
+    {"Shrink", "", Shrink, "integers"},
     {"Selu", "", Selu, ""},
     {"HardSigmoid", "", HardSigmoid, ""},
     {"HardSwish", "", HardSwish, ""},

@@ -59,10 +59,18 @@ class Emitter {
   void Bind(const Value& value, Tensor tensor) { values_[&value] = std::move(tensor); }
   void Lower(const Node& node);
   void LowerNodes(const Graph& graph);
-  // The results of a branch in a region of its own: what it defines is forgotten afterwards.
-  std::vector<Tensor> InRegion(const Graph& branch);
+  // The results of a branch in a region of its own: what it defines is forgotten afterwards. `enter` binds its inputs.
+  std::vector<Tensor> InRegion(const Graph& branch, const std::function<void()>& enter = {});
   // Result i of the node is `value` of a branch that was lowered in place.
   void OutAlias(const Node& node, std::size_t i, const Value& value);
+  // --- bodies that are lowered more than once
+  // What follows from shapes and constants: null where a value is computed.
+  const TensorRef* Known(const Value& value) const;
+  void BindKnown(const Value& value, TensorRef data) { known_[&value] = std::move(data); }
+  // Finds out what is known of the graph's values; lowers nothing.
+  void FoldNodes(const Graph& graph);
+  // Its inputs and all that its nodes define; constants stay.
+  void Forget(const Graph& graph);
   const std::string& functions() const { return functions_.text(); }
   const std::map<std::string, TensorRef>& parameters() const { return parameters_; }
   std::int64_t operators() const { return operators_; }
@@ -124,6 +132,7 @@ std::span<const Lowering> NormLowerings();
 std::span<const Lowering> QuantLowerings();
 std::span<const Lowering> RecurrentLowerings();
 std::span<const Lowering> ControlLowerings();
+std::span<const Lowering> LoopLowerings();
 std::span<const Lowering> ScatterLowerings();
 
 // Scales or zero points of an affine type, ready to be combined with a tensor of `dims`.

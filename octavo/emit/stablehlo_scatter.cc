@@ -116,6 +116,30 @@ void ScatterNd(Emitter& e, const Node& node) {
   e.Out(node, 0, Put(e, node, x.data, x.places, updates, dims, Count(x.rest, 0, x.rest.size())));
 }
 
+// The first sequence_lens[b] elements along the time axis in reverse order, for each b of the batch axis.
+void ReverseSequence(Emitter& e, const Node& node) {
+  const Tensor x = e.In(node, 0), lengths = e.In(node, 1);
+  const auto batch = static_cast<std::size_t>(e.Axis(node, node.IntAttribute("batch_axis", 1), x.rank()));
+  const auto time = static_cast<std::size_t>(e.Axis(node, node.IntAttribute("time_axis", 0), x.rank()));
+  if (batch == time || lengths.dims != Dims{x.dims[batch]} || !IsInteger(lengths.dtype))
+    e.Refuse(node, "its sequence_lens do not fit its batch");
+  const Dims dims = {x.dims[batch], x.dims[time]};
+  const Tensor at = e.b.Iota(DType::kS64, dims, 1);
+  const Tensor end = e.b.Reshape(e.b.Convert(lengths, DType::kS64), {dims[0], 1});
+  const Tensor reversed = e.b.Sub(e.b.Add(end, -1), at);
+  const Tensor from = e.b.Select(e.b.CompareTo(Compare::kLt, at, end), reversed, at);
+  const Tensor places = e.b.Add(e.b.Mul(e.b.Iota(DType::kS64, dims, 0), static_cast<double>(dims[1])), from);
+  Dims order = {static_cast<std::int64_t>(batch), static_cast<std::int64_t>(time)}, rows = {dims[0] * dims[1]};
+  for (std::size_t d = 0; d < x.rank(); ++d) {
+    if (d == batch || d == time) continue;
+    order.push_back(static_cast<std::int64_t>(d));
+    rows.push_back(x.dims[d]);
+  }
+  Dims back(x.rank());
+  for (std::size_t d = 0; d < x.rank(); ++d) back[static_cast<std::size_t>(order[d])] = static_cast<std::int64_t>(d);
+  e.Out(node, 0, e.b.Transpose(e.b.Gather(e.b.Reshape(e.b.Transpose(x, order), rows), places, 0), back));
+}
+
 // indices, depth, [off, on]; an index outside is off everywhere.
 void OneHot(Emitter& e, const Node& node) {
   const Tensor indices = e.In(node, 0);
@@ -140,7 +164,7 @@ void OneHot(Emitter& e, const Node& node) {
 constexpr Lowering kTable[] = {
     {"GatherElements", "", GatherElements, ""},   {"GatherND", "", GatherNd, ""},
     {"ScatterElements", "", ScatterElements, ""}, {"ScatterND", "", ScatterNd, ""},
-    {"OneHot", "", OneHot, "a computed depth"},
+    {"ReverseSequence", "", ReverseSequence, ""}, {"OneHot", "", OneHot, "a computed depth"},
 };
 
 }  // namespace
