@@ -42,6 +42,8 @@ constexpr std::size_t kMostTried = 2, kMostSampleBytes = std::size_t{64} << 20;
 constexpr double kMostFloatWeights = 0.2;
 // What is promised, and what the measured samples must have so that others do: 3 dB more.
 constexpr double kPromised = 55, kTarget = 58;
+// What moving weights to their other neighbours must take away: a dB.
+constexpr double kWorthMoving = 1.25;
 // Models with more weights are not measured: each time would load all of them.
 constexpr std::uint64_t kMostMeasuredBytes = std::uint64_t{1} << 30;
 
@@ -242,14 +244,14 @@ class HalfQuantizer {
       FindItems(trial, index);
       noise = NoiseOf(trial, &of_samples);
     }
-    // Where no shift stands out, roundings to nearest are the better ones.
+    // Where no shift stands out, roundings to nearest are as good, and owe nothing to these samples.
     if (rounder_) {
       std::optional<HalfRounder> rounder = std::exchange(rounder_, std::nullopt);
       Model trial = Clone(model_);
       Convert(trial, forms_);
       std::vector<double> nearest_of_samples;
       const double nearest = NoiseOf(trial, &nearest_of_samples);
-      if (nearest < noise) {
+      if (nearest < kWorthMoving * noise) {
         noise = nearest;
         of_samples = std::move(nearest_of_samples);
         rounded_.clear();

@@ -44,6 +44,8 @@ constexpr std::string_view kMovesBatch = "ONNX Runtime crashes on it in 16 bits 
 constexpr std::string_view kSingle =
     "it has a single number that 16 bits would round: every element would be wrong by as much";
 
+constexpr std::string_view kSubgraphs = "its subgraphs compute in f32";
+
 constexpr std::string_view kNoLargeWeight = "it has no weights that are worth storing in 16 bits";
 
 // Depthwise convolutions and layers of up to 4,096 weights (8 KiB saved at best). Few terms make a sum, so the rounding
@@ -85,30 +87,34 @@ std::unordered_set<const Node*> SmallLayers(const Graph& graph) {
   return small;
 }
 
-// Whether f16 loses the weights of a layer: beyond 65504 they are clamped, below 6e-8 they are zero, and up to 6e-5
-// they have fewer digits. Lost is what leaves less than 70 dB of them: f16 leaves 73 dB of what is in its range.
-bool LosesWeights(const Node& node) {
+// Whether f16 loses the numbers of a constant, or the weights of a layer: beyond 65504 they are clamped, below 6e-8
+// they are zero, and up to 6e-5 they have fewer digits. Lost is what leaves less than 70 dB of them: f16 leaves 73 dB
+// of what is in its range.
+bool LosesNumbers(const Value& constant) {
   constexpr double kLost = 1e-7;
-  if (node.op() != "Conv" && node.op() != "ConvTranspose" && node.op() != "Gemm" && node.op() != "MatMul") return false;
-  for (const Value* weight : node.inputs()) {
-    if (weight == nullptr || !weight->is_constant() || !weight->data || weight->data->dtype != DType::kF32) continue;
-    std::vector<float> converted;
-    double signal = 0, noise = 0;
-    for (const float x : FloatView(*weight->data, converted)) {
-      constexpr float kLargest = 65504, kNormal = 6.103515625e-5f, kStep = 5.9604644775390625e-8f;
-      const float size = std::fabs(x);
-      if (!(size <= std::numeric_limits<float>::max())) continue;
-      const double value = size;
-      signal += value * value;
-      // Rounding of what is in range is much less than kLost.
-      const double error = size > kLargest  ? value - kLargest
-                           : size < kNormal ? value - std::rint(size / kStep) * kStep
-                                            : 0;
-      noise += error * error;
-    }
-    if (noise > kLost * signal) return true;
+  std::vector<float> converted;
+  double signal = 0, noise = 0;
+  for (const float x : FloatView(*constant.data, converted)) {
+    constexpr float kLargest = 65504, kNormal = 6.103515625e-5f, kStep = 5.9604644775390625e-8f;
+    const float size = std::fabs(x);
+    if (!(size <= std::numeric_limits<float>::max())) continue;
+    const double value = size;
+    signal += value * value;
+    // Rounding of what is in range is much less than kLost.
+    const double error = size > kLargest  ? value - kLargest
+                         : size < kNormal ? value - std::rint(size / kStep) * kStep
+                                          : 0;
+    noise += error * error;
   }
-  return false;
+  return noise > kLost * signal;
+}
+
+bool LosesWeights(const Node& node) {
+  if (node.op() != "Conv" && node.op() != "ConvTranspose" && node.op() != "Gemm" && node.op() != "MatMul") return false;
+  return std::any_of(node.inputs().begin(), node.inputs().end(), [](const Value* weight) {
+    return weight != nullptr && weight->is_constant() && weight->data && weight->data->dtype == DType::kF32 &&
+           LosesNumbers(*weight);
+  });
 }
 
 // Operators that stay f32. Those of the first kind cannot be 16-bit (operator specifications); those of the last two
@@ -282,7 +288,10 @@ class HalfConverter {
           if (input == nullptr) continue;
           floats = floats || input->type.dtype == DType::kF32 || input->type.dtype == half_;
           if (halves_.contains(input)) node->SetInput(i, CastBehind(input));
-          if (input->is_constant() && !Stores(*node).empty() && Large(*input)) node->SetInput(i, Widened(input));
+          const bool stores = reason == kSubgraphs || !Stores(*node).empty();
+          if (stores && input->is_constant() && Large(*input) && !LosesNumbers(*input)) {
+            node->SetInput(i, Widened(input));
+          }
         }
         for (const Value* output : node->outputs())
           floats = floats || (output != nullptr && output->type.dtype == DType::kF32);
@@ -304,6 +313,15 @@ class HalfConverter {
           graph_.SwapNames(value, cast);
         }
       }
+    }
+    for (Value* constant : graph_.constants()) {
+      if (!Large(*constant)) continue;
+      std::vector<Use> captured;
+      for (const Use& use : constant->uses()) {
+        if (use.node->graph() != &graph_ && Asked(*use.node).empty()) captured.push_back(use);
+      }
+      if (captured.empty() || LosesNumbers(*constant)) continue;
+      for (const Use& use : captured) use.node->SetInput(use.index, Widened(constant));
     }
     graph_.EraseDead();
     return std::move(result_);
@@ -337,7 +355,7 @@ class HalfConverter {
     if (std::string asked = Asked(node); !asked.empty()) return asked;
     if (!node.domain().empty()) return "operators of domain " + node.domain() + " are kept";
     for (const Attribute& attribute : node.attributes()) {
-      if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return "its subgraphs compute in f32";
+      if (std::holds_alternative<std::unique_ptr<Graph>>(attribute.value)) return std::string(kSubgraphs);
     }
     if ((node.op() == "ScatterElements" || node.op() == "ScatterND") &&
         node.StringAttribute("reduction", "none") != "none") {

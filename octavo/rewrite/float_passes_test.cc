@@ -337,6 +337,61 @@ TEST(ConvertToHalf, WeightsBeyondTheRangeOfHalfStayFloat) {
   }
 }
 
+// One number that f16 rounds is the same error everywhere; 0.5 is exact.
+TEST(ConvertToHalf, ScalesAndShiftsOfWholeTensorsStayFloatUnlessTheyAreExact) {
+  for (const auto& [number, kept] : {std::pair{"0.1", 1u}, {"0.5", 0u}}) {
+    Model model = ParseModel(std::string("graph @g(%x: f32[2,3]) -> (%y) { %c = constant f32[1] [") + number +
+                             "]\n%a: f32[2,3] = Relu(%x)\n%y: f32[2,3] = Mul(%c, %a) }");
+    const HalfResult result = ConvertToHalf(model, DType::kF16);
+    ASSERT_EQ(result.kept_float.size(), kept) << number;
+    for (const KeptNode& node : result.kept_float) EXPECT_EQ(node.op, "Mul");
+  }
+}
+
+TEST(ConvertToHalf, StoredNodesComputeInFloatWithWeightsOf16Bits) {
+  Model model = ParseModel(R"(graph @g(%x: f32[2,65]) -> (%y) {
+    %w = constant f32[65,64] splat(0.3)
+    %v = constant f32[64,65] splat(0.3)
+    %m: f32[2,64] = MatMul(%x, %w)
+    %y: f32[2,65] = MatMul(%m, %v)
+  })");
+  HalfOptions options;
+  options.store = [](const Node& node) { return node.output()->name() == "m" ? "asked" : ""; };
+  options.round = [](const Value& constant, std::span<const float> values, std::span<std::uint16_t> halves) {
+    EXPECT_EQ(values.size(), halves.size());
+    if (constant.name() == "w") ++halves[0];
+  };
+  const HalfResult result = ConvertToHalf(model, DType::kF16, options);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  ASSERT_EQ(result.kept_float.size(), 1u);
+  EXPECT_EQ(result.kept_float[0].reason, "asked");
+  Graph& graph = *model.graph;
+  EXPECT_EQ(graph.FindValue("m")->type.dtype, DType::kF32);
+  ASSERT_NE(graph.FindValue("w_half"), nullptr);
+  EXPECT_EQ(graph.FindValue("w"), nullptr) << "the float weights are gone";
+  const std::vector<float> numbers = graph.FindValue("w_half")->data->ToFloats();
+  EXPECT_NEAR(numbers[1], 0.3f, 1e-4);
+  EXPECT_GT(numbers[0], numbers[1]) << "rounded as asked";
+  EXPECT_EQ(graph.FindValue("v_half")->data->ToFloats()[0], numbers[1]);
+}
+
+// Recurrent networks that are spelled out as loops hold their weights in constants of the main graph.
+TEST(ConvertToHalf, WeightsOfSubgraphsAreStoredIn16BitsOnce) {
+  Model model = ParseModel(R"(graph @g(%x: f32[2,65], %c: bool[]) -> (%y) {
+    %w = constant f32[65,64] splat(0.3)
+    %m: f32[2,64] = MatMul(%x, %w)
+    %i: f32[2,64] = If(%c) {then_branch=graph @t() -> (%a) { %a: f32[2,64] = MatMul(%x, %w) }, else_branch=graph @e() -> (%b) { %b: f32[2,64] = Abs(%m) }}
+    %y: f32[2,64] = Add(%m, %i)
+  })");
+  const std::vector<TensorRef> inputs = testing::RandomInputs(model, 1);
+  const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+  ConvertToHalf(model, DType::kF16);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  for (const Value* constant : model.graph->constants()) EXPECT_EQ(constant->data->dtype, DType::kF16);
+  EXPECT_EQ(model.graph->constants().size(), 1u);
+  EXPECT_GT(Sqnr(before, testing::RunModel(model, inputs)), 55.0);
+}
+
 TEST(ConvertToHalf, Refuses) {
   Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }", 11);
   EXPECT_THROW(ConvertToHalf(model, DType::kF32), Error);
