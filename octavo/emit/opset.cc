@@ -281,11 +281,20 @@ std::optional<std::size_t> RankOf(const Value* value, int steps = 16) {
 
 // Softmax, LogSoftmax, Hardmax at 13: from "flatten to 2-D at axis (default 1)" to "along axis (default -1)".
 //   Before: y = Softmax(x) {axis=k}
-//   After:  y = Reshape(Softmax(Flatten(x) {axis=k}) {axis=-1}, Shape(x)); just Softmax(x) if axis k is the last
+//   After:  y = Reshape(Softmax(Flatten(x) {axis=k}) {axis=-1}, Shape(x)); just Softmax(x) if the dimensions behind
+//   axis k
+//           are all 1
 Reason FlattenSoftmax(Node& node, const Context&) {
   const std::int64_t axis = node.IntAttribute("axis", 1);
   const std::optional<std::size_t> rank = RankOf(node.input(0));
-  if (axis == -1 || (rank && axis == static_cast<std::int64_t>(*rank) - 1)) {
+  const auto alone = [&] {
+    if (!node.input(0)->type.shape) return false;
+    const std::vector<Dim>& dims = *node.input(0)->type.shape;
+    const std::int64_t at = axis < 0 ? axis + std::ssize(dims) : axis;
+    return at >= 0 && at < std::ssize(dims) &&
+           std::all_of(dims.begin() + at + 1, dims.end(), [](const Dim& d) { return d.value == 1; });
+  };
+  if (axis == -1 || (rank && axis == static_cast<std::int64_t>(*rank) - 1) || (node.input(0) && alone())) {
     node.SetAttribute("axis", axis);
     return {};
   }
@@ -293,14 +302,18 @@ Reason FlattenSoftmax(Node& node, const Context&) {
   Value *x = node.input(0), *y = node.output();
   if (!x || !y) return "it has no input or no output";
   const Type flat{.dtype = y->type.dtype, .shape = {}, .quant = {}, .opaque = {}};
-  Node* shape = graph.AddNode(
-      "Shape", "", {x}, {{NewName(node, "shape"), Type{.dtype = DType::kS64, .shape = {}, .quant = {}, .opaque = {}}}},
-      &node);
+  Value* shape = nullptr;
+  if (const std::optional<Dims> dims = StaticShape(x->type)) {
+    shape = graph.AddConstant(NewName(node, "shape"), TensorRef::FromInts(DType::kS64, {std::ssize(*dims)}, *dims));
+  } else {
+    const Type type{.dtype = DType::kS64, .shape = {}, .quant = {}, .opaque = {}};
+    shape = graph.AddNode("Shape", "", {x}, {{NewName(node, "shape"), type}}, &node)->output();
+  }
   Node* flatten = graph.AddNode("Flatten", "", {x}, {{NewName(node, "flat"), flat}}, &node);
   flatten->SetAttribute("axis", axis);
   node.SetInput(0, flatten->output());
   node.SetAttribute("axis", std::int64_t{-1});
-  Node* reshape = graph.AddNode("Reshape", "", {y, shape->output()}, {{NewName(node, "2d"), y->type}}, node.next());
+  Node* reshape = graph.AddNode("Reshape", "", {y, shape}, {{NewName(node, "2d"), y->type}}, node.next());
   graph.ReplaceAllUses(y, reshape->output(), reshape);
   graph.SwapNames(y, reshape->output());
   std::swap(y->extras, reshape->output()->extras);

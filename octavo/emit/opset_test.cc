@@ -95,10 +95,32 @@ TEST(RaiseOpset, SoftmaxOverSeveralAxesIsFlattened) {
 }
 )"),
             R"(graph @g(%x: f32[1,2,3]) -> (%y) {
-  %y_shape: s64[*] = Shape(%x)
+  %y_shape = constant s64[3] [1, 2, 3]
   %y_flat: f32[*] = Flatten(%x) {axis=1}
   %y_2d: f32[*] = Softmax(%y_flat) {axis=-1}
   %y: f32[1,2,3] = Reshape(%y_2d, %y_shape)
+}
+)");
+  EXPECT_EQ(Raised(11, 13, R"(graph @g(%x: f32[n,2,3]) -> (%y) {
+  %y: f32[n,2,3] = Softmax(%x) {axis=1}
+}
+)"),
+            R"(graph @g(%x: f32[n,2,3]) -> (%y) {
+  %y_shape: s64[*] = Shape(%x)
+  %y_flat: f32[*] = Flatten(%x) {axis=1}
+  %y_2d: f32[*] = Softmax(%y_flat) {axis=-1}
+  %y: f32[n,2,3] = Reshape(%y_2d, %y_shape)
+}
+)");
+}
+
+TEST(RaiseOpset, SoftmaxWithOnesBehindItsAxis) {
+  EXPECT_EQ(Raised(11, 13, R"(graph @g(%x: f32[n,1000,1,1]) -> (%y) {
+  %y: f32[n,1000,1,1] = Softmax(%x)
+}
+)"),
+            R"(graph @g(%x: f32[n,1000,1,1]) -> (%y) {
+  %y: f32[n,1000,1,1] = Softmax(%x) {axis=1}
 }
 )");
 }
