@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "octavo/compile/float_constant.h"
+#include "octavo/compile/unroll_recurrent.h"
 #include "octavo/device/arithmetic.h"
 
 namespace octavo {
@@ -197,15 +200,111 @@ bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   return true;
 }
 
+// Before: Cast(b), b: bool
+// After:  Where(b, 1, 0), of codes where the Cast's result is quantized
+bool Select(Model& model, Node* node) {
+  const Value* from = node->input(0);
+  Value* to = node->output();
+  if (!node->Is("Cast") || from == nullptr || to == nullptr || from->type.dtype != DType::kBool) return false;
+  const auto dtype = static_cast<DType>(node->IntAttribute("to", 0));
+  if (dtype != DType::kF32 && dtype != DType::kF16) return false;
+  const Node* quantize = nullptr;
+  for (const Use& use : to->uses()) {
+    if (use.index == 0 && use.node->Is("QuantizeLinear")) quantize = use.node;
+  }
+  Value* scale = quantize == nullptr ? nullptr : quantize->input(1);
+  Value* zero = quantize == nullptr ? nullptr : quantize->input(2);
+  if (scale != nullptr && (zero == nullptr || !scale->data || !zero->data || scale->data->elements() != 1))
+    return false;
+  Graph& graph = *model.graph;
+  std::vector<Value*> inputs = {node->input(0)};
+  for (const float number : {1.0f, 0.0f}) {
+    const std::string base = to->name() + (number == 0 ? "_zero" : "_one");
+    if (scale == nullptr) {
+      inputs.push_back(AddFloatConstant(graph, base, dtype, {}, std::span(&number, 1)));
+      continue;
+    }
+    const auto steps = static_cast<std::int64_t>(std::nearbyint(number / scale->data->ToFloats()[0]));
+    const DType storage = zero->data->dtype;
+    const std::int64_t code = std::clamp(zero->data->ToInts()[0] + steps, IntegerMin(storage), IntegerMax(storage));
+    Value* codes = graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(storage, {}, {&code, 1}));
+    Type type;
+    type.dtype = dtype;
+    inputs.push_back(
+        graph.AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(base + "_dq"), type}}, node)
+            ->output());
+  }
+  Value* selected =
+      graph.AddNode("Where", "", inputs, {{graph.UniqueName(to->name() + "_selected"), to->type}}, node)->output();
+  graph.ReplaceAllUses(to, selected);
+  graph.SwapNames(to, selected);
+  graph.Erase(node);
+  return true;
+}
+
+// A Clip before a float operator's first input.
+void InsertClip(Model& model, Node* node, float low, float high) {
+  Value* x = node->input(0);
+  Graph& graph = *model.graph;
+  const std::string base = x->name() + "_within";
+  Value* least = AddFloatConstant(graph, base + "_low", x->type.dtype, {}, std::span(&low, 1));
+  Value* most = AddFloatConstant(graph, base + "_high", x->type.dtype, {}, std::span(&high, 1));
+  node->SetInput(0, graph.AddNode("Clip", "", {x, least, most}, {{graph.UniqueName(base), x->type}}, node)->output());
+}
+
+// Before: Tanh(Add(a, b)), in float
+// After:  Tanh(Clip(Add(a, b), -bound, bound))
+bool Bound(Model& model, Node* node, float bound) {
+  const Value* x = node->input(0);
+  const Node* maker = x == nullptr ? nullptr : x->producer();
+  if (maker == nullptr || (x->type.dtype != DType::kF32 && x->type.dtype != DType::kF16)) return false;
+  if (!maker->Is("Add") && !maker->Is("MatMul") && !maker->Is("Gemm") && !maker->Is("Conv")) return false;
+  InsertClip(model, node, -bound, bound);
+  return true;
+}
+
+// Before: QuantizeLinear(Concat(a, b)), in float, to 8 bits
+// After:  QuantizeLinear(Clip(Concat(a, b))), to what the codes hold
+bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
+  Value* x = node->input(0);
+  const Node* mover = x == nullptr ? nullptr : x->producer();
+  const Value *scale = node->input(1), *zero = node->input(2);
+  if (!node->Is("QuantizeLinear") || mover == nullptr || scale == nullptr || !scale->data || zero == nullptr)
+    return false;
+  if (!zero->data || BitWidth(zero->data->dtype) != 8 || scale->data->elements() != 1) return false;
+  if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kF16) return false;
+  if (!mover->Is("Concat") && device.Support(mover->op(), mover->domain()) != QuantSupport::kPassThrough) return false;
+  for (const Value* from : mover->inputs()) {
+    if (from == nullptr || from->is_constant()) continue;
+    if (from->producer() == nullptr || from->producer()->Is("DequantizeLinear")) return false;
+  }
+  const DType storage = zero->data->dtype;
+  const std::int64_t middle = zero->data->ToInts()[0];
+  const float step = scale->data->ToFloats()[0];
+  InsertClip(model, node, static_cast<float>(IntegerMin(storage) - middle) * step,
+             static_cast<float>(IntegerMax(storage) - middle) * step);
+  return true;
+}
+
 }  // namespace
 
 DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   const DeviceArithmetic& arithmetic = ArithmeticOf(device);
   DeviceForm form;
-  const bool has_16_bits = model.OpsetVersion() >= 21;  // Q/DQ to them
+  const bool has_16_bits = model.OpsetVersion() >= 21;      // Q/DQ to them
+  const bool clips_to_inputs = model.OpsetVersion() >= 11;  // bounds of a Clip are inputs
+  if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   for (Node* node : model.graph->nodes()) {
     for (const WidenedInput& wide : arithmetic.widened) {
       if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;
+    }
+    for (const BoundedInput& bounded : arithmetic.coarse_after_sums) {
+      if (clips_to_inputs && node->Is(bounded.op) && Bound(model, node, bounded.bound)) ++form.bounded;
+    }
+    if (clips_to_inputs && arithmetic.floors_moved_floats && HoldMoved(model, node, device)) ++form.bounded;
+    if (arithmetic.casts_bool_wrongly && Select(model, node)) {
+      ++form.selected;
+      continue;
     }
     if (arithmetic.conv16_lost_bits == 0) continue;
     std::optional<Layer> layer = LayerOf(node);

@@ -109,5 +109,85 @@ TEST(DeviceForm, AnInputThatIsRoundedTwiceIn8BitsIsWidenedWithoutAChange) {
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
 }
 
+TEST(DeviceForm, ACastOfBoolBecomesAWhereOfCodes) {
+  const auto cast = [](const std::string& to, const std::string& behind) {
+    return Parse(
+        "ir_version = 10\nopset \"\" = 21\ngraph @g(%a: s32[4,1], %b: s32[1,3]) -> (%y) {\n"
+        "%s = constant f32[] 0.00390625\n%z = constant u8[] 0\n%e: bool[4,3] = Equal(%a, %b)\n"
+        "%c: f32[4,3] = Cast(%e) {to=" +
+        to + "}\n" + behind + "}\n");
+  };
+  Model model = cast("1", "%y: u8[4,3] = QuantizeLinear(%c, %s, %z)\n");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).selected, 1);
+  const Node& where = *model.graph->outputs()[0]->producer()->input(0)->producer();
+  ASSERT_TRUE(where.Is("Where"));
+  EXPECT_TRUE(where.input(0)->producer()->Is("Equal"));
+  EXPECT_EQ(where.output()->name(), "c");
+  EXPECT_EQ(where.input(1)->producer()->input(0)->data->ToInts(), std::vector<std::int64_t>{255});  // 0.99609375
+  EXPECT_EQ(where.input(2)->producer()->input(0)->data->ToInts(), std::vector<std::int64_t>{0});
+  model = cast("1", "%y: f32[4,3] = Neg(%c)\n");  // in float
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).selected, 1);
+  const Node& plain = *model.graph->outputs()[0]->producer()->input(0)->producer();
+  EXPECT_EQ(plain.input(1)->data->ToFloats(), std::vector<float>{1});
+  EXPECT_EQ(plain.input(2)->data->ToFloats(), std::vector<float>{0});
+  model = cast("7", "%y: s64[4,3] = Neg(%c)\n");
+  EXPECT_FALSE(ToDeviceForm(model, *FindDevice("qnn")).changed());
+  model = cast("1", "%y: f32[4,3] = Neg(%c)\n");
+  EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
+}
+
+TEST(DeviceForm, AFloatTanhIsKeptApartFromTheSumThatItReads) {
+  const auto after = [](const std::string& maker, const std::string& op) {
+    return Parse(
+        "ir_version = 10\nopset \"\" = 21\ngraph @g(%a: f32[4,4], %b: f32[4,4]) -> (%y) {\n"
+        "%m: f32[4,4] = " +
+        maker + "(%a, %b)\n%y: f32[4,4] = " + op + "(%m)\n}\n");
+  };
+  Model model = after("Add", "Tanh");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).bounded, 1);
+  const Node& clip = *model.graph->outputs()[0]->producer()->input(0)->producer();
+  ASSERT_TRUE(clip.Is("Clip"));
+  EXPECT_TRUE(clip.input(0)->producer()->Is("Add"));
+  EXPECT_EQ(clip.input(1)->data->ToFloats(), std::vector<float>{-9});
+  EXPECT_EQ(clip.input(2)->data->ToFloats(), std::vector<float>{9});
+  const auto bounded = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).bounded; };
+  EXPECT_EQ(bounded(after("MatMul", "Sigmoid")), 1);
+  EXPECT_EQ(bounded(after("Mul", "Tanh")), 0);
+  EXPECT_EQ(bounded(after("Add", "Exp")), 0);
+}
+
+TEST(DeviceForm, FloatsThatWereMovedAreClippedBeforeTheyAreRoundedTo8Bits) {
+  const auto moved = [](const std::string& op, const std::string& codes) {
+    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%a: f32[2,4], %q: " + codes +
+                 "[2,4]) -> (%y, %v) {\n%s = constant f32[] 0.5\n%z = constant " + codes +
+                 "[] 100\n%m: f32[2,4] = Mul(%a, %a)\n%t: f32[4,2] = " + op + "(%m)\n%y: " + codes +
+                 "[4,2] = QuantizeLinear(%t, %s, %z)\n%d: f32[2,4] = DequantizeLinear(%q, %s, %z)\n"
+                 "%u: f32[4,2] = Transpose(%d)\n%v: " +
+                 codes + "[4,2] = QuantizeLinear(%u, %s, %z)\n}\n");
+  };
+  Model model = moved("Transpose", "u8");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).bounded, 1);
+  const Node& clip = *model.graph->outputs()[0]->producer()->input(0)->producer();
+  ASSERT_TRUE(clip.Is("Clip"));
+  EXPECT_EQ(clip.input(1)->data->ToFloats(), std::vector<float>{-50});
+  EXPECT_EQ(clip.input(2)->data->ToFloats(), std::vector<float>{77.5});
+  EXPECT_TRUE(model.graph->outputs()[1]->producer()->input(0)->producer()->Is("Transpose"));  // codes are moved
+  const auto bounded = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).bounded; };
+  EXPECT_EQ(bounded(moved("Transpose", "u16")), 0);
+  EXPECT_EQ(bounded(moved("Exp", "u8")), 0);
+}
+
+TEST(DeviceForm, RecurrentOperatorsAreUnrolled) {
+  Model model = Parse(
+      "ir_version = 10\nopset \"\" = 17\ngraph @g(%x: f32[2,1,1]) -> (%y) {\n"
+      "%w = constant f32[1,1,1] [0.5]\n%r = constant f32[1,1,1] [0.25]\n"
+      "%y: f32[2,1,1,1] = RNN(%x, %w, %r) {hidden_size=1}\n}\n");
+  const DeviceForm form = ToDeviceForm(model, *FindDevice("qnn"));
+  EXPECT_EQ(form.unrolled, 1);
+  EXPECT_EQ(form.bounded, 1);  // the first step reads the split sum of the inputs' products
+  for (const Node* node : model.graph->nodes()) EXPECT_FALSE(node->Is("RNN"));
+  EXPECT_EQ(model.graph->outputs()[0]->name(), "y");
+}
+
 }  // namespace
 }  // namespace octavo

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string_view>
 
@@ -16,6 +17,12 @@ struct WidenedInput {
   std::size_t input;
 };
 
+// A float operator whose input, clipped to [-bound, bound], gives the same in fp16.
+struct BoundedInput {
+  std::string_view op;
+  float bound;
+};
+
 struct DeviceArithmetic {
   std::string_view device;  // the descriptor's name
   // Convolutions of 16-bit activations and 8-bit weights. Their sums of products lose this many low bits, rounded down;
@@ -24,6 +31,12 @@ struct DeviceArithmetic {
   int conv16_lost_bits = 0;
   bool conv16_pads_5x5_wrongly = false;  // depthwise 5x5 of stride 2: padding is not the input's zero
   std::span<const WidenedInput> widened = {};
+  bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs
+  // LSTM, GRU and RNN of up to so many steps are better as operators of their own; 0: none is.
+  std::int64_t unrolled_steps = 0;
+  bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
+  // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
+  std::span<const BoundedInput> coarse_after_sums = {};
 };
 
 // Of this device; one without entries for a device that computes what is meant.
