@@ -6,9 +6,11 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -36,7 +38,9 @@ double Seconds(Clock::time_point since) { return std::chrono::duration<double>(C
 
 // Means need no more: each sample has many positions.
 constexpr std::size_t kMostSamples = 16;
-// Of these, the worst are those with which nodes are looked for. All are in memory while they are measured.
+// Of these, the worst are those with which nodes are looked for; where the others then turn out to be worse, some more.
+// All are in memory while they are measured.
+constexpr int kMostRounds = 3;
 constexpr std::size_t kMostTried = 2, kMostSampleBytes = std::size_t{64} << 20;
 // Of the bytes of large weights: what may stay f32, whatever is promised.
 constexpr double kMostFloatWeights = 0.2;
@@ -148,7 +152,8 @@ class HalfQuantizer {
     return ConvertToHalf(model, half_, options);
   }
 
-  std::vector<Outputs> RunAll(const Model& model) const {
+  // The outputs of these samples.
+  std::vector<Outputs> RunAll(const Model& model, std::span<const std::size_t> which) const {
     OnnxSkeleton skeleton = SerializeSkeleton(model);
     SessionOptions options;
     options.intra_op_threads = 1;  // samples run in parallel: results do not depend on the number of threads
@@ -156,44 +161,47 @@ class HalfQuantizer {
     options.run_arenas = true;
     const Session session(skeleton.bytes, std::move(skeleton.externals), options);
     const std::vector<std::string> wanted = session.TensorOutputs();
-    std::vector<Outputs> all(samples_.size());
-    ParallelFor(samples_.size(), threads_, [&](std::size_t i) {
+    std::vector<Outputs> all(which.size());
+    ParallelFor(which.size(), threads_, [&](std::size_t i) {
       CheckInterrupt();
-      for (const TensorRef& tensor : session.Run(samples_[i].tensors, wanted)) {
+      for (const TensorRef& tensor : session.Run(samples_[which[i]].tensors, wanted)) {
         if (tensor.dtype == DType::kF32) all[i].push_back(tensor.ToFloats());
       }
     });
     return all;
   }
 
-  // Noise over signal of the worst output, and the noise of each sample (over the signal of all, of its worst output).
-  double NoiseOf(const Model& model, std::vector<double>* of_samples = nullptr) const {
-    const std::vector<Outputs> got = RunAll(model);
-    if (of_samples != nullptr) of_samples->assign(got.size(), 0.0);
-    double worst = 0;
+  struct Measured {
+    double noise = 0;                // over the signal of the worst output
+    std::vector<double> of_samples;  // over the signal of all, of the sample's worst output
+  };
+  Measured NoiseOf(const Model& model, std::span<const std::size_t> which) const {
+    const std::vector<Outputs> got = RunAll(model, which);
+    Measured result;
+    result.of_samples.assign(which.size(), 0.0);
     for (std::size_t o = 0; o < reference_[0].size(); ++o) {
       ErrorStats all;
-      std::vector<double> noise(got.size());
-      for (std::size_t i = 0; i < got.size(); ++i) {
+      std::vector<double> noise(which.size());
+      for (std::size_t i = 0; i < which.size(); ++i) {
+        const std::vector<float>& reference = reference_[which[i]][o];
         ErrorStats stats;
-        if (o < got[i].size() && got[i][o].size() == reference_[i][o].size()) stats.Add(reference_[i][o], got[i][o]);
-        noise[i] = stats.noise;
+        if (o < got[i].size() && got[i][o].size() == reference.size()) stats.Add(reference, got[i][o]);
+        noise[i] = stats.non_finite > 0 ? std::numeric_limits<double>::infinity() : stats.noise;
         all.Merge(stats);
       }
-      if (all.non_finite > 0) return 1;
       if (!(all.signal > 0)) continue;
-      worst = std::max(worst, all.noise / all.signal);
-      for (std::size_t i = 0; of_samples != nullptr && i < got.size(); ++i) {
-        (*of_samples)[i] = std::max((*of_samples)[i], noise[i] / all.signal);
+      result.noise = std::max(result.noise, all.non_finite > 0 ? 1.0 : all.noise / all.signal);
+      for (std::size_t i = 0; i < which.size(); ++i) {
+        result.of_samples[i] = std::max(result.of_samples[i], noise[i] / all.signal);
       }
     }
-    return worst;
+    return result;
   }
 
-  double Try(const std::vector<Form>& forms) {
+  Measured Try(const std::vector<Form>& forms, std::span<const std::size_t> which) {
     Model trial = Clone(model_);
     Convert(trial, forms);
-    return NoiseOf(trial) * scale_;
+    return NoiseOf(trial, which);
   }
 
   // Whether it computes in 16 bits where every node may, for each node; and the bytes of its large constants.
@@ -227,12 +235,13 @@ class HalfQuantizer {
       samples_.push_back(data_->Read(i));
       for (const TensorRef& tensor : samples_.back().tensors) sample_bytes += tensor.bytes.size();
     }
-    reference_ = RunAll(model_);
-    if (reference_.empty() || reference_[0].empty()) return;
-    double noise = 0;
-    std::vector<double> of_samples;
+    std::vector<std::size_t> all(samples_.size());
+    std::iota(all.begin(), all.end(), std::size_t{0});
     InferTypes(model_);
     types_known_ = true;
+    reference_ = RunAll(model_, all);
+    if (reference_.empty() || reference_[0].empty()) return;
+    Measured measured;
     {
       Model trial = Clone(model_);
       std::unordered_map<const Node*, std::size_t> index;
@@ -242,24 +251,30 @@ class HalfQuantizer {
       searches_ = true;
       Convert(trial, forms_);
       FindItems(trial, index);
-      noise = NoiseOf(trial, &of_samples);
+      measured = NoiseOf(trial, all);
     }
     // Where no shift stands out, roundings to nearest are as good, and owe nothing to these samples.
     if (rounder_) {
       std::optional<HalfRounder> rounder = std::exchange(rounder_, std::nullopt);
-      Model trial = Clone(model_);
-      Convert(trial, forms_);
-      std::vector<double> nearest_of_samples;
-      const double nearest = NoiseOf(trial, &nearest_of_samples);
-      if (nearest < kWorthMoving * noise) {
-        noise = nearest;
-        of_samples = std::move(nearest_of_samples);
+      Measured nearest = Try(forms_, all);
+      if (nearest.noise < kWorthMoving * measured.noise) {
+        measured = std::move(nearest);
         rounded_.clear();
       } else {
         rounder_ = std::move(rounder);
       }
     }
-    if (noise > Noise(kTarget) && !items_.empty()) noise = Search(noise, of_samples, bytes);
+    const double before = measured.noise;
+    std::vector<std::size_t> tried;
+    int spent = 0;
+    for (int round = 0; round < kMostRounds && measured.noise > Noise(kTarget) && !items_.empty(); ++round) {
+      // A few samples decide a pooled noise: the others are taken to follow them, until they are measured again.
+      if (!AddWorst(measured.of_samples, tried)) break;
+      forms_ = Search(before, tried, bytes, spent);
+      measured = Try(forms_, all);
+    }
+    const double noise = measured.noise;
+    if (spent > 0) SayWhatComputesInFloat(before, noise, spent);
     result_.predicted_sqnr_db = noise > 0 ? Decibel(noise) : 0;
     if (noise > Noise(kPromised)) {
       char text[160];
@@ -270,76 +285,79 @@ class HalfQuantizer {
     ::malloc_trim(0);
   }
 
-  // A few samples decide a pooled noise: the others are taken to follow them.
-  void KeepWorst(const std::vector<double>& of_samples) {
+  // The samples with most noise that were not tried yet; false if there are none.
+  static bool AddWorst(const std::vector<double>& of_samples, std::vector<std::size_t>& tried) {
     std::vector<std::size_t> order(of_samples.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
+    std::erase_if(order, [&](std::size_t i) { return std::find(tried.begin(), tried.end(), i) != tried.end(); });
     std::stable_sort(order.begin(), order.end(),
                      [&](std::size_t a, std::size_t b) { return of_samples[a] > of_samples[b]; });
     order.resize(std::min(order.size(), kMostTried));
-    std::vector<Sample> samples;
-    std::vector<Outputs> reference;
-    for (const std::size_t i : order) {
-      samples.push_back(std::move(samples_[i]));
-      reference.push_back(std::move(reference_[i]));
-    }
-    samples_ = std::move(samples);
-    reference_ = std::move(reference);
+    tried.insert(tried.end(), order.begin(), order.end());
+    return !order.empty();
   }
 
-  // Finds the nodes that compute in f32, and of these the weights that stay f32. Returns the noise that is left.
-  double Search(double all, const std::vector<double>& of_samples, std::uint64_t bytes) {
-    KeepWorst(of_samples);
-    scale_ = all / std::max(Try(forms_), 1e-30);
+  // `forms`, but what is not noisy has the form `quiet`.
+  static std::vector<Form> With(const std::vector<std::size_t>& which, const std::vector<bool>& noisy, Form quiet,
+                                std::vector<Form> forms) {
+    for (std::size_t i = 0; i < which.size(); ++i) {
+      if (!noisy[i]) forms[which[i]] = quiet;
+    }
+    return forms;
+  }
+
+  // Finds the nodes that compute in f32, and of these the weights that stay f32. `before` is the noise of all samples
+  // while everything is 16-bit. What cannot be reached is not pursued: twice the least noise is then enough.
+  std::vector<Form> Search(double before, const std::vector<std::size_t>& tried, std::uint64_t bytes, int& spent) {
     const int budget = static_cast<int>(std::clamp<std::uint64_t>((std::uint64_t{2} << 30) / (bytes + 1), 16, 48));
-    const double target = Noise(kTarget);
-    const auto with = [&](const std::vector<std::size_t>& which, const std::vector<bool>& noisy, Form quiet,
-                          std::vector<Form> forms) {
-      for (std::size_t i = 0; i < which.size(); ++i) {
-        if (!noisy[i]) forms[which[i]] = quiet;
-      }
-      return forms;
+    const int begin = spent;
+    const std::vector<Form> half(forms_.size(), Form::kHalf);
+    const double scale = before / std::max(Try(half, tried).noise, 1e-30);
+    const auto noise = [&](const std::vector<Form>& forms) {
+      ++spent;
+      return Try(forms, tried).noise * scale;
     };
-    int spent = 1;
     // Weights first: what they do does not change with what computes in 16 bits.
-    const std::vector<Form> stored = with(items_, std::vector<bool>(items_.size(), false), Form::kStored, forms_);
-    const double base = Try(stored);
-    ++spent;
-    if (base > target / 2 && !weights_.empty()) {
+    const std::vector<Form> stored = With(items_, std::vector<bool>(items_.size(), false), Form::kStored, half);
+    double base = noise(stored);
+    std::vector<Form> forms = half;
+    if (base > Noise(kTarget) / 2 && !weights_.empty()) {
       NoisySearch search;
-      search.measure = [&](const std::vector<bool>& noisy) { return Try(with(weights_, noisy, Form::kFloat, stored)); };
-      search.target = target / 2;
+      search.measure = [&](const std::vector<bool>& noisy) {
+        return noise(With(weights_, noisy, Form::kFloat, stored));
+      };
+      search.target = Noise(kTarget) / 2;
       search.budget = budget / 2;
       search.most = kMostFloatWeights * std::accumulate(weight_bytes_.begin(), weight_bytes_.end(), 0.0);
       const NoisyChoice choice = ChooseNoisy(weight_bytes_, search);
-      spent += choice.measured;
-      forms_ = with(weights_, choice.noisy, Form::kFloat, forms_);
+      forms = With(weights_, choice.noisy, Form::kFloat, half);
+      base = choice.noise;
     }
     std::vector<std::size_t> left;
     for (const std::size_t item : items_) {
-      if (forms_[item] == Form::kHalf) left.push_back(item);
+      if (forms[item] == Form::kHalf) left.push_back(item);
     }
-    const std::vector<Form> before = forms_;
     NoisySearch search;
-    search.measure = [&](const std::vector<bool>& noisy) { return Try(with(left, noisy, Form::kStored, before)); };
-    search.target = target;
-    search.budget = budget - std::min(spent, budget / 2);
+    search.measure = [&](const std::vector<bool>& noisy) { return noise(With(left, noisy, Form::kStored, forms)); };
+    search.target = std::max(Noise(kTarget), 2 * base);
+    search.budget = std::max(budget - (spent - begin), budget / 2);
     search.most = static_cast<double>(left.size());
     const NoisyChoice choice = ChooseNoisy(std::vector<double>(left.size(), 1), search);
-    spent += choice.measured;
-    forms_ = with(left, choice.noisy, Form::kStored, before);
+    return With(left, choice.noisy, Form::kStored, forms);
+  }
+
+  void SayWhatComputesInFloat(double before, double after, int spent) const {
     std::size_t computes = 0, stays = 0;
     for (const Form form : forms_) {
-      computes += form == Form::kStored ? 1 : 0;
+      computes += form != Form::kHalf ? 1 : 0;
       stays += form == Form::kFloat ? 1 : 0;
     }
     char text[256];
     std::snprintf(text, sizeof text,
                   "16-bit floats left %.1f dB of the outputs; %zu nodes compute in f32 for that, %zu of them with f32 "
                   "weights: %.1f dB (%d trials)",
-                  Decibel(all), computes + stays, stays, Decibel(choice.noise), spent);
+                  Decibel(before), computes, stays, Decibel(after), spent);
     LogInfo(text);
-    return choice.noise;
   }
 
   void Report(HalfResult converted) {
