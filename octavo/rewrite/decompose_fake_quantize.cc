@@ -2,6 +2,7 @@
 //                                                        %y = octavo.DequantizeMx(%q)
 // Before:  %y = octavo.FakeQuantize(%x, s, z)    After:  %q = QuantizeLinear(%x, s, z)
 //                                                        %y = DequantizeLinear(%q, s, z)
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -52,6 +53,36 @@ std::optional<DType> StorageOf(std::int64_t low, std::int64_t high) {
   return std::nullopt;
 }
 
+// The number that `code` stands for.
+float Bound(std::int64_t code, std::int64_t zero, float scale) { return static_cast<float>(code - zero) * scale; }
+
+// Numbers within the codes `low` to `high`: one scale and zero point, or one for each index of the node's axis. nullopt
+// where they do not fit.
+std::optional<TensorRef> Clipped(const TensorRef& data, const Node& node, const std::vector<float>& scales,
+                                 const std::vector<std::int64_t>& zeros, std::int64_t low, std::int64_t high) {
+  std::vector<float> values = data.ToFloats();
+  std::size_t inner = std::max<std::size_t>(values.size(), 1);
+  if (scales.empty()) return std::nullopt;
+  if (scales.size() != 1) {
+    const auto rank = static_cast<std::int64_t>(data.dims.size());
+    std::int64_t axis = node.IntAttribute("axis", 1);
+    if (axis < 0) axis += rank;
+    if (axis < 0 || axis >= rank) return std::nullopt;
+    const auto at = data.dims.begin() + axis;
+    if (*at != static_cast<std::int64_t>(scales.size())) return std::nullopt;
+    inner = 1;
+    for (auto d = at + 1; d != data.dims.end(); ++d) inner *= static_cast<std::size_t>(*d);
+  }
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::size_t c = i / inner % scales.size();
+    // Not std::clamp: a NaN stays one.
+    const float bottom = Bound(low, zeros[c], scales[c]), top = Bound(high, zeros[c], scales[c]);
+    if (values[i] < bottom) values[i] = bottom;
+    if (values[i] > top) values[i] = top;
+  }
+  return TensorRef::FromFloats(data.dims, values);
+}
+
 MatchOr<bool> DecomposeAffine(Node& node) {
   Graph& graph = *node.graph();
   Value *x = node.input(0), *scale = node.input(1), *zero = node.input(2);
@@ -80,13 +111,22 @@ MatchOr<bool> DecomposeAffine(Node& node) {
   }
   const Type type = node.output()->type;
   if (low != IntegerMin(*storage) || high != IntegerMax(*storage)) {
-    if (zeros.size() != 1) return Refusal{"its range is narrower than the integer type's, for each channel"};
-    const float s = scale->data->ToFloats()[0];
-    Value* bottom =
-        graph.AddConstant(node.output()->name() + "_min", TensorRef::Scalar(static_cast<float>(low - zeros[0]) * s));
-    Value* top =
-        graph.AddConstant(node.output()->name() + "_max", TensorRef::Scalar(static_cast<float>(high - zeros[0]) * s));
-    x = graph.AddNode("Clip", "", {x, bottom, top}, {{node.output()->name() + "_clipped", type}}, &node)->output();
+    const std::vector<float> scales = scale->data->ToFloats();
+    if (x->is_constant() && x->data && x->data->dtype == DType::kF32 && !x->type.quant) {
+      const std::optional<TensorRef> clipped = Clipped(*x->data, node, scales, zeros, low, high);
+      if (!clipped) return Refusal{"its scales do not fit its axis"};
+      x = graph.AddConstant(node.output()->name() + "_clipped", *clipped);
+    } else if (zeros.size() != 1) {
+      return Refusal{"its range is narrower than the integer type's, for each channel"};
+    } else {
+      const auto bound = [&](const char* name, std::int64_t code) {
+        return graph.AddConstant(node.output()->name() + name, TensorRef::Scalar(Bound(code, zeros[0], scales[0])));
+      };
+      x = graph
+              .AddNode("Clip", "", {x, bound("_min", low), bound("_max", high)},
+                       {{node.output()->name() + "_clipped", type}}, &node)
+              ->output();
+    }
   }
   Value* z =
       graph.AddConstant(node.output()->name() + "_zero_point", TensorRef::FromInts(*storage, scale->data->dims, zeros));
@@ -100,7 +140,9 @@ MatchOr<bool> DecomposeAffine(Node& node) {
     q->SetAttribute("axis", node.IntAttribute("axis", 1));
     dq->SetAttribute("axis", node.IntAttribute("axis", 1));
   }
+  Value* before = node.input(0);
   TakeOver(graph, node, dq->output());
+  if (before != x && before->is_constant() && before->dead()) before->graph()->Erase(before);
   return true;
 }
 

@@ -126,6 +126,25 @@ TEST(DecomposeFakeQuantize, ANarrowRangeIsClippedFirst) {
   })"));
 }
 
+TEST(DecomposeFakeQuantize, ANarrowRangeOfWeightsIsClippedHere) {
+  EXPECT_EQ(After(DecomposeFakeQuantize, R"(graph @g(%x: f32[2,3]) -> (%y) {
+    %w = constant f32[2,3] [-5, -0.5, 0.125, 0.25, 9, -9]
+    %s = constant f32[2] [0.25, 0.5]
+    %z = constant s32[2] [0, 1]
+    %q: f32[2,3] = octavo::FakeQuantize(%w, %s, %z) {quant_min=-7, quant_max=7, axis=-2}
+    %y: f32[2,3] = Add(%x, %q)
+  })",
+                  1),
+            Canonical(R"(graph @g(%x: f32[2,3]) -> (%y) {
+    %s = constant f32[2] [0.25, 0.5]
+    %q_clipped = constant f32[2,3] [-1.75, -0.5, 0.125, 0.25, 3, -4]
+    %q_zero_point = constant s8[2] [0, 1]
+    %q_q: s8[2,3] = QuantizeLinear(%q_clipped, %s, %q_zero_point) {axis=-2}
+    %q: f32[2,3] = DequantizeLinear(%q_q, %s, %q_zero_point) {axis=-2}
+    %y: f32[2,3] = Add(%x, %q)
+  })"));
+}
+
 TEST(DecomposeFakeQuantize, SixteenBits) {
   EXPECT_THAT(After(DecomposeFakeQuantize, R"(graph @g(%x: f32[2,3]) -> (%y) {
     %s = constant f32[] 0.001
@@ -157,6 +176,9 @@ TEST(DecomposeFakeQuantize, RefusalsSayWhy) {
                "a zero point lies outside of its range"},
            Row{affine(ss + "%z = constant s32[2] [0, 1]", "quant_max=15, axis=1", "%s, %z"),
                "its range is narrower than the integer type's, for each channel"},
+           Row{"graph @g(%x: f32[2,2]) -> (%y) {\n%s = constant f32[3] [1, 2, 3]\n%w = constant f32[2] [1, 2]\n"
+               "%y: f32[2] = octavo::FakeQuantize(%w, %s) {quant_max=15, axis=0}\n}",
+               "its scales do not fit its axis"},
        }) {
     EXPECT_THAT(Refused(DecomposeFakeQuantize, row.text),
                 ElementsAre("FakeQuantize stays as it is: FakeQuantize(y): " + row.sentence))

@@ -318,11 +318,17 @@ void Raising::FullyConnected(Node& node) {
     Type type = internal::MakeType(x->type.dtype, flat, x->type.quant);
     x = Add(node, "Reshape", {x, Int64s(flat, "shape")}, type);
   }
-  Value* w = Move(node, node.input(1), {1, 0});
-  // What CircleLowering wrote as a Gemm: its sum begins with the bias.
+  // What CircleLowering wrote as a Gemm: its sum begins with the bias. Its weights lay as a torch Linear has them: of
+  // one row the runtime sums those in another order than transposed ones.
   const bool gemm = node.input(2) != nullptr && node.IntAttribute("keep_num_dims", 0) == 0 &&
                     DimsOf(node.output()).size() == 2 && DimsOf(x).size() == 2;
-  Value* y = gemm ? Add(node, "Gemm", {x, w, node.input(2)}, product) : Add(node, "MatMul", {x, w}, product);
+  Value* y = nullptr;
+  if (gemm) {
+    y = Add(node, "Gemm", {x, node.input(1), node.input(2)}, product);
+    y->producer()->SetAttribute("transB", std::int64_t{1});
+  } else {
+    y = Add(node, "MatMul", {x, Move(node, node.input(1), {1, 0})}, product);
+  }
   if (!gemm && node.input(2) != nullptr) y = Add(node, "Add", {y, node.input(2)}, product);
   Replace(node, Activate(node, y));
 }
