@@ -116,6 +116,7 @@ constexpr OpSupport kQnnOps[] = {
     {"LayerNormalization", "", S::kInteger, "last axis; u8 scale (s8 is refused), int32 bias", false, true},
     {"InstanceNormalization", "", S::kInteger, "u8 scale (s8 is refused), int32 bias", false, true},
     {"LpNormalization", "", S::kInteger, kNpu},
+    {"LRN", "", S::kFloatOnly, "the device takes LRN in u8 only, and loses 11 dB there: it runs in fp16"},
 
     {"Concat", "", S::kInteger, "each input and the output in parameters of their own"},
     {"Resize", "", S::kInteger, "nearest or linear, ranks 3 to 5"},
