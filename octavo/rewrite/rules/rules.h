@@ -22,6 +22,7 @@ std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> Hard
 std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
 std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
 std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
+std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
 
 // The rules of SimplifyFloat, in order of preference.

@@ -123,6 +123,23 @@ TEST(MaxToRelu, TakesOnlyZero) {
   EXPECT_THAT(run("f32[1,1] [0]").refusal, HasSubstr("more dimensions"));
 }
 
+TEST(AverageToGlobal, TakesOneWindowOverAll) {
+  const auto run = [](const std::string& out, const std::string& attributes) {
+    return Apply(AverageToGlobal(),
+                 "graph @g(%x: f32[1,3,6,6]) -> (%y) {\n %y: f32" + out + " = AveragePool(%x) {" + attributes + "}\n}");
+  };
+  const std::string all =
+      Canonical("graph @g(%x: f32[1,3,6,6]) -> (%y) {\n %y: f32[1,3,1,1] = GlobalAveragePool(%x)\n}");
+  EXPECT_EQ(run("[1,3,1,1]", "kernel_shape=[6, 6]").text, all);
+  EXPECT_EQ(run("[1,3,1,1]", "kernel_shape=[7, 7], pads=[0, 0, 1, 1]").text, all);
+  EXPECT_EQ(run("[1,3,1,1]", "kernel_shape=[6, 6], count_include_pad=1").text, all);
+  EXPECT_THAT(run("[1,3,1,1]", "kernel_shape=[7, 7], pads=[0, 0, 1, 1], count_include_pad=1").refusal,
+              HasSubstr("counts its padding"));
+  EXPECT_THAT(run("[1,3,1,1]", "kernel_shape=[6, 5]").refusal, HasSubstr("leaves some out"));
+  EXPECT_THAT(run("[1,3,1,1]", "kernel_shape=[7, 7], pads=[1, 2, 0, 0]").refusal, HasSubstr("leaves some out"));
+  EXPECT_THAT(run("[1,3,2,1]", "kernel_shape=[6, 6], pads=[0, 0, 1, 0]").refusal, HasSubstr("leaves some out"));
+}
+
 TEST(RemoveInfiniteBound, TakesOnlyWhatBoundsNothing) {
   const auto run = [](const std::string& op, const std::string& bound) {
     return Apply(RemoveInfiniteBound(), "graph @g(%x: f32[3]) -> (%y) {\n %b = constant " + bound +

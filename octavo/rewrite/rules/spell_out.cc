@@ -79,8 +79,43 @@ class MaxToReluRule final : public PatternRule<Bounded> {
   }
 };
 
+// Before:  %y = AveragePool %x, one window over all of %x, its padding not counted
+// After:   %y = GlobalAveragePool %x
+// OneLsb: another order of the same sum. The HTP in 16 bits reads beyond an input that is smaller than the window.
+class AverageToGlobalRule final : public PatternRule<Node*> {
+ public:
+  std::string_view name() const override { return "average-to-global"; }
+  RuleClass rule_class() const override { return RuleClass::kOneLsb; }
+  std::vector<std::string_view> roots() const override { return {"AveragePool"}; }
+  MatchOr<Node*> Match(Node& node) const override {
+    if (!node.domain().empty() || node.input(0) == nullptr || node.output() == nullptr) return Refusal{};
+    const std::optional<Dims> in = StaticShape(node.input(0)->type), out = StaticShape(node.output()->type);
+    const std::vector<std::int64_t>* kernel = node.IntsAttribute("kernel_shape");
+    if (node.input(0)->type.quant || kernel == nullptr || node.IntsAttribute("dilations") != nullptr) return Refusal{};
+    if (node.StringAttribute("auto_pad", "NOTSET") != "NOTSET") return Refusal{};
+    const std::vector<std::int64_t>* pads = node.IntsAttribute("pads");
+    if (!in || !out || in->size() != kernel->size() + 2 || out->size() != in->size()) return Refusal{};
+    if (pads != nullptr && pads->size() != 2 * kernel->size()) return Refusal{};
+    for (std::size_t i = 0; i < kernel->size(); ++i) {
+      const std::int64_t before = pads == nullptr ? 0 : (*pads)[i];
+      const std::int64_t after = pads == nullptr ? 0 : (*pads)[i + kernel->size()];
+      if ((*out)[i + 2] != 1 || (*kernel)[i] - before < (*in)[i + 2]) return Refusal{"its window leaves some out"};
+      if ((before > 0 || after > 0) && node.IntAttribute("count_include_pad", 0) != 0) {
+        return Refusal{"it counts its padding"};
+      }
+    }
+    return &node;
+  }
+  void Apply(Node* const& match, Rewriter& rewriter) const override {
+    Node* all = match->graph()->AddNode("GlobalAveragePool", "", {match->input(0)},
+                                        {{match->output()->name() + "_all", {}}}, match);
+    TakePlace(*all, *match, rewriter);
+  }
+};
+
 }  // namespace
 
+std::unique_ptr<Rule> AverageToGlobal() { return std::make_unique<AverageToGlobalRule>(); }
 std::unique_ptr<Rule> MaxToRelu() { return std::make_unique<MaxToReluRule>(); }
 std::unique_ptr<Rule> ReciprocalToDiv() { return std::make_unique<ReciprocalRule>(); }
 std::unique_ptr<Rule> RemoveInfiniteBound() { return std::make_unique<RemoveInfiniteBoundRule>(); }
