@@ -291,7 +291,9 @@ Tensor Builder::Reshape(const Tensor& x, Dims dims) {
   if (ElementCount(x.dims) != ElementCount(dims)) Wrong("reshape");
   if (x.splat) return SplatBits(x.dtype, std::move(dims), *x.splat);
   const std::string type = TensorType(x.dtype, dims);
-  return Define("stablehlo.reshape " + x.ssa + " : " + Types({&x}, type), x.dtype, std::move(dims));
+  const Tensor y = Define("stablehlo.reshape " + x.ssa + " : " + Types({&x}, type), x.dtype, std::move(dims));
+  // IREE moves conversions over reshapes, and fails where a reshaped bool is converted more than once.
+  return x.dtype == DType::kBool ? Barrier(y) : y;
 }
 
 Tensor Builder::Transpose(const Tensor& x, std::span<const std::int64_t> permutation) {
