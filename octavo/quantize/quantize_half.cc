@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/error.h"
 #include "octavo/base/interrupt.h"
 #include "octavo/base/log.h"
 #include "octavo/base/thread_pool.h"
@@ -36,16 +37,17 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); }
 
-// Means need no more: each sample has many positions.
+// Means need no more: each sample has many positions. All are in memory while they are measured.
 constexpr std::size_t kMostSamples = 16;
 // Of these, the worst are those with which nodes are looked for; where the others then turn out to be worse, some more.
-// All are in memory while they are measured.
-constexpr int kMostRounds = 3;
+constexpr int kMostRounds = 2;
 constexpr std::size_t kMostTried = 2, kMostSampleBytes = std::size_t{64} << 20;
 // Of the bytes of large weights: what may stay f32, whatever is promised.
 constexpr double kMostFloatWeights = 0.2;
 // What is promised, and what the measured samples must have so that others do: 3 dB more.
 constexpr double kPromised = 55, kTarget = 58;
+// Weights stay rounded to nearest where that leaves so much.
+constexpr double kEnough = 65;
 // What moving weights to their other neighbours must take away: a dB.
 constexpr double kWorthMoving = 1.25;
 // Models with more weights are not measured: each time would load all of them.
@@ -59,6 +61,14 @@ bool TouchesType(const Node& node, DType type) {
   const auto is = [type](const Value* v) { return v != nullptr && v->type.dtype == type; };
   return std::any_of(node.inputs().begin(), node.inputs().end(), is) ||
          std::any_of(node.outputs().begin(), node.outputs().end(), is);
+}
+
+// Whether the node reads a constant of 16 bits behind a Cast.
+bool ReadsStored(const Node& node) {
+  return std::any_of(node.inputs().begin(), node.inputs().end(), [](const Value* v) {
+    const Node* cast = v == nullptr ? nullptr : v->producer();
+    return cast != nullptr && cast->Is("Cast") && cast->input(0) != nullptr && cast->input(0)->is_constant();
+  });
 }
 
 std::uint64_t ConstantBytes(const Graph& graph) {
@@ -86,8 +96,9 @@ class HalfQuantizer {
 
   void Run() {
     if (half_ == DType::kF16 && data_ != nullptr && data_->size() > 0) {
-      Observe();
+      const Clock::time_point begin = Clock::now();
       Measure();
+      result_.calibration_seconds = Seconds(begin);
     }
     const Clock::time_point start = Clock::now();
     HalfResult converted = Convert(model_, forms_);
@@ -98,23 +109,26 @@ class HalfQuantizer {
 
  private:
   using Outputs = std::vector<std::vector<float>>;
+  struct Measured {
+    double noise = 0;                // over the signal of the worst output
+    std::vector<double> of_samples;  // over the signal of all, of the sample's worst output
+  };
 
-  std::size_t Samples() const {
-    return std::min({data_->size(), static_cast<std::size_t>(config_.samples), kMostSamples});
-  }
-
-  void Observe() {
+  // Roundings that keep the layers' means, where that takes away enough of what is measured.
+  void RoundTowardsMeans(std::span<const std::size_t> all, Measured& measured) {
     const std::vector<ObserveSpec> specs = HalfRounder::Specs(model_);
     if (specs.empty()) return;
-    const Clock::time_point start = Clock::now();
     CalibrateOptions options;
     options.threads = threads_;
     options.method = MethodName(config_.calibration);
-    const Statistics statistics = Calibrate(model_, *data_, 0, Samples(), specs, options);
-    rounder_.emplace(model_, statistics, threads_);
-    result_.calibration_seconds = Seconds(start);
-    result_.calibration_source = "data";
-    result_.calibration_samples = static_cast<std::int64_t>(statistics.samples.size());
+    rounder_.emplace(model_, Calibrate(model_, *data_, 0, samples_.size(), specs, options), threads_);
+    Measured rounded = Try(forms_, all);
+    if (measured.noise < kWorthMoving * rounded.noise) {
+      rounder_.reset();
+      rounded_.clear();
+    } else {
+      measured = std::move(rounded);
+    }
   }
 
   HalfResult Convert(Model& model, const std::vector<Form>& forms) {
@@ -164,17 +178,19 @@ class HalfQuantizer {
     std::vector<Outputs> all(which.size());
     ParallelFor(which.size(), threads_, [&](std::size_t i) {
       CheckInterrupt();
-      for (const TensorRef& tensor : session.Run(samples_[which[i]].tensors, wanted)) {
-        if (tensor.dtype == DType::kF32) all[i].push_back(tensor.ToFloats());
+      const Sample& sample = samples_[which[i]];
+      try {
+        for (const TensorRef& tensor : session.Run(sample.tensors, wanted)) {
+          if (tensor.dtype == DType::kF32) all[i].push_back(tensor.ToFloats());
+        }
+      } catch (const Error& e) {
+        if (e.code() != ExitCode::kBadInput) throw;
+        throw Error(e.code(), e.reason(), "sample " + sample.name + ": " + e.where(), e.how());
       }
     });
     return all;
   }
 
-  struct Measured {
-    double noise = 0;                // over the signal of the worst output
-    std::vector<double> of_samples;  // over the signal of all, of the sample's worst output
-  };
   Measured NoiseOf(const Model& model, std::span<const std::size_t> which) const {
     const std::vector<Outputs> got = RunAll(model, which);
     Measured result;
@@ -226,15 +242,17 @@ class HalfQuantizer {
   void Measure() {
     const std::uint64_t bytes = ConstantBytes(*model_.graph);
     if (bytes > kMostMeasuredBytes) {
-      LogInfo("the model is too big to be measured in 16 bits while it is converted");
+      LogInfo("the model is too big to be measured: weights are rounded to nearest");
       return;
     }
-    const std::size_t count = Samples();
+    const std::size_t count = std::min({data_->size(), static_cast<std::size_t>(config_.samples), kMostSamples});
     std::size_t sample_bytes = 0;
     for (std::size_t i = 0; i < count && sample_bytes < kMostSampleBytes; ++i) {
       samples_.push_back(data_->Read(i));
       for (const TensorRef& tensor : samples_.back().tensors) sample_bytes += tensor.bytes.size();
     }
+    result_.calibration_source = "data";
+    result_.calibration_samples = static_cast<std::int64_t>(samples_.size());
     std::vector<std::size_t> all(samples_.size());
     std::iota(all.begin(), all.end(), std::size_t{0});
     InferTypes(model_);
@@ -248,22 +266,12 @@ class HalfQuantizer {
       for (const Node* node = trial.graph->first(); node != nullptr; node = node->next()) {
         index.emplace(node, index.size());
       }
-      searches_ = true;
       Convert(trial, forms_);
       FindItems(trial, index);
       measured = NoiseOf(trial, all);
     }
-    // Where no shift stands out, roundings to nearest are as good, and owe nothing to these samples.
-    if (rounder_) {
-      std::optional<HalfRounder> rounder = std::exchange(rounder_, std::nullopt);
-      Measured nearest = Try(forms_, all);
-      if (nearest.noise < kWorthMoving * measured.noise) {
-        measured = std::move(nearest);
-        rounded_.clear();
-      } else {
-        rounder_ = std::move(rounder);
-      }
-    }
+    searches_ = true;
+    if (measured.noise > Noise(kEnough)) RoundTowardsMeans(all, measured);
     const double before = measured.noise;
     std::vector<std::size_t> tried;
     int spent = 0;
@@ -367,11 +375,12 @@ class HalfQuantizer {
     }
     VisitNodes(*static_cast<const Graph*>(model_.graph.get()), [&](const Node& node) {
       if (node.graph() != model_.graph.get()) {
+        if (ReadsStored(node)) ++result_.nodes_quantized;
         if (FindOp(node).category != OpCategory::kShape && !node.Is("Constant")) {
           result_.nodes_skipped.push_back(
               {NodeName(node), node.op(), "it stands in a subgraph, which computes in f32"});
         }
-      } else if (!node.Is("Cast") && TouchesType(node, half_)) {
+      } else if (!node.Is("Cast") && (TouchesType(node, half_) || ReadsStored(node))) {
         ++result_.nodes_quantized;
       }
     });
