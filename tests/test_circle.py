@@ -523,6 +523,27 @@ def test_quantized_models_of_symbolic_shapes(octavo, models, data, tmp_path, how
     assert all(v > 16 for v in all_sqnr(want, got).values())
 
 
+@pytest.mark.parametrize("profile", ["float", "i8-channel"])
+def test_a_shape_that_follows_from_an_outputs_shape(octavo, tmp_path, profile):
+    """Shape of one graph output makes the shape of another one, whose Shape is read too."""
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Shape", ["a"], ["sa"]), helper.make_node("Gather", ["sa", "one"], ["n"]),
+             helper.make_node("Concat", ["minus", "n"], ["ta"], axis=0), helper.make_node("Reshape", ["a", "ta"], ["b"]),
+             helper.make_node("Shape", ["b"], ["sb"]), helper.make_node("Gather", ["sb", "zero"], ["m"]),
+             helper.make_node("Concat", ["m", "minus"], ["tb"], axis=0), helper.make_node("Neg", ["b"], ["nb"]), helper.make_node("Reshape", ["nb", "tb"], ["y"])]
+    init = [numpy_helper.from_array(np.array([v], np.int64), n) for n, v in (("zero", 0), ("one", 1), ("minus", -1))]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, ["n", 3, 4, 4])],
+                              [helper.make_tensor_value_info(o, F32, None) for o in ("a", "b", "y")], init)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "m.onnx"))
+    sample = {"x": np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)}
+    (tmp_path / "d").mkdir()
+    np.savez(tmp_path / "d" / "0.npz", **sample)
+    export(octavo, tmp_path / "m.onnx", tmp_path / "m.circle", "--dim", "n=2", "--profile", profile, "--data", tmp_path / "d")
+    assert "SHAPE" not in check_structure(tmp_path / "m.circle")[2]
+    want, got = named(tmp_path / "m.onnx", [sample])[0], consumers.litert(tmp_path / "m.circle", [sample])[0]
+    for k in want:
+        np.testing.assert_allclose(got[k].reshape(want[k].shape), want[k], atol=0.02)
+
+
 def test_outliers_stay_float(octavo, tmp_path):
     """Tensors that 8 bits do not hold: float, with the bounds of the activations that went into the codes' ranges."""
     nodes = [helper.make_node("Gemm", ["x", "a", "c"], ["h"], "first"), helper.make_node("Relu", ["h"], ["r"], "relu"),

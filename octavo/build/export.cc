@@ -123,7 +123,8 @@ Model PrepareExport(const ExportRequest& request) {
         (request.to == "onnx" && IsQuantized(model)) || (request.to == "circle" && HasMxFakeQuantize(model));
     const RuleClass most = exact ? RuleClass::kExact : RuleClass::kImproves;
     SimplifyFloat(model, most);
-    if (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model, most);
+    // The shape of an output may follow from that of another one.
+    while (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model, most);
     FoldQdq(model);
     if (weights) weights->Put(model);
     return model;

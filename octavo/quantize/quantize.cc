@@ -160,7 +160,8 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
     }
   }
   if (device.static_shapes) {
-    if (const std::int64_t shapes = FoldOutputShapes(model); shapes > 0) {
+    // The shape of an output may follow from that of another one.
+    for (std::int64_t shapes = 0; (shapes = FoldOutputShapes(model)) > 0;) {
       if (applied != nullptr) applied->emplace_back("fold-output-shapes", shapes);
       for (const PassCount& pass : SimplifyFloat(model)) {
         if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
