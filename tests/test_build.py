@@ -98,7 +98,7 @@ def test_static_precisions(octavo, small_cnn, small_data, tmp_path, precision):
     assert got > (20 if precision in ("uint8", "int8") else 30), got
 
 
-@pytest.mark.parametrize("model,precision,least", [("cls", "fp16", 55), ("minilm", "fp16", 55), ("det", "fp16", 55), ("minilm", "bf16", 30),
+@pytest.mark.parametrize("model,precision,least", [("cls", "fp16", 55), ("minilm", "fp16", 55), ("det", "fp16", 55), ("minilm", "bf16", 30), ("cls", "bf16", 30),
                                                    ("cls", "fp32", 90), ("minilm", "fp32", 90), ("det", "fp32", 90)])
 def test_float_precisions(octavo, models, data, tmp_path, model, precision, least):
     out = tmp_path / "o"

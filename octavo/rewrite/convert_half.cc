@@ -14,6 +14,7 @@
 #include <unordered_set>
 
 #include "octavo/base/error.h"
+#include "octavo/emit/onnx.h"
 #include "octavo/numerics/half.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/rule.h"
@@ -485,9 +486,7 @@ HalfResult ConvertToHalf(Model& model, DType half, const HalfOptions& options) {
   if (half != DType::kF16 && half != DType::kBF16) {
     ThrowUsage("not a 16-bit float type", std::string(Name(half)), "use f16 or bf16");
   }
-  if (half == DType::kBF16 && model.OpsetVersion() < 13) {
-    ThrowUnsupported("bf16 needs opset 13", "opset " + std::to_string(model.OpsetVersion()), "use fp16");
-  }
+  if (half == DType::kBF16) RaiseOpset(model, 13, "operator set 13, which bf16 needs");
   if (!options.types_known) InferTypes(model);
   HalfConverter converter(model, half, options);
   return half == DType::kBF16 ? converter.StoreWeights() : converter.Run();

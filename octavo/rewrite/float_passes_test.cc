@@ -395,7 +395,14 @@ TEST(ConvertToHalf, WeightsOfSubgraphsAreStoredIn16BitsOnce) {
 TEST(ConvertToHalf, Refuses) {
   Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }", 11);
   EXPECT_THROW(ConvertToHalf(model, DType::kF32), Error);
-  EXPECT_THROW(ConvertToHalf(model, DType::kBF16), Error);
+}
+
+TEST(ConvertToHalf, RaisesTheOperatorSetForBf16) {
+  Model model = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = Relu(%x) }", 11);
+  ConvertToHalf(model, DType::kBF16);
+  EXPECT_EQ(model.OpsetVersion(), 13);
+  Model unknown = ParseModel("graph @g(%x: f32[2]) -> (%y) { %y: f32[2] = OfTomorrow(%x) }", 11);
+  EXPECT_THROW(ConvertToHalf(unknown, DType::kBF16), Error);
 }
 
 }  // namespace
