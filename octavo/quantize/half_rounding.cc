@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <optional>
 #include <string>
 
 #include "octavo/base/interrupt.h"
 #include "octavo/base/thread_pool.h"
 #include "octavo/numerics/half.h"
+#include "octavo/quantize/channel_axes.h"
 
 namespace octavo {
 namespace {
@@ -100,24 +100,14 @@ RoundingGain RoundTowardsMean(std::span<const float> w, std::span<const double> 
 }
 
 std::vector<ObserveSpec> HalfRounder::Specs(const Model& prepared) {
-  std::map<std::string, std::optional<int>> axes;  // no axis: several
+  ChannelAxes axes;
   for (const Node* node = prepared.graph->first(); node != nullptr; node = node->next()) {
     const std::optional<LayerInput> input = InputOf(*node);
     if (!input) continue;
     const int rank = input->x->type.shape ? static_cast<int>(input->x->type.shape->size()) : 0;
-    const int axis = input->axis < 0 && rank > 0 ? rank - 1 : input->axis;
-    const auto [at, fresh] = axes.emplace(input->x->name(), axis);
-    if (!fresh && at->second && *at->second != axis) at->second.reset();
+    axes.Add(input->x->name(), input->axis < 0 && rank > 0 ? rank - 1 : input->axis);
   }
-  std::vector<ObserveSpec> specs;
-  for (const auto& [name, axis] : axes) {
-    if (!axis) continue;
-    ObserveSpec spec;
-    spec.value = name;
-    spec.channel_axis = axis;
-    specs.push_back(std::move(spec));
-  }
-  return specs;
+  return axes.Specs();
 }
 
 HalfRounder::HalfRounder(const Model& prepared, const Statistics& statistics, int threads) : threads_(threads) {

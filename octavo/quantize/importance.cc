@@ -14,6 +14,7 @@
 #include "octavo/base/names.h"
 #include "octavo/import/gguf_imatrix.h"
 #include "octavo/numerics/exact_sum.h"
+#include "octavo/quantize/channel_axes.h"
 
 namespace octavo {
 namespace {
@@ -89,23 +90,12 @@ void RequireModel(const Statistics& statistics, const Model& model, const std::s
 
 std::vector<ObserveSpec> ImportanceSpecs(const Model& prepared, const QuantizationConfig& config) {
   if (!TakesImportance(config)) return {};
-  std::map<std::string, std::optional<int>> axes;  // no axis: several
+  ChannelAxes axes;
   for (const auto& [key, weight] : WeightsOf(prepared, config)) {
     if (!weight.complete) continue;
-    for (const Reader& reader : weight.readers) {
-      const auto [at, fresh] = axes.emplace(reader.input, reader.axis);
-      if (!fresh && at->second && *at->second != reader.axis) at->second.reset();
-    }
+    for (const Reader& reader : weight.readers) axes.Add(reader.input, reader.axis);
   }
-  std::vector<ObserveSpec> specs;
-  for (const auto& [name, axis] : axes) {
-    if (!axis) continue;
-    ObserveSpec spec;
-    spec.value = name;
-    spec.channel_axis = axis;
-    specs.push_back(std::move(spec));
-  }
-  return specs;
+  return axes.Specs();
 }
 
 WeightImportance ImportanceFrom(const Model& prepared, const QuantizationConfig& config, const Statistics& statistics) {
