@@ -333,7 +333,7 @@ def test_the_manifest_names_what_got_16_bits_and_why(octavo, tmp_path, precision
 
 
 @needs_qnn
-@pytest.mark.parametrize("precision", ["int4", "mxint8", "q8_0"])
+@pytest.mark.parametrize("precision", ["int4", "mxint8", "q8_0", "bf16"])
 def test_weight_only_precisions_are_one_context(octavo, tmp_path, precision):
     """The device has no operators that unpack blocks: the compiler gets the numbers, quantized.onnx keeps the blocks."""
     from onnx import TensorProto, helper, numpy_helper
@@ -355,7 +355,8 @@ def test_weight_only_precisions_are_one_context(octavo, tmp_path, precision):
     assert any("unpack" in w for w in m["warnings"]) and not list(out.glob("device_form*"))
     octavo("compile", out / "quantized.onnx", "--device", "qnn", "--data", data, "-o", tmp_path / "staged", env=qnn_env())
     assert manifest(tmp_path / "staged")["compile"] | {"seconds": 0} == m["compile"] | {"seconds": 0}
-    assert "DequantizeLinear" in {n.op_type for n in onnx.load(str(out / "quantized.onnx")).graph.node}
+    packed = {n.op_type for n in onnx.load(str(out / "quantized.onnx")).graph.node}
+    assert ("Cast" if precision == "bf16" else "DequantizeLinear") in packed
     samples = load_samples(data)[8:12]
     quantized = sqnr(outputs(model, samples), outputs(out / "quantized.onnx", samples, optimize=False))
     assert m["validate"]["pooled_sqnr_db"] > min(quantized, 50) - 1.5

@@ -447,8 +447,12 @@ BuildResult Build(const BuildOptions& options) {
   Stage compile(manifest, "compile");
   const OnnxFiles files = WriteOnnx(model, out.path() / (to_compiler ? "quantized.onnx" : "model.onnx"));
   const bool weight_only = precision.kind == ResolvedPrecision::Kind::kWeightOnly && !quantized_already;
-  bool blocks = weight_only;
-  for (const Node* node : model.graph->nodes()) blocks = blocks || HasBlocks(*node);
+  bool packed = weight_only;
+  for (const Node* node : model.graph->nodes()) {
+    const Value* x = node->input(0);
+    packed = packed || HasBlocks(*node) ||
+             (node->Is("Cast") && x != nullptr && x->is_constant() && x->type.dtype == DType::kBF16);
+  }
   model = Model{};  // validation has the memory to itself
   CompileReport compiled;
   compiled.files = {files.model};
@@ -456,7 +460,7 @@ BuildResult Build(const BuildOptions& options) {
     OnnxFiles source = files;
     if (device.whole_graph) {
       Model form = ReadOnnx(files.model);
-      const bool unpacked = blocks && UnpackWeights(form, weight_only) > 0;
+      const bool unpacked = packed && UnpackWeights(form, weight_only) > 0;
       if (ToDeviceForm(form, device).changed() || unpacked) {
         source = WriteOnnx(form, out.path() / "device_form.onnx");
       }
