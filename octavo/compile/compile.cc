@@ -8,8 +8,11 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/base/names.h"
+#include "octavo/base/resources.h"
 #include "octavo/base/sha256.h"
+#include "octavo/compile/parts.h"
 #include "octavo/compile/plugin_library.h"
+#include "octavo/emit/onnx.h"
 #include "octavo/import/data.h"
 #include "octavo/import/onnx.h"
 #include "octavo/runtime/device_worker.h"
@@ -38,10 +41,13 @@ bool IsBoundary(const Node& node) {
 // Why a node of the compiled model was left to the CPU.
 class Reasons {
  public:
-  Reasons(const DeviceDescriptor& device, const std::vector<EpMessage>& log) : device_(device), log_(log) {}
+  Reasons(const DeviceDescriptor& device, const std::vector<EpMessage>& log,
+          const std::unordered_map<std::string, std::string>& known)
+      : device_(device), log_(log), known_(known) {}
 
   std::string Of(const Node& node) const {
-    if (std::string said = Said(NameOf(node)); !said.empty()) return "the provider says: " + said;
+    if (const auto it = known_.find(NameOf(node)); it != known_.end()) return it->second;
+    if (std::string said = SaidOf(NameOf(node), log_); !said.empty()) return "the provider says: " + said;
     if (node.Is("QuantizeLinear") || node.Is("DequantizeLinear")) return "it stands beside a node that runs on the CPU";
     const OpSupport* row = device_.Row(node.op(), node.domain());
     if (row == nullptr || row->support == QuantSupport::kFloatOnly) {
@@ -59,23 +65,9 @@ class Reasons {
   }
 
  private:
-  // The provider's message about a node: the line that names it and says that something failed.
-  std::string Said(const std::string& name) const {
-    for (const auto& [error, line] : log_) {
-      if (line.find(name) == std::string::npos) continue;
-      const bool failure = error || line.find("alidation FAILED") != std::string::npos ||
-                           line.find("not support") != std::string::npos ||
-                           line.find("nsupported") != std::string::npos;
-      if (!failure) continue;
-      std::string text = line;
-      std::replace(text.begin(), text.end(), '\n', ' ');
-      return text.substr(0, 400);
-    }
-    return {};
-  }
-
   const DeviceDescriptor& device_;
   const std::vector<EpMessage>& log_;
+  const std::unordered_map<std::string, std::string>& known_;  // by name, where the model was compiled in parts
 };
 
 // What the provider logged as an error first; empty: nothing.
@@ -88,9 +80,9 @@ std::string FirstError(const std::vector<EpMessage>& log) {
 }
 
 void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<EpMessage>& log,
-                CompileReport& report) {
+                const std::unordered_map<std::string, std::string>& known, CompileReport& report) {
   const Model compiled = ReadOnnx(model);
-  const Reasons reasons(device, log);
+  const Reasons reasons(device, log, known);
   for (const Node* node : compiled.graph->nodes()) {
     if (node->op() == "EPContext") {
       ++report.ep_context_nodes;
@@ -100,6 +92,71 @@ void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std
       report.cpu_nodes.push_back({NameOf(*node), node->op(), reasons.Of(*node)});
     }
   }
+}
+
+std::set<fs::path> FilesIn(const fs::path& folder) {
+  std::set<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder)) files.insert(entry.path());
+  return files;
+}
+
+// The model as the compiler gets it: every node with a name of its own, in a file in `folder` where that takes one.
+class Named {
+ public:
+  Named(const fs::path& model, const DeviceDescriptor& device, const fs::path& folder) : path_(model) {
+    if (!device.whole_graph) return;
+    Model read = ReadOnnx(model);
+    if (NameNodes(read) == 0) return;
+    files_ = WriteOnnx(read, folder / "named.onnx");
+    path_ = files_.model;
+  }
+  ~Named() {
+    std::error_code error;
+    if (!files_.model.empty()) fs::remove(files_.model, error);
+    for (const fs::path& file : files_.data) fs::remove(file, error);
+  }
+  Named(const Named&) = delete;
+  Named& operator=(const Named&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+  OnnxFiles files_;
+};
+
+TensorRef Zeros(const IoSpec& spec) {
+  const Dims dims = StaticShape(spec.type).value_or(Dims{});
+  const std::optional<std::uint64_t> bytes = ByteSize(spec.type.dtype, ElementCount(dims));
+  if (!bytes) ThrowUnsupported("an input has a type that devices do not take", spec.name);
+  return TensorRef::FromBytes(spec.type.dtype, dims, std::vector<std::byte>(*bytes));
+}
+
+// What the whole model became; why that is no artifact, or empty.
+std::string Count(const fs::path& out, const DeviceDescriptor& device, const std::vector<EpMessage>& log,
+                  const EpSpec& ep, CompileReport& report) {
+  std::error_code error;
+  if (!fs::is_regular_file(out, error)) return ep.name + " compiled the model and wrote nothing";
+  CountNodes(out, device, log, {}, report);
+  if (report.ep_context_nodes == 0) {
+    std::string why = FirstError(log);
+    if (why.empty() && !report.cpu_nodes.empty()) why = report.cpu_nodes.front().reason;
+    return ep.name + " took no node of the model" + (why.empty() ? "" : ": " + why);
+  }
+  // Several contexts are where it does not always take back what it made.
+  if (report.ep_context_nodes > 1) {
+    try {
+      DeviceWorker worker;
+      worker.Open(out, &ep, GraphOptimization::kAll, 1);
+      std::vector<TensorRef> zeros;
+      for (const IoSpec& input : worker.inputs()) zeros.push_back(Zeros(input));
+      worker.Run(zeros);
+    } catch (const Error& failure) {
+      if (failure.code() == ExitCode::kInterrupted) throw;
+      return ep.name + " does not run what it compiled (" + std::to_string(report.ep_context_nodes) +
+             " contexts): " + failure.what();
+    }
+  }
+  return {};
 }
 
 struct PluginFiles {
@@ -300,8 +357,8 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
     return report;
   }
   ep = ProviderOf(context);
-  DeviceWorker worker;
-  const std::vector<EpDevice> devices = worker.Devices(ep.name, ep.library);
+  std::optional<DeviceWorker> worker(std::in_place);
+  const std::vector<EpDevice> devices = worker->Devices(ep.name, ep.library);
   if (devices.empty()) {
     report.not_compiled_here = "the plugin of " + ep.name + " finds no device on this machine";
     Deliver(model, out);
@@ -309,30 +366,52 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
     return report;
   }
   report.ep_version = devices.front().version;
-  std::set<fs::path> before;
-  for (const auto& entry : fs::directory_iterator(fs::absolute(out).parent_path())) before.insert(entry.path());
-  const EpCompileResult compiled = worker.Compile(model, out, ep, context.embed);
-  report.seconds = compiled.seconds;
-  report.files = {out};
-  for (const auto& entry : fs::directory_iterator(fs::absolute(out).parent_path())) {
-    if (before.count(entry.path()) == 0 && entry.path().filename() != out.filename()) {
-      report.files.push_back(entry.path());
+  const fs::path folder = fs::absolute(out).parent_path();
+  const Named named(model, device, folder);
+  const std::set<fs::path> before = FilesIn(folder);
+  const Stopwatch time;
+  const CompileOne compile = [&](const fs::path& from, const fs::path& to) {
+    try {
+      return worker->Compile(from, to, ep, context.embed);
+    } catch (const Error&) {
+      worker.emplace();  // what it was left in, nobody knows
+      throw;
     }
+  };
+  std::string refusal;
+  std::vector<EpMessage> log;
+  try {
+    EpCompileResult compiled = compile(named.path(), out);
+    report.seconds = compiled.seconds;
+    log = std::move(compiled.log);
+    refusal = Count(out, device, log, ep, report);
+  } catch (const Error& error) {
+    // A compiler that hangs is not asked again.
+    if (error.code() != ExitCode::kUnsupported || !device.whole_graph || time.Seconds() >= DeviceSeconds()) throw;
+    refusal = error.what();
   }
-  std::sort(report.files.begin() + 1, report.files.end());
-  std::error_code error;
-  if (!fs::is_regular_file(out, error)) {
-    ThrowUnsupported(ep.name + " compiled the model and wrote nothing", out.string());
+  if (!refusal.empty() && !device.whole_graph) ThrowUnsupported(refusal, model.filename().string());
+  if (!refusal.empty()) {
+    LogDebug("the model is compiled in parts: " + refusal);
+    for (const fs::path& file : FilesIn(folder)) {
+      std::error_code error;
+      if (before.count(file) == 0) fs::remove(file, error);
+    }
+    const double seconds = report.seconds;
+    report = {};
+    report.ep_version = devices.front().version;
+    InParts parts = CompileInParts(ReadOnnx(named.path()), out, device, compile, refusal);
+    report.seconds = seconds + parts.seconds;
+    log = std::move(parts.log);
+    CountNodes(out, device, log, parts.reasons, report);
   }
-  CountNodes(out, device, compiled.log, report);
-  if (report.ep_context_nodes == 0) {
-    std::string why = FirstError(compiled.log);
-    if (why.empty() && !report.cpu_nodes.empty()) why = report.cpu_nodes.front().reason;
-    ThrowUnsupported(ep.name + " took no node of the model", model.filename().string(), why);
+  report.files = {out};
+  for (const fs::path& file : FilesIn(folder)) {
+    if (before.count(file) == 0 && file.filename() != out.filename()) report.files.push_back(file);
   }
   report.compiled = true;
   report.ep = std::move(ep);
-  for (const EpMessage& message : compiled.log) LogDebug("provider: " + message.text);
+  for (const EpMessage& message : log) LogDebug("provider: " + message.text);
   return report;
 }
 

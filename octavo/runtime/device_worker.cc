@@ -263,12 +263,6 @@ fs::path WorkerProgram() {
                    "set OCTAVO_WORKER to it");
 }
 
-double TimeLimit() {
-  const char* env = std::getenv("OCTAVO_DEVICE_SECONDS");
-  const double seconds = env == nullptr ? 0 : std::atof(env);
-  return seconds > 0 ? seconds : 1800;
-}
-
 std::string OneLine(std::string text) {
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < 0x20) c = ' ';
@@ -277,6 +271,12 @@ std::string OneLine(std::string text) {
 }
 
 }  // namespace
+
+double DeviceSeconds() {
+  const char* env = std::getenv("OCTAVO_DEVICE_SECONDS");
+  const double seconds = env == nullptr ? 0 : std::atof(env);
+  return seconds > 0 ? seconds : 1800;
+}
 
 int ServeDevice(int in, int out) {
   // A parent that is gone hangs up, whatever a provider is busy with. (PR_SET_PDEATHSIG would speak of the parent's
@@ -350,7 +350,7 @@ struct DeviceWorker::Impl {
 
   Reader Ask(const Message& request, const std::string& what) {
     const Stopwatch time;
-    const double limit = TimeLimit();
+    const double limit = DeviceSeconds();
     if (!Send(to, request)) Died(what);
     bool late = false;
     const std::optional<Message> answer = Receive(from, [&](int fd) {

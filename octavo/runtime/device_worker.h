@@ -22,6 +22,9 @@ inline constexpr const char* kWorkerFlag = "--device-worker";  // octavo's main 
 // The child's main: serves requests of the parent until it hangs up. Returns the exit code.
 int ServeDevice(int in, int out);
 
+// How long a child may take for one piece of work, in seconds: $OCTAVO_DEVICE_SECONDS, or 1800.
+double DeviceSeconds();
+
 // What a compiler did.
 struct EpCompileResult {
   std::vector<EpMessage> log;  // the provider's and the runtime's messages
@@ -37,7 +40,7 @@ class DeviceWorker {
   DeviceWorker(DeviceWorker&&) noexcept;
 
   // As plugin.h. Errors: those of the work done; kUnsupported when the child dies or gives no answer within the time
-  // limit ($OCTAVO_DEVICE_SECONDS, default 1800).
+  // limit (DeviceSeconds).
   std::vector<EpDevice> Devices(const std::string& ep, const std::filesystem::path& library);
   EpCompileResult Compile(const std::filesystem::path& model, const std::filesystem::path& out, const EpSpec& ep,
                           bool embed);
