@@ -182,21 +182,43 @@ bool TakePadsOut(Model& model, const Layer& layer) {
   return true;
 }
 
-// Before: op(x), x: DequantizeLinear of computed u8
-// After:  op(DequantizeLinear(QuantizeLinear(x))) in 16 bits that hold the same numbers
+// Before: x
+// After:  DequantizeLinear(QuantizeLinear(x)), in 16 bits that hold all of the 8-bit numbers of `scale` and `zero`
+Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* before) {
+  constexpr std::int64_t kTimes = 257;  // 257 * 255 = 65535
+  const std::string base = x->name() + "_wide";
+  Value* wide_scale =
+      graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(scale / static_cast<float>(kTimes)));
+  Value* wide_zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
+                                       TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{zero * kTimes}));
+  Type type, code_type;
+  type.dtype = DType::kF32;
+  code_type.dtype = DType::kU16;
+  Node* quantize = graph.AddNode("QuantizeLinear", "", {x, wide_scale, wide_zero},
+                                 {{graph.UniqueName(base + "_q"), code_type}}, before);
+  return graph
+      .AddNode("DequantizeLinear", "", {quantize->output(), wide_scale, wide_zero}, {{graph.UniqueName(base), type}},
+               before)
+      ->output();
+}
+
+// Before: QuantizeLinear(op(x)), x: DequantizeLinear of computed u8
+// After:  QuantizeLinear(w(op(w(x)))), w: InWide; what comes out goes through 16 bits where it becomes u8, because the
+//         device takes no u16 in beside u8 out
 bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   const std::size_t input = wide.input;
   const std::optional<Codes> x = Behind(node->input(input));
   if (!x || x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1) return false;
   Graph& graph = *model.graph;
-  constexpr std::int64_t kTimes = 257;  // 257 * 255 = 65535
-  const std::string base = node->input(input)->name() + "_wide";
-  Value* scale = graph.AddConstant(graph.UniqueName(base + "_scale"),
-                                   TensorRef::Scalar(x->scales[0] / static_cast<float>(kTimes)));
-  Value* zero =
-      graph.AddConstant(graph.UniqueName(base + "_zero_point"),
-                        TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{x->zeros[0] * kTimes}));
-  node->SetInput(input, Requantized(graph, node->input(input), scale, zero, DType::kU16, base, node));
+  node->SetInput(input, InWide(graph, node->input(input), x->scales[0], x->zeros[0], node));
+  const std::vector<Use> uses(node->output()->uses().begin(), node->output()->uses().end());
+  for (const Use& use : uses) {
+    const Value *scale = use.node->input(1), *zero = use.node->input(2);
+    if (!use.node->Is("QuantizeLinear") || use.index != 0 || scale == nullptr || !scale->data || zero == nullptr)
+      continue;
+    if (!zero->data || zero->data->dtype != DType::kU8 || scale->data->elements() != 1) continue;
+    use.node->SetInput(0, InWide(graph, node->output(), scale->data->ToFloats()[0], zero->data->ToInts()[0], use.node));
+  }
   return true;
 }
 

@@ -109,6 +109,28 @@ TEST(DeviceForm, AnInputThatIsRoundedTwiceIn8BitsIsWidenedWithoutAChange) {
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
 }
 
+TEST(DeviceForm, AWidenedOperatorThatGives8BitsGivesThemThrough16) {
+  const auto normal = [](const std::string& y) {
+    return Parse(
+        "ir_version = 10\nopset \"\" = 21\ngraph @g(%a: u8[2,4]) -> (%q) {\n%s = constant f32[] 0.5\n"
+        "%z = constant u8[] 3\n%o = constant " +
+        y +
+        "[] 7\n%g = constant f32[4] [1, 1, 1, 1]\n"
+        "%ad: f32[2,4] = DequantizeLinear(%a, %s, %z)\n%y: f32[2,4] = LayerNormalization(%ad, %g)\n%q: " +
+        y + "[2,4] = QuantizeLinear(%y, %s, %o)\n}\n");
+  };
+  Model model = normal("u8");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).widened, 1);
+  const Node& wide = *model.graph->outputs()[0]->producer()->input(0)->producer();
+  ASSERT_TRUE(wide.Is("DequantizeLinear"));
+  EXPECT_EQ(wide.input(1)->data->ToFloats(), (std::vector<float>{0.5f / 257}));
+  EXPECT_EQ(wide.input(2)->data->ToInts(), (std::vector<std::int64_t>{7 * 257}));
+  EXPECT_TRUE(wide.input(0)->producer()->input(0)->producer()->Is("LayerNormalization"));
+  model = normal("u16");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).widened, 1);
+  EXPECT_TRUE(model.graph->outputs()[0]->producer()->input(0)->producer()->Is("LayerNormalization"));
+}
+
 TEST(DeviceForm, ACastOfBoolBecomesAWhereOfCodes) {
   const auto cast = [](const std::string& to, const std::string& behind) {
     return Parse(

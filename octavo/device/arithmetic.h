@@ -11,7 +11,8 @@
 
 namespace octavo {
 
-// An input that goes in as u16 where it is computed as u8: else the results are rounded twice.
+// An input that goes in as u16 where it is computed as u8: else the results are rounded twice. What comes out is u16
+// then too.
 struct WidenedInput {
   std::string_view op;
   std::size_t input;

@@ -9,6 +9,7 @@ namespace octavo {
 std::vector<PassCount> FusePatterns(Model& model) {
   RuleSet rules;
   rules.push_back(FuseLayerNorm());
+  rules.push_back(FuseFastLayerNorm());
   rules.push_back(FuseGelu());
   rules.push_back(FuseHardSwish());
   rules.push_back(FuseLinear());

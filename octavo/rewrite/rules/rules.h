@@ -16,6 +16,7 @@ std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
 std::unique_ptr<Rule> FoldScale();       // Mul, Div, Add, Sub by constants into the layer before it
 
 // For devices that take a function as one operator (FusePatterns).
+std::unique_ptr<Rule> FuseFastLayerNorm();    // the same with a variance of means of squares, over any axis
 std::unique_ptr<Rule> FuseLayerNorm();        // mean, variance, division, scale, bias -> LayerNormalization
 std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 -> Gelu
 std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
