@@ -140,6 +140,9 @@ Model PrepareExport(const ExportRequest& request) {
     if (data.synthetic) {
       LogWarning("calibrating on synthetic samples: ranges are synthetic and accuracy is NOT validated; give --data D");
     }
+  } else if (config.data && request.to != "circle") {
+    // Not needed, but of use to some precisions. (fp16 puts weights behind a Cast then, which Circle has no form for.)
+    data = OpenSamples(model, config, request.require_data, 0);
   }
   quantizer.Quantize(model, {data.source.get(), data.synthetic, request.threads, nullptr});
   return model;

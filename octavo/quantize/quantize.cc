@@ -268,7 +268,7 @@ QuantizeResult Quantize(Model& model, const QuantizationConfig& config, const De
       VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node&) { ++result.nodes_total; });
       return result;
     case ResolvedPrecision::Kind::kHalf:
-      QuantizeHalf(model, config, precision.half, data, threads, result);
+      QuantizeHalf(model, config, precision.half, device, data, threads, result);
       return result;
     case ResolvedPrecision::Kind::kWeightOnly: {
       const WeightImportance importance = FindImportance(model, config, data, threads, cache, result);

@@ -86,9 +86,9 @@ constexpr const char* kNoisy = "measured: in 16 bits it adds too much noise at t
 
 class HalfQuantizer {
  public:
-  HalfQuantizer(Model& model, const QuantizationConfig& config, DType half, const DataSource* data, int threads,
-                QuantizeResult& result)
-      : model_(model), config_(config), half_(half), data_(data), threads_(threads), result_(result) {
+  HalfQuantizer(Model& model, const QuantizationConfig& config, DType half, const DeviceDescriptor& device,
+                const DataSource* data, int threads, QuantizeResult& result)
+      : model_(model), config_(config), half_(half), device_(device), data_(data), threads_(threads), result_(result) {
     std::size_t count = 0;
     for (const Node* node = model.graph->first(); node != nullptr; node = node->next()) ++count;
     forms_.assign(count, Form::kHalf);
@@ -275,7 +275,8 @@ class HalfQuantizer {
     const double before = measured.noise;
     std::vector<std::size_t> tried;
     int spent = 0;
-    for (int round = 0; round < kMostRounds && measured.noise > Noise(kTarget) && !items_.empty(); ++round) {
+    const int rounds = device_.whole_graph || items_.empty() ? 0 : kMostRounds;
+    for (int round = 0; round < rounds && measured.noise > Noise(kTarget); ++round) {
       // A few samples decide a pooled noise: the others are taken to follow them, until they are measured again.
       if (!AddWorst(measured.of_samples, tried)) break;
       forms_ = Search(before, tried, bytes, spent);
@@ -393,6 +394,7 @@ class HalfQuantizer {
   Model& model_;
   const QuantizationConfig& config_;
   DType half_;
+  const DeviceDescriptor& device_;
   const DataSource* data_;
   int threads_;
   QuantizeResult& result_;
@@ -402,18 +404,17 @@ class HalfQuantizer {
   std::map<std::pair<std::string, bool>, std::vector<std::uint16_t>> rounded_;  // by weight and whether it is stored
   std::vector<Sample> samples_;
   std::vector<Outputs> reference_;
-  double scale_ = 1;                          // from the noise of the samples that are tried to that of all
   std::vector<std::size_t> items_, weights_;  // nodes that compute in 16 bits; those of them with large constants
   std::vector<double> weight_bytes_;
 };
 
 }  // namespace
 
-void QuantizeHalf(Model& model, const QuantizationConfig& config, DType half, const DataSource* data, int threads,
-                  QuantizeResult& result) {
+void QuantizeHalf(Model& model, const QuantizationConfig& config, DType half, const DeviceDescriptor& device,
+                  const DataSource* data, int threads, QuantizeResult& result) {
   CheckSelectors(model, config);
   VisitNodes(*static_cast<const Graph*>(model.graph.get()), [&](const Node&) { ++result.nodes_total; });
-  HalfQuantizer(model, config, half, data, threads > 0 ? threads : HardwareThreads(), result).Run();
+  HalfQuantizer(model, config, half, device, data, threads > 0 ? threads : HardwareThreads(), result).Run();
 }
 
 }  // namespace octavo

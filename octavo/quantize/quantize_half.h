@@ -1,6 +1,7 @@
 // Precisions fp16 and bf16.
 #pragma once
 
+#include "octavo/device/descriptor.h"
 #include "octavo/import/data.h"
 #include "octavo/ir/graph.h"
 #include "octavo/ir/type.h"
@@ -15,8 +16,9 @@ namespace octavo {
 // of the worst output). Below 65 dB they decide which of its two neighbours a weight becomes (half_rounding.h). Below
 // 58 dB the nodes that make the noise are looked for (half_search.h): they compute in f32 with weights stored in f16,
 // or, for at most a fifth of the large weights' bytes, with f32 weights. A warning says when less than 55 dB are left.
-// Models with more than 1 GiB of constants are converted without samples. Errors: as Quantize's.
-void QuantizeHalf(Model& model, const QuantizationConfig& config, DType half, const DataSource* data, int threads,
-                  QuantizeResult& result);
+// Models with more than 1 GiB of constants are converted without samples. A device that takes whole graphs computes all
+// of them in its own floats: no nodes are looked for. Errors: as Quantize's.
+void QuantizeHalf(Model& model, const QuantizationConfig& config, DType half, const DeviceDescriptor& device,
+                  const DataSource* data, int threads, QuantizeResult& result);
 
 }  // namespace octavo
