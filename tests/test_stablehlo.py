@@ -801,10 +801,10 @@ def test_float_models(octavo, models, data, name, tmp_path):
 
 
 @pytest.mark.parametrize("name,precision", [("cls", "uint8"), slow("cls", "int8")] + [
-    slow(n, p) for n in ("det", "minilm", "vit") for p in ("uint8", "int8")])
+    slow(n, p) for n in ("det", "minilm", "vit") for p in ("uint8", "int8")] + [slow("cls", "q8_0"), slow("minilm", "q4_k"), slow("vit", "q8_0")])
 def test_quantized_models(octavo, models, data, name, precision, tmp_path):
-    octavo("quantize", models[name], "-o", tmp_path / "q.onnx", "--precision", precision, "--data", data[name],
-           "--samples", 16, *dims(name))
+    calibration = [] if precision.startswith("q") else ["--data", data[name], "--samples", 16]
+    octavo("quantize", models[name], "-o", tmp_path / "q.onnx", "--precision", precision, *calibration, *dims(name))
     octavo("export", tmp_path / "q.onnx", "--to", "stablehlo", "-o", tmp_path / "m.mlir")
     program = tools.program(tmp_path / "m.mlir")
     samples = load_samples(data[name])[-(64 if name == "cls" else 8):]

@@ -196,6 +196,29 @@ TEST(Stablehlo, RecurrentOperatorsAreLoops) {
   EXPECT_GT(text.find("contracting_dims = [1] x [1]"), loop);
 }
 
+TEST(Stablehlo, AKnownNumberOfStepsIsFollowed) {
+  const auto loop = [](const std::string& rows) {
+    return WriteText(ModelOf("graph @g(%x: f32[" + rows + R"(,3]) -> (%y) {
+  %sizes: s64[2] = Shape(%x)
+  %zero = constant s64[] 0
+  %one = constant s64[] 1
+  %n: s64[] = Gather(%sizes, %zero)
+  %start = constant f32[3] splat(1)
+  %t, %y: f32[3] = Loop(_, _, %zero, %start) {body=graph @b(%i: s64[], %c: bool[], %at: s64[], %s: f32[3]) -> (%more, %next, %sum) {
+      %row: f32[3] = Gather(%x, %at)
+      %sum: f32[3] = Add(%s, %row)
+      %next: s64[] = Add(%at, %one)
+      %more: bool[] = Less(%next, %n)
+    }}
+}
+)"));
+  };
+  const std::string seven = loop("7"), one = loop("1");
+  EXPECT_THAT(seven, HasSubstr("stablehlo.while"));
+  EXPECT_THAT(seven, HasSubstr("dense<6> : tensor<i64>"));  // the first step stands before it
+  EXPECT_THAT(one, ::testing::Not(HasSubstr("stablehlo.while")));
+}
+
 std::string Refused(const std::string& body, const StablehloOptions& options = {}) {
   try {
     WriteText(ModelOf(body), options);
