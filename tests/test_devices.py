@@ -182,6 +182,78 @@ def test_one_hot_rows_stay_where_they_are(octavo, tmp_path, precision):
     assert cpu > 30 and emulator > min(cpu, 58) - 1.5
 
 
+def conv_nodes(rng, init, name, x, y, c_in, c_out):
+    from onnx import helper, numpy_helper
+    init += [numpy_helper.from_array(rng.normal(0, .4, (c_out, c_in, 3, 3)).astype(np.float32), name + "_w"),
+             numpy_helper.from_array(rng.normal(0, .1, c_out).astype(np.float32), name + "_b")]
+    return [helper.make_node("Conv", [x, name + "_w", name + "_b"], [y], pads=[1, 1, 1, 1])]
+
+
+def image_model(path, nodes, init, more_inputs=()):
+    from onnx import TensorProto, helper
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16]), *more_inputs]
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], init)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+def image_data(folder, **more):
+    folder.mkdir()
+    rng = np.random.default_rng(11)
+    for i in range(16):
+        np.savez(folder / f"{i:02}.npz", x=rng.normal(size=(1, 3, 16, 16)).astype(np.float32),
+                 **{k: v(i) for k, v in more.items()})
+    return folder
+
+
+@needs_qnn
+@pytest.mark.parametrize("precision", ["uint8", "w8a16"])
+def test_what_the_provider_does_not_take_stays_between_two_contexts(octavo, tmp_path, precision):
+    """The HTP has no ReduceLogSumExp; two that are the same are one to the runtime. The oracle is ONNX Runtime."""
+    from onnx import helper
+    rng, init = np.random.default_rng(3), []
+    nodes = conv_nodes(rng, init, "a", "x", "a", 3, 8)
+    nodes += [helper.make_node("ReduceLogSumExp", ["a"], [y], axes=[1]) for y in ("r1", "r2")]
+    nodes += [helper.make_node("Concat", ["r1", "r2", "a"], ["r"], axis=1)]
+    nodes += conv_nodes(rng, init, "b", "r", "y", 10, 4)
+    image_model(tmp_path / "m.onnx", nodes, init)
+    data, out = image_data(tmp_path / "data"), tmp_path / "out"
+    build(octavo, tmp_path / "m.onnx", data, out, "--precision", precision, env=qnn_env())
+    m = manifest(out)
+    left = m["compile"]["cpu_fallback_nodes"]
+    assert m["compile"]["ep_context_nodes"] == 2
+    assert {n["op"] for n in left} - {"QuantizeLinear", "DequantizeLinear"} == {"ReduceLogSumExp"}
+    assert all(n["reason"] for n in left)
+    emulator, quantized = m["validate"]["pooled_sqnr_db"], m["validate"]["quantized_on_cpu_pooled_sqnr_db"]
+    assert quantized > 25 and emulator > min(quantized, 50) - 3
+    samples = load_samples(data)[8:12]
+    assert sqnr(outputs(tmp_path / "m.onnx", samples), outputs(out / "quantized.onnx", samples, optimize=False)) > 25
+
+
+@needs_qnn
+def test_an_if_is_no_hole_in_the_graph(octavo, tmp_path):
+    """Both branches are computed, and the flag of the sample decides. The oracle is ONNX Runtime, which runs the If."""
+    from onnx import TensorProto, helper
+    rng, init = np.random.default_rng(5), []
+    branches = {}
+    for name, size in (("then_branch", 1), ("else_branch", 2)):
+        inner = []
+        body = conv_nodes(rng, inner, name, "a", name + "_y", 8, 4)
+        for _ in range(size - 1):
+            body += conv_nodes(rng, inner, name + "2", name + "_y", name + "_z", 4, 4)
+        last = body[-1].output[0]
+        branches[name] = helper.make_graph(body, name, [], [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)], inner)
+    nodes = conv_nodes(rng, init, "a", "x", "a", 3, 8) + [helper.make_node("If", ["flag"], ["i"], **branches),
+                                                          helper.make_node("Relu", ["i"], ["y"])]
+    image_model(tmp_path / "m.onnx", nodes, init, [helper.make_tensor_value_info("flag", TensorProto.BOOL, [1])])
+    data, out = image_data(tmp_path / "data", flag=lambda i: np.array([i % 2 == 0])), tmp_path / "out"
+    build(octavo, tmp_path / "m.onnx", data, out, env=qnn_env())
+    m = manifest(out)
+    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
+    samples = load_samples(data)[8:12]
+    assert sqnr(outputs(tmp_path / "m.onnx", samples), outputs(out / "quantized.onnx", samples, optimize=False)) > 25
+    assert m["validate"]["pooled_sqnr_db"] > 24
+
+
 @needs_qnn
 @pytest.mark.parametrize("option, code", [("htp_arch=12", 2), ("htp_arhc=73", 2), ("soc_model=banana", 2)])
 def test_wrong_options_are_one_line(octavo, small_cnn, small_data, tmp_path, option, code):
