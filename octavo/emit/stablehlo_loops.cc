@@ -10,6 +10,7 @@ namespace octavo::stablehlo {
 namespace {
 
 constexpr std::int64_t kMostUnrolled = 64;             // steps, where what they hand on changes its type
+constexpr std::int64_t kMostOperators = 1 << 19;       // in the text, with loops in loops: each writes its body twice
 constexpr std::uint64_t kMostFollowed = 1ULL << 22;    // nodes looked at to count steps
 constexpr std::uint64_t kMostCollected = 1ULL << 31U;  // elements of one result
 
@@ -121,6 +122,9 @@ class Steps {
 
   // A step outside of a loop.
   std::vector<Carried> Alone(std::int64_t step, std::span<const Carried> state, std::vector<Tensor>* collected) {
+    if (e_.operators() > kMostOperators) {
+      e_.Refuse(node_, "its steps, written out, would be more than " + std::to_string(kMostOperators) + " operators");
+    }
     enter_(Number(step), &step, state);
     e_.LowerNodes(*body_.graph);
     std::vector<Carried> next;
