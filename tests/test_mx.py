@@ -573,6 +573,38 @@ def test_every_command_refuses_bad_operators(octavo, tmp_path, model):
         assert "'fq'" in r.error and not o.exists(), (args, r.error)
 
 
+def pair_node(scale, zero, axis=None, w=False):
+    """QuantizeLinear and DequantizeLinear of x, f32 of [2, 8]; `w`: just the latter, of constant codes."""
+    a = {} if axis is None else {"axis": axis}
+    init = {"s": np.asarray(scale, np.float32), "z": np.asarray(zero, np.uint8)} | ({"q": np.zeros((2, 8), np.uint8)} if w else {})
+    nodes = [] if w else [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "Q", **a)]
+    nodes += [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "D", **a), helper.make_node("Add", ["x", "d"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [2, 8])], [helper.make_tensor_value_info("y", F32, [2, 8])],
+                              [numpy_helper.from_array(v, k) for k, v in init.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("model,pattern", [
+    (lambda: pair_node(0, 3), "scale 0 is 0.0.*'Q'.*above 0"), (lambda: pair_node(-1, 3), "scale 0 is -1.0.*'Q'"),
+    (lambda: pair_node(np.nan, 3), "scale 0 is nan"), (lambda: pair_node(np.inf, 3), "scale 0 is inf"),
+    (lambda: pair_node(np.full(3, 0.1), np.zeros(3), 1), "3 scales for 8 channels.*axis 1"),
+    (lambda: pair_node(np.full(8, 0.1), np.zeros(8), 5), "axis 5 is outside of a tensor of rank 2"),
+    (lambda: pair_node(np.full(8, 0.1), np.zeros(2), 1), "2 zero points for 8 scales"),
+    (lambda: pair_node([0.1] * 7 + [-0.1], np.zeros(8), 1, True), "scale 7 is -0.1.*'D'.*not negative"),
+    (lambda: pair_node(np.full(2, 0.1), np.zeros(2), 1, True), "2 scales for 8 channels")])
+def test_bad_pairs_are_refused_at_import(octavo, tmp_path, model, pattern):
+    onnx.save(model(), str(tmp_path / "m.onnx"))
+    for args in (["inspect", tmp_path / "m.onnx"], ["export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx"]):
+        assert re.search(pattern, octavo(*args, code=3).error)
+
+
+def test_a_channel_of_zeros_may_have_no_scale(octavo, tmp_path):
+    onnx.save(pair_node([0.1] * 7 + [0], np.zeros(8), 1, True), str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "onnx", "-o", tmp_path / "t.onnx")
+    x = {"x": np.ones((2, 8), np.float32)}
+    np.testing.assert_array_equal(session(tmp_path / "t.onnx").run(None, x)[0], x["x"])
+
+
 def test_an_axis_outside_of_a_computed_value(octavo, tmp_path):
     """What a file says of values inside is not believed: their rank is known when types are inferred, or when it runs."""
     model = mx_node(axis=2)

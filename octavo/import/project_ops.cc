@@ -57,7 +57,8 @@ class Checker {
   std::optional<std::size_t> CheckAxis(std::int64_t axis) const;
   void CheckMx();
   void CheckAffine();
-  void CheckScales(const Value& scale) const;
+  void CheckScales(const Value& scale, bool zero) const;
+  void CheckPair();
   void CheckZeroPoints(const Value& zero, std::int64_t low, std::int64_t high) const;
 
   const Model& model_;
@@ -158,12 +159,14 @@ void Checker::CheckMx() {
   CheckAxis(axis == nullptr ? -1 : *axis);
 }
 
-void Checker::CheckScales(const Value& scale) const {
+// `zero`: of a DequantizeLinear, where a channel of zeros may have the scale 0.
+void Checker::CheckScales(const Value& scale, bool zero) const {
   const std::vector<float> values = scale.data->ToFloats();
-  const auto wrong = std::find_if(values.begin(), values.end(), [](float s) { return !(s > 0) || !std::isfinite(s); });
+  const auto wrong = std::find_if(values.begin(), values.end(),
+                                  [zero](float s) { return !(s > 0 || (zero && s == 0)) || !std::isfinite(s); });
   if (wrong == values.end()) return;
   Bad("scale " + std::to_string(wrong - values.begin()) + " is " + std::to_string(*wrong), "'" + scale.name() + "'",
-      "scales are finite and above 0");
+      zero ? "scales are finite and not negative" : "scales are finite and above 0");
 }
 
 void Checker::CheckZeroPoints(const Value& zero, std::int64_t low, std::int64_t high) const {
@@ -215,7 +218,7 @@ void Checker::CheckAffine() {
           "axis " + std::to_string(*axis) + " needs one scale for each, or one for all");
     }
   }
-  if (scale.data && scale.is_constant()) CheckScales(scale);
+  if (scale.data && scale.is_constant()) CheckScales(scale, false);
   if (zero == nullptr) return;
   if (const Type* type = KnownType(zero)) {
     constexpr std::array kTypes = {DType::kF32, DType::kS8,  DType::kU8,  DType::kS16,
@@ -234,6 +237,28 @@ void Checker::CheckAffine() {
   CheckZeroPoints(*zero, low, high);
 }
 
+// QuantizeLinear and DequantizeLinear with one scale, or a list of one a channel. Those of blocks, and what is
+// computed, the runtime checks.
+void Checker::CheckPair() {
+  const Value *x = node_->input(0), *scale = node_->input(1), *zero = node_->input(2);
+  if (x == nullptr || scale == nullptr || !scale->is_constant() || !scale->data || scale->data->dims.size() > 1 ||
+      !IsFloat(scale->data->dtype)) {
+    return;
+  }
+  CheckScales(*scale, node_->op() == "DequantizeLinear");
+  const std::size_t count = scale->data->elements();
+  if (zero != nullptr && zero->is_constant() && zero->data && zero->data->elements() != count) {
+    Bad(std::to_string(zero->data->elements()) + " zero points for " + std::to_string(count) + " scales",
+        "'" + zero->name() + "'", "each scale has one");
+  }
+  if (count < 2 || node_->IntAttribute("block_size", 0) != 0) return;
+  const std::int64_t axis = node_->IntAttribute("axis", 1);
+  const std::optional<std::size_t> at = CheckAxis(axis);
+  if (!at || !(*KnownShape(x))[*at].known() || (*KnownShape(x))[*at].value == static_cast<std::int64_t>(count)) return;
+  Bad(std::to_string(count) + " scales for " + std::to_string((*KnownShape(x))[*at].value) + " channels",
+      "'" + scale->name() + "'", "axis " + std::to_string(axis) + " needs one scale for each, or one for all");
+}
+
 void Checker::CheckDomain() const {
   for (const OpsetImport& opset : model_.opsets) {
     if (opset.domain != kDomain) continue;
@@ -248,10 +273,19 @@ void Checker::CheckDomain() const {
 void Checker::Run() {
   std::vector<const Node*> found;
   VisitNodes(*model_.graph, [&](const Node& node) {
-    if (node.domain() == kDomain) found.push_back(&node);
+    const bool pair = node.op() == "QuantizeLinear" || node.op() == "DequantizeLinear";
+    if (node.domain() == kDomain || (pair && (node.domain().empty() || node.domain() == "com.microsoft")))
+      found.push_back(&node);
   });
   for (const Node* node : found) {
     node_ = node;
+    for (const Value* value : node->inputs()) {
+      if (value != nullptr && value->is_constant() && value->data) constants_.try_emplace(value, TypeOf(*value->data));
+    }
+    if (node->domain() != kDomain) {
+      CheckPair();
+      continue;
+    }
     const std::string id = std::string(kDomain) + ":" + node->op();
     const bool local = std::any_of(model_.function_ids.begin(), model_.function_ids.end(),
                                    [&id](const std::string& f) { return f == id || f.starts_with(id + ":"); });
@@ -261,9 +295,6 @@ void Checker::Run() {
       ThrowUnsupported("the domain 'octavo' has no such operator", Where(""), DidYouMean(node->op(), operators));
     }
     CheckDomain();
-    for (const Value* value : node->inputs()) {
-      if (value != nullptr && value->is_constant() && value->data) constants_.try_emplace(value, TypeOf(*value->data));
-    }
     node->op() == kAffineOp ? CheckAffine() : CheckMx();
     const auto from = origin_.find(node->input(0));
     origin_[node->output()] = from == origin_.end() ? node->input(0) : from->second;

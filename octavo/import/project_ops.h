@@ -1,4 +1,4 @@
-// The project's own operators (domain `octavo`, INTERFACE.md) in a model that was just read.
+// Operators that quantize, in a model that was just read: the project's own (domain `octavo`, INTERFACE.md) and Q/DQ.
 #pragma once
 
 #include <string>
@@ -12,6 +12,8 @@ namespace octavo {
 // comes out of the project's own operators) element type, axis, lengths, scales (finite, above 0) and zero points
 // (within quant_min and quant_max). What a file declares of other values is not believed here; the kernels check it.
 // `file` stands in messages. Local functions of the model may live in the domain as well.
+// Of QuantizeLinear and DequantizeLinear (without blocks) constant scales, the number of zero points, and the axis and
+// its length where the type is known: scales finite and above 0 (of a DequantizeLinear 0 as well).
 // Errors: kBadInput for what no reader could take, kUnsupported for an unknown operator, another version of the domain
 // and element types that the operators do not have.
 void CheckProjectOps(const Model& model, const std::string& file);
