@@ -306,6 +306,24 @@ def test_circle_mx_comes_back_bit_for_bit(octavo, conv_data, tmp_path, name):
     assert all(o["max_abs"] == 0 for o in c["outputs"]), c
 
 
+@pytest.mark.parametrize("rows,transposed", [(1, 1), (3, 1), (3, 0)])
+@pytest.mark.parametrize("name", ["mxint8", "mxfp4"])
+def test_a_gemm_comes_back_from_circle_bit_for_bit(octavo, custom_ops, tmp_path, name, rows, transposed):
+    """With weights as torch's Linear has them: of one row the runtime sums these in another order than others."""
+    rng = np.random.default_rng(rows)
+    w = rng.normal(size=(30, 200) if transposed else (200, 30)).astype(np.float32)
+    nodes = [helper.make_node("MXFakeQuantize", [i], [o], o, domain="octavo", elem_format=name, axis=axis) for i, o, axis in
+             (("x", "xq", 1), ("w", "wq", 1 if transposed else 0))] + [helper.make_node("Gemm", ["xq", "wq", "b"], ["y"], "fc", transB=transposed)]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [rows, 200])], [helper.make_tensor_value_info("y", F32, [rows, 30])],
+                              [numpy_helper.from_array(w, "w"), numpy_helper.from_array(rng.normal(size=30).astype(np.float32), "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("octavo", 1)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    octavo("export", tmp_path / "m.onnx", "--to", "circle", "-o", tmp_path / "m.circle")
+    octavo("export", tmp_path / "m.circle", "--to", "onnx", "-o", tmp_path / "b.onnx")
+    x = {"x": rng.normal(size=(rows, 200)).astype(np.float32)}
+    np.testing.assert_array_equal(custom_ops(tmp_path / "m.onnx").run(None, x)[0], custom_ops(tmp_path / "b.onnx").run(None, x)[0])
+
+
 def fake_quantized(source, target, name):
     """MXFakeQuantize on what every product reads: activations and weights, along the axis that is summed over."""
     m = onnx.load(str(source))
