@@ -100,6 +100,14 @@ TEST(WholeGraph, MovementSharesParametersAndReluGoesIntoTheCodes) {
                              .graph));
 }
 
+TEST(WholeGraph, TensorsOfZerosGetAStepOfOtherTensors) {
+  const char* text = R"(graph @g(%x: f32[2,2]) -> (%y) {
+    %y: f32[2,2] = Neg(%x)
+  })";
+  EXPECT_THAT(Quantized(text, 0, 0, "w8a16"), HasSubstr("%x_q: f32[2,2] # u16(scale=1.5259022e-05, zero=0)"));
+  EXPECT_THAT(Quantized(text, 0, 0), HasSubstr("%x_q: f32[2,2] # u8(scale=0.003921569, zero=0)"));
+}
+
 TEST(WholeGraph, WidthsFollowThePrecision) {
   const char* text = R"(graph @g(%x: f32[2,2]) -> (%y) {
     %w = constant f32[2,2] [1, -1, 0.5, 0.25]

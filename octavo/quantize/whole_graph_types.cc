@@ -105,6 +105,9 @@ PlannedTensor WholeGraphTypes::ParamsOf(std::size_t tensor, DType storage) {
       used.min = std::max(used.min, -kMaskBound);
       used.max = std::min(used.max, kMaskBound);
     }
+    // Of zeros only, as calibrated: a step of 1 would be far above those of what is computed from them, which 16-bit
+    // products do not rescale.
+    if (used.min == 0 && used.max == 0) used.max = 1;
     out.params = ChooseParams(used.min, used.max, storage, symmetric);
   }
   params_[key] = out;
