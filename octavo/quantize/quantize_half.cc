@@ -39,6 +39,7 @@ double Seconds(Clock::time_point since) { return std::chrono::duration<double>(C
 
 // Means need no more: each sample has many positions. All are in memory while they are measured.
 constexpr std::size_t kMostSamples = 16;
+constexpr std::size_t kFewSamples = 4;
 // Of these, the worst are those with which nodes are looked for; where the others then turn out to be worse, some more.
 constexpr int kMostRounds = 2;
 constexpr std::size_t kMostTried = 2, kMostSampleBytes = std::size_t{64} << 20;
@@ -46,7 +47,7 @@ constexpr std::size_t kMostTried = 2, kMostSampleBytes = std::size_t{64} << 20;
 constexpr double kMostFloatWeights = 0.2;
 // What is promised, and what the measured samples must have so that others do: 3 dB more.
 constexpr double kPromised = 55, kTarget = 58;
-// Weights stay rounded to nearest where that leaves so much.
+// Weights stay rounded to nearest where that leaves so much; where few samples have it, the others are not looked at.
 constexpr double kEnough = 65;
 // What moving weights to their other neighbours must take away: a dB.
 constexpr double kWorthMoving = 1.25;
@@ -173,6 +174,7 @@ class HalfQuantizer {
     options.intra_op_threads = 1;  // samples run in parallel: results do not depend on the number of threads
     options.memory_pattern = false;
     options.run_arenas = true;
+    options.disable_prepacking = true;  // a copy more of every weight
     const Session session(skeleton.bytes, std::move(skeleton.externals), options);
     const std::vector<std::string> wanted = session.TensorOutputs();
     std::vector<Outputs> all(which.size());
@@ -255,9 +257,10 @@ class HalfQuantizer {
     result_.calibration_samples = static_cast<std::int64_t>(samples_.size());
     std::vector<std::size_t> all(samples_.size());
     std::iota(all.begin(), all.end(), std::size_t{0});
+    const std::size_t few = std::min(all.size(), kFewSamples);
     InferTypes(model_);
     types_known_ = true;
-    reference_ = RunAll(model_, all);
+    reference_ = RunAll(model_, std::span(all).first(few));
     if (reference_.empty() || reference_[0].empty()) return;
     Measured measured;
     {
@@ -268,7 +271,17 @@ class HalfQuantizer {
       }
       Convert(trial, forms_);
       FindItems(trial, index);
-      measured = NoiseOf(trial, all);
+      measured = NoiseOf(trial, std::span(all).first(few));
+      if (measured.noise <= Noise(kEnough)) {
+        result_.calibration_samples = static_cast<std::int64_t>(few);
+        result_.predicted_sqnr_db = measured.noise > 0 ? Decibel(measured.noise) : 0;
+        ::malloc_trim(0);
+        return;
+      }
+      if (few < all.size()) {
+        for (Outputs& outputs : RunAll(model_, std::span(all).subspan(few))) reference_.push_back(std::move(outputs));
+        measured = NoiseOf(trial, all);
+      }
     }
     searches_ = true;
     if (measured.noise > Noise(kEnough)) RoundTowardsMeans(all, measured);
