@@ -18,6 +18,7 @@
 #include "octavo/ops/op_table.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/rules/quantized.h"
+#include "octavo/rewrite/rules/rules.h"
 
 namespace octavo {
 namespace {
@@ -30,6 +31,9 @@ bool IsDequantize(const Node& node) { return node.Is("DequantizeLinear"); }
 // A Q or DQ that goes with the node whose tensor it is: it may stand on both sides of a cut. A Q behind a DQ changes
 // parameters: that is work, and it stands once.
 bool GoesAlong(const Node& node) {
+  for (std::size_t i = 1; i < node.inputs().size(); ++i) {
+    if (node.input(i) != nullptr && !node.input(i)->is_constant()) return false;
+  }
   if (IsDequantize(node)) return true;
   const Node* before = IsQuantize(node) && node.input(0) != nullptr ? node.input(0)->producer() : nullptr;
   return IsQuantize(node) && (before == nullptr || !IsDequantize(*before));
@@ -81,6 +85,18 @@ std::unordered_set<const Node*> FixedNodes(const Graph& graph) {
     if (shape || all) fixed.insert(node);
   }
   return fixed;
+}
+
+bool TakesConstants(const Graph& graph) {
+  const std::unordered_set<const Node*> fixed = FixedNodes(graph);
+  for (const Node* node : graph.nodes()) {
+    if (!node->Is("EPContext", "com.microsoft")) continue;
+    for (const Value* v : node->inputs()) {
+      if (v != nullptr && (v->is_constant() || (v->producer() != nullptr && fixed.count(v->producer()) > 0)))
+        return true;
+    }
+  }
+  return false;
 }
 
 // Which values are computed in the same way from the same.
@@ -140,6 +156,7 @@ class Splitter {
         limits_(limits) {
     NameNodes(model_);
     InferMissingTypes(model_);
+    FoldConstants(model_);
     same_.emplace(graph_);
     fixed_ = FixedNodes(graph_);
     for (Node* node : graph_.nodes()) {
@@ -449,7 +466,9 @@ class Splitter {
       outcome.cpu[it->second] =
           said.empty() ? std::string(device_.Reason(node->op(), node->domain())) : "the provider says: " + said;
     }
-    if (contexts > 0 && outcome.cpu.empty()) {
+    if (contexts > 0 && outcome.cpu.empty() && TakesConstants(*model.graph)) {
+      outcome.refusal = "it makes a constant an input of a context, and does not run that";
+    } else if (contexts > 0 && outcome.cpu.empty()) {
       outcome.model = std::move(model);
     } else if (contexts == 0) {
       // All are left: those that it names are why.

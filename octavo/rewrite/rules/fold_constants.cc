@@ -68,14 +68,16 @@ std::optional<std::uint64_t> GatheredBytes(const Node& node) {
 
 // Broadcasting of two constants can multiply their sizes; everything else not in kGrows gives at most what it gets, up
 // to the width of the type.
-bool SizeAcceptable(const Node& node, std::uint64_t input_bytes) {
+// `unpacks`: scales of blocks may be products of smaller ones.
+bool SizeAcceptable(const Node& node, std::uint64_t input_bytes, bool unpacks) {
   if (node.Is("DequantizeLinear")) return true;  // as many elements as there are codes
+  const bool scales = unpacks && (node.Is("Mul") || node.Is("Cast"));
   for (const Value* output : node.outputs()) {
     if (output == nullptr) continue;
     std::optional<std::uint64_t> bytes = KnownBytes(output->type);
     if (!bytes.has_value()) bytes = GatheredBytes(node);
     if (bytes.has_value()) {
-      if (*bytes > kMaxResult || (*bytes > kSmall && *bytes > 4 * input_bytes)) return false;
+      if (*bytes > kMaxResult || (!scales && *bytes > kSmall && *bytes > 4 * input_bytes)) return false;
     } else if (In(node.op(), kGrows) || input_bytes > (node.inputs().size() > 1 ? 4096u : kMaxResult / 8)) {
       return false;
     }
@@ -133,7 +135,7 @@ std::int64_t Fold(Model& model, Unpack unpack) {
         ready = false;
       }
     }
-    if (!ready || !SizeAcceptable(*node, input_bytes)) continue;
+    if (!ready || !SizeAcceptable(*node, input_bytes, unpack != Unpack::kNothing)) continue;
     folded.push_back(node);
     set.insert(node);
   }
