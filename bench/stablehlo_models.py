@@ -25,7 +25,8 @@ from peer_stablehlo import tools
 CALIBRATION, HELD = 16, {"cls": 64}  # held-out samples: 16 where nothing else is said
 CASES = [(m, p) for m in peer.DIMS for p in ("uint8", "int8", "q4_k" if m == "minilm" else "q8_0")]
 
-# name -> wheel, path in it, inputs: a shape of normal numbers, (low, high, shape) of integers, True and a shape, or a number.
+# name -> wheel, path in it, inputs: a shape of normal numbers, (low, high, shape) of integers (or of a type that holds them), True and a
+# shape, or a number.
 PACKAGES = {
     "silero_vad 16k_op15": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx",
                             {"input": [1, 576], "state": [2, 1, 128], "sr": 16000}),
@@ -41,6 +42,7 @@ PACKAGES = {
                                  {"x": [1, 100, 64]}),
     "piper tashkeel": ("piper-tts==1.8.0", "piper/tashkeel/model.onnx",
                        {"char_inputs": (1, 38, [1, 64]), "diac_inputs": (0, 8, [1, 64]), "input_lengths": (64, 65, [1])}),
+    "piper nakdimon": ("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx", {"input_1": (1, 35, [1, 80], np.float32)}),
 }
 
 
@@ -116,7 +118,7 @@ def sample(inputs, rng):
         elif isinstance(what, list):
             made[name] = (0.3 * rng.normal(size=what)).astype(np.float32)
         else:
-            made[name] = np.ones(what[1], bool) if what[0] is True else rng.integers(what[0], what[1], what[2])
+            made[name] = np.ones(what[1], bool) if what[0] is True else rng.integers(*what[:3]).astype(what[3] if what[3:] else np.int64)
     return made
 
 
