@@ -174,6 +174,7 @@ TEST(DeviceForm, AFloatTanhIsKeptApartFromTheSumThatItReads) {
   EXPECT_EQ(clip.input(2)->data->ToFloats(), std::vector<float>{9});
   const auto bounded = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).bounded; };
   EXPECT_EQ(bounded(after("MatMul", "Sigmoid")), 1);
+  EXPECT_EQ(bounded(after("Add", "Gelu")), 1);
   EXPECT_EQ(bounded(after("Mul", "Tanh")), 0);
   EXPECT_EQ(bounded(after("Add", "Exp")), 0);
 }

@@ -17,6 +17,7 @@ constexpr WidenedInput kQnnWidened[] = {
 constexpr BoundedInput kQnnCoarse[] = {
     {"Tanh", 9.0f},
     {"Sigmoid", 17.0f},
+    {"Gelu", 65504.0f},
 };
 
 // An LSTM has the coarse Tanh and Sigmoid at every step: 35 to 44 dB, 58 dB and more as operators of its own, which for
