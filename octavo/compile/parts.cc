@@ -62,8 +62,7 @@ const Value* OfUnknownShape(const Node& node) {
   return out == node.outputs().end() ? nullptr : *out;
 }
 
-// So many nodes refused one after the other, with nothing compiled, and it is not the nodes.
-constexpr int kMostRefused = 4;
+constexpr std::size_t kProbes = 3;
 
 // Gives the same for the same inputs, and holds no subgraph.
 bool IsFunction(const Node& node) {
@@ -495,6 +494,9 @@ class Splitter {
       return true;
     }
     if (Take(outcome)) return false;
+    if (result_.tries == 1 && RefusesAll(region)) {
+      ThrowUnsupported("the compiler refuses the model", out_.filename().string(), refusal_);
+    }
     // The shortest beginning that is refused: its last node is why.
     std::size_t good = 0, bad = region.size();
     std::string refusal = outcome.refusal;
@@ -502,7 +504,6 @@ class Splitter {
       const std::size_t middle = (good + bad) / 2;
       Outcome half = Ask(Region(region.begin(), region.begin() + static_cast<std::ptrdiff_t>(middle)));
       if (half.model) RemoveBinaries(half.stem);
-      if (half.model) refused_ = 0;
       if (Take(half)) return false;
       (half.model ? good : bad) = middle;
       if (!half.model) refusal = half.refusal;
@@ -518,12 +519,18 @@ class Splitter {
       }
       refusal = alone.refusal;
     }
-    // A compiler that takes nothing at all is no matter of the model.
-    if (done_.empty() && ++refused_ >= kMostRefused) {
-      ThrowUnsupported("the compiler refuses the model", out_.filename().string(), refusal_);
-    }
     ToCpu(culprit, "the provider says: " + refusal.substr(0, 400));
     return false;
+  }
+
+  // A compiler that takes none of a few nodes alone refuses something else than the model: its options, the machine.
+  bool RefusesAll(const Region& region) {
+    for (std::size_t i = 1; i <= kProbes; ++i) {
+      Outcome one = Ask({region[i * region.size() / (kProbes + 1)]});
+      if (one.model) RemoveBinaries(one.stem);
+      if (one.model || !one.cpu.empty()) return false;
+    }
+    return true;
   }
 
   bool Take(Outcome& outcome) {
@@ -572,7 +579,6 @@ class Splitter {
   const std::string& refusal_;
   PartLimits limits_;
   Stopwatch time_;
-  int refused_ = 0;  // nodes in a row, before anything was compiled
   std::vector<Work> work_;
   std::unordered_map<const Node*, std::size_t> index_;
   std::optional<SameValues> same_;

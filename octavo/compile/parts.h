@@ -39,8 +39,8 @@ std::string SaidOf(const std::string& node, const std::vector<EpMessage>& log);
 // holds all that the device takes up to the next node of the CPU, with the Q/DQ of its tensors. Nodes go to the CPU
 // that hold subgraphs, that the compiler leaves there, or that it refuses even alone; where it refuses a part and no
 // node of it, the part is split in two. Which one it is, is found by halving. Errors: kUnsupported with `refusal` (why
-// the whole model was not taken) where nothing is left for the device, where the compiler refuses each of the first few
-// nodes, and beyond the limits.
+// the whole model was not taken) where nothing is left for the device, where the compiler refuses each of a few nodes
+// alone, and beyond the limits.
 InParts CompileInParts(const Model& model, const std::filesystem::path& out, const DeviceDescriptor& device,
                        const CompileOne& compile, const std::string& refusal, const PartLimits& limits = {});
 
