@@ -17,6 +17,7 @@ std::vector<PassCount> FusePatterns(Model& model) {
   rules.push_back(RemoveInfiniteBound());
   rules.push_back(MaxToRelu());
   rules.push_back(AverageToGlobal());
+  rules.push_back(FarTapsToSlices());
   constexpr std::int64_t kOpset = 20;  // of Gelu, the youngest of the operators that come in
   if (model.OpsetVersion() < kOpset) {
     Model raised = Clone(model);

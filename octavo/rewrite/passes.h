@@ -49,7 +49,8 @@ std::int64_t FoldOutputShapes(Model& model);
 
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
 // Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters; a
-// Reciprocal becomes a Div, a Max with 0 a Relu, and a bound at infinity goes. Raises
+// Reciprocal becomes a Div, a Max with 0 a Relu, a Conv of taps far apart one over slices, and a bound at infinity goes.
+// Raises
 // the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.
 std::vector<PassCount> FusePatterns(Model& model);
 

@@ -24,6 +24,7 @@ std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with consta
 std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
 std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
 std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
+std::unique_ptr<Rule> FarTapsToSlices();      // a Conv of taps far apart -> one of single taps over their slices
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
 
 // The rules of SimplifyFloat, in order of preference.
