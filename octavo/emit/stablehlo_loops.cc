@@ -222,7 +222,7 @@ std::optional<std::int64_t> CountSteps(Emitter& e, const Graph& body, std::optio
 }
 
 // A loop whose end is computed: a stablehlo.while over number, condition and state.
-void Open(Emitter& e, const Node& node, const Body& body, std::vector<Carried> state) {
+void Open(Emitter& e, const Node& node, const Body& body, const std::vector<Carried>& state) {
   for (std::size_t i = 0; i < body.collects.size(); ++i) {
     if (e.Wanted(node, body.states + i))
       e.Refuse(node,
@@ -304,7 +304,7 @@ void LoopNode(Emitter& e, const Node& node) {
   std::optional<std::int64_t> steps;
   if (begins && !computed) steps = CountSteps(e, *body.graph, most, state);
   if (!steps) {
-    Open(e, node, body, std::move(state));
+    Open(e, node, body, state);
     return;
   }
   const auto enter = [&](const Tensor& step, const std::int64_t* known, std::span<const Carried> now) {
