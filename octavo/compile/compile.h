@@ -66,9 +66,10 @@ DeviceState LookForDevice(const DeviceDescriptor& device);
 // Empty for a device without a plugin, or without its library.
 std::string ProviderIdentity(const DeviceDescriptor& device);
 
-// Compiles `model` to `out`. Where the plugin finds no device on this machine, or the device belongs to another system,
-// the model is copied to `out` and not_compiled_here says why. Errors: kUnsupported: the plugin is missing or does not
-// load, the provider refuses an option or the model, or dies.
+// Compiles `model` to `out`: as a whole, or for a whole-graph device in parts (parts.h) where the provider refuses that
+// or does not run what it made. Where the plugin finds no device on this machine, or the device belongs to another
+// system, the model is copied to `out` and not_compiled_here says why. Errors: kUnsupported: the plugin is missing or
+// does not load, the provider refuses an option or every part of the model, or hangs.
 CompileReport CompileModelFor(const std::filesystem::path& model, const std::filesystem::path& out,
                               const CompileContext& context);
 
