@@ -191,15 +191,7 @@ Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* befo
       graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(scale / static_cast<float>(kTimes)));
   Value* wide_zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
                                        TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{zero * kTimes}));
-  Type type, code_type;
-  type.dtype = DType::kF32;
-  code_type.dtype = DType::kU16;
-  Node* quantize = graph.AddNode("QuantizeLinear", "", {x, wide_scale, wide_zero},
-                                 {{graph.UniqueName(base + "_q"), code_type}}, before);
-  return graph
-      .AddNode("DequantizeLinear", "", {quantize->output(), wide_scale, wide_zero}, {{graph.UniqueName(base), type}},
-               before)
-      ->output();
+  return Requantized(graph, x, wide_scale, wide_zero, DType::kU16, base, before);
 }
 
 // Before: QuantizeLinear(op(x)), x: DequantizeLinear of computed u8
@@ -250,11 +242,10 @@ bool Select(Model& model, Node* node) {
     const DType storage = zero->data->dtype;
     const std::int64_t code = std::clamp(zero->data->ToInts()[0] + steps, IntegerMin(storage), IntegerMax(storage));
     Value* codes = graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(storage, {}, {&code, 1}));
-    Type type;
-    type.dtype = dtype;
-    inputs.push_back(
-        graph.AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(base + "_dq"), type}}, node)
-            ->output());
+    inputs.push_back(graph
+                         .AddNode("DequantizeLinear", "", {codes, scale, zero},
+                                  {{graph.UniqueName(base + "_dq"), OfType(dtype)}}, node)
+                         ->output());
   }
   Value* selected =
       graph.AddNode("Where", "", inputs, {{graph.UniqueName(to->name() + "_selected"), to->type}}, node)->output();
