@@ -464,6 +464,36 @@ def test_convolutions_in_16_bits_give_what_the_quantized_form_says(octavo, tmp_p
 EVERY_DEVICE = [("cls", device) for device in ("cpu", "qnn", "openvino", "dml")] + [("det", "qnn"), ("minilm", "qnn")]
 
 
+@needs_qnn
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_variance_of_squares_does_not_overflow(octavo, tmp_path, precision):
+    """As JAX writes a LayerNormalization: the sum of 256 squares of up to 4,000 is infinite in the device's fp16."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng = np.random.default_rng(23)
+    const = lambda name, a: numpy_helper.from_array(np.asarray(a, np.float32), name)
+    init = [const("w", rng.normal(size=(64, 256))), const("n", 1 / 256), const("zero", 0), const("eps", 1e-6), const("one", 1),
+            const("s", rng.uniform(0.5, 2, 256)), const("b", rng.normal(size=256)), const("v", rng.normal(size=(256, 8)) / 16),
+            numpy_helper.from_array(np.array([-1], np.int64), "axis")]
+    n = helper.make_node
+    nodes = [n("MatMul", ["x", "w"], ["h"]), n("ReduceSum", ["h", "axis"], ["t"], keepdims=1), n("Mul", ["h", "h"], ["hh"]),
+             n("ReduceSum", ["hh", "axis"], ["tt"], keepdims=1), n("Mul", ["tt", "n"], ["mm"]), n("Mul", ["t", "n"], ["m"]),
+             n("Mul", ["m", "m"], ["m2"]), n("Sub", ["mm", "m2"], ["d"]), n("Max", ["d", "zero"], ["var"]),
+             n("Add", ["var", "eps"], ["e"]), n("Sqrt", ["e"], ["r"]), n("Div", ["one", "r"], ["i"]), n("Mul", ["i", "s"], ["f"]),
+             n("Sub", ["h", "m"], ["c"]), n("Mul", ["c", "f"], ["g"]), n("Add", ["g", "b"], ["k"]), n("MatMul", ["k", "v"], ["y"])]
+    info = lambda name, *dims: helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+    model, data, out = tmp_path / "m.onnx", tmp_path / "data", tmp_path / "out"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [info("x", 1, 16, 64)], [info("y", 1, 16, 8)], init),
+                                opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(model))
+    data.mkdir()
+    for k in range(8):
+        np.savez(data / f"{k:02}.npz", x=(6 * rng.normal(size=(1, 16, 64))).astype(np.float32))
+    octavo("build", "--onnx", model, "--device", "qnn", "--precision", precision, "--data", data, "--samples", "4", "-o", out,
+           env=qnn_env())
+    m = manifest(out)
+    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
+    assert m["validate"]["pooled_sqnr_db"] > 45
+
+
 @pytest.mark.slow
 @needs_qnn
 @pytest.mark.parametrize("model, device", EVERY_DEVICE)

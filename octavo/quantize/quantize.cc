@@ -168,8 +168,8 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
       }
     }
   }
-  if (device.whole_graph && precision.kind == ResolvedPrecision::Kind::kStatic) {
-    for (const PassCount& pass : FusePatterns(model)) {
+  if (device.whole_graph) {
+    for (const PassCount& pass : FusePatterns(model, precision.kind == ResolvedPrecision::Kind::kStatic)) {
       if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
     }
   }

@@ -6,13 +6,15 @@
 
 namespace octavo {
 
-std::vector<PassCount> FusePatterns(Model& model) {
+std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   RuleSet rules;
-  rules.push_back(FuseLayerNorm());
+  if (quantized) rules.push_back(FuseLayerNorm());
   rules.push_back(FuseFastLayerNorm());
-  rules.push_back(FuseGelu());
-  rules.push_back(FuseHardSwish());
-  rules.push_back(FuseLinear());
+  if (quantized) {
+    rules.push_back(FuseGelu());
+    rules.push_back(FuseHardSwish());
+    rules.push_back(FuseLinear());
+  }
   rules.push_back(ReciprocalToDiv());
   rules.push_back(RemoveInfiniteBound());
   rules.push_back(MaxToRelu());

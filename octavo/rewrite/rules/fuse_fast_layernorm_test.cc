@@ -120,5 +120,28 @@ TEST(FuseFastLayerNorm, WhatIsNoNormalizationStays) {
   }
 }
 
+TEST(FusePatterns, OfFloatsOnlyWhatOverflows) {
+  Model model = Parse(kJax);
+  FusePatterns(model, false);
+  EXPECT_THAT(Print(model), HasSubstr("LayerNormalization"));
+  const char* swish = R"(ir_version = 8
+opset "" = 20
+graph @g(%x: f32[2,3]) -> (%y) {
+  %three = constant f32[] 3.0
+  %zero = constant f32[] 0.0
+  %six = constant f32[] 6.0
+  %a: f32[2,3] = Add(%x, %three)
+  %c: f32[2,3] = Clip(%a, %zero, %six)
+  %m: f32[2,3] = Mul(%x, %c)
+  %y: f32[2,3] = Div(%m, %six)
+}
+)";
+  Model floats = Parse(swish), codes = Parse(swish);
+  FusePatterns(floats, false);
+  FusePatterns(codes, true);
+  EXPECT_THAT(Print(floats), Not(HasSubstr("HardSwish")));
+  EXPECT_THAT(Print(codes), HasSubstr("HardSwish"));
+}
+
 }  // namespace
 }  // namespace octavo
