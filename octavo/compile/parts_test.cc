@@ -161,7 +161,8 @@ class PartsTest : public ::testing::Test {
 
   std::vector<std::string> CpuOps() const {
     std::vector<std::string> ops;
-    for (const Node* node : ReadOnnx(folder_ / "model.onnx").graph->nodes()) {
+    const Model written = ReadOnnx(folder_ / "model.onnx");
+    for (const Node* node : written.graph->nodes()) {
       if (!node->Is("EPContext", "com.microsoft")) ops.push_back(node->op());
     }
     return ops;
@@ -232,7 +233,8 @@ TEST_F(PartsTest, EqualValuesComeInOnce) {
   left_ = {"Erf"};
   Split(model);
   ExpectSame(model, 1);
-  for (const Node* node : ReadOnnx(folder_ / "model.onnx").graph->nodes()) {
+  const Model written = ReadOnnx(folder_ / "model.onnx");
+  for (const Node* node : written.graph->nodes()) {
     if (!node->Is("EPContext", "com.microsoft")) continue;
     EXPECT_EQ(node->inputs().size(), 1u);
   }
