@@ -485,10 +485,11 @@ class Quantizer {
   Selection Decide(double total_macs, const std::vector<double>& local, std::span<const SelectNode> nodes,
                    std::vector<SelectSite>& sites, const std::function<void()>& weigh, const SelectOptions& select) {
     // The budget is in runs, from the model's size, never from a clock: a sixteenth of the calibration itself and what
-    // a nominal core does in 0.15 seconds.
+    // a nominal core does in 0.15 seconds, less four for the checks of what is selected: one core runs them, the others
+    // wait.
     const double run_seconds = total_macs / 3e10 + static_cast<double>(placement_.nodes_total) * 5e-6;
     const double runs =
-        std::max(kFewestRuns, 0.0625 * static_cast<double>(statistics_.samples.size()) + 0.15 / run_seconds - 2);
+        std::max(kFewestRuns, 0.0625 * static_cast<double>(statistics_.samples.size()) + 0.15 / run_seconds - 4);
     std::vector<ProbeSite> probes;
     std::vector<std::size_t> which;
     for (std::size_t s = 0; s < sites_.size(); ++s) {
