@@ -13,6 +13,7 @@
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/calibrate/ranges.h"
+#include "octavo/runtime/library_test_util.h"
 #include "octavo/runtime/session.h"
 
 namespace octavo {
@@ -21,11 +22,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// The library that the build names, unless the environment names one already.
-[[maybe_unused]] const bool g_library_set = [] {
-#ifdef OCTAVO_TEST_ORT_LIBRARY
-  ::setenv("OCTAVO_ORT_LIBRARY", OCTAVO_TEST_ORT_LIBRARY, 0);
-#endif
+[[maybe_unused]] const bool g_quiet = [] {
   SetLogLevel(LogLevel::kWarn);
   return true;
 }();

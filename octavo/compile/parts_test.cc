@@ -14,6 +14,7 @@
 #include "octavo/ir/copy_nodes.h"
 #include "octavo/ir/text.h"
 #include "octavo/ir/verify.h"
+#include "octavo/runtime/library_test_util.h"
 #include "octavo/runtime/session.h"
 
 namespace octavo {
@@ -21,13 +22,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-[[maybe_unused]] const bool g_library_set = [] {
-#ifdef OCTAVO_TEST_ORT_LIBRARY
-  ::setenv("OCTAVO_ORT_LIBRARY", OCTAVO_TEST_ORT_LIBRARY, 0);
-#endif
-  return true;
-}();
 
 // `%name: f32[2,4] = op(...)` in u8, and the codes and numbers behind it.
 std::string Quantized(const std::string& name, const std::string& call) {

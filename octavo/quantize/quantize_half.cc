@@ -263,6 +263,7 @@ class HalfQuantizer {
     reference_ = RunAll(model_, std::span(all).first(few));
     if (reference_.empty() || reference_[0].empty()) return;
     Measured measured;
+    bool enough = false;
     {
       Model trial = Clone(model_);
       std::unordered_map<const Node*, std::size_t> index;
@@ -272,17 +273,27 @@ class HalfQuantizer {
       Convert(trial, forms_);
       FindItems(trial, index);
       measured = NoiseOf(trial, std::span(all).first(few));
-      if (measured.noise <= Noise(kEnough)) {
+      enough = measured.noise <= Noise(kEnough);
+      if (enough) {
         result_.calibration_samples = static_cast<std::int64_t>(few);
-        result_.predicted_sqnr_db = measured.noise > 0 ? Decibel(measured.noise) : 0;
-        ::malloc_trim(0);
-        return;
-      }
-      if (few < all.size()) {
+      } else if (few < all.size()) {
         for (Outputs& outputs : RunAll(model_, std::span(all).subspan(few))) reference_.push_back(std::move(outputs));
         measured = NoiseOf(trial, all);
       }
     }
+    if (!enough) Improve(all, bytes, measured);
+    result_.predicted_sqnr_db = measured.noise > 0 ? Decibel(measured.noise) : 0;
+    if (measured.noise > Noise(kPromised)) {
+      char text[160];
+      std::snprintf(text, sizeof text, "16-bit floats leave %.1f dB of this model's outputs, less than %.0f",
+                    Decibel(measured.noise), kPromised);
+      LogWarning(text);
+    }
+    ::malloc_trim(0);
+  }
+
+  // Chooses roundings and forms; `measured` is what all samples say.
+  void Improve(std::span<const std::size_t> all, std::uint64_t bytes, Measured& measured) {
     searches_ = true;
     if (measured.noise > Noise(kEnough)) RoundTowardsMeans(all, measured);
     const double before = measured.noise;
@@ -295,16 +306,7 @@ class HalfQuantizer {
       forms_ = Search(before, tried, bytes, spent);
       measured = Try(forms_, all);
     }
-    const double noise = measured.noise;
-    if (spent > 0) SayWhatComputesInFloat(before, noise, spent);
-    result_.predicted_sqnr_db = noise > 0 ? Decibel(noise) : 0;
-    if (noise > Noise(kPromised)) {
-      char text[160];
-      std::snprintf(text, sizeof text, "16-bit floats leave %.1f dB of this model's outputs, less than %.0f",
-                    Decibel(noise), kPromised);
-      LogWarning(text);
-    }
-    ::malloc_trim(0);
+    if (spent > 0) SayWhatComputesInFloat(before, measured.noise, spent);
   }
 
   // The samples with most noise that were not tried yet; false if there are none.

@@ -344,9 +344,7 @@ class HalfConverter {
   }
 
   bool Stored(const Value& constant) const {
-    if (!constant.data.has_value() || constant.data->dtype != DType::kF32 || constant.type.quant.has_value())
-      return false;
-    if (constant.is_graph_output() || !Large(constant)) return false;
+    if (!Large(constant) || constant.type.quant.has_value() || constant.is_graph_output()) return false;
     return std::none_of(constant.uses().begin(), constant.uses().end(), [&](const Use& use) {
       return FixedFloatInput(*use.node, use.index) || !Asked(*use.node).empty();
     });

@@ -4,8 +4,8 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
-#include "octavo/emit/onnx.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/plain_session.h"
 #include "octavo/runtime/session.h"
 
 namespace octavo {
@@ -84,20 +84,9 @@ bool HideSubgraphs(Graph& graph) {
   return !hidden.empty();
 }
 
-// Nothing is run.
-Session LoadToInfer(const Model& model) {
-  SessionOptions options;
-  options.optimization = GraphOptimization::kNone;
-  options.intra_op_threads = 1;
-  options.disable_prepacking = true;  // weights are not touched: they stay mapped
-  options.arena = false;
-  OnnxSkeleton skeleton = SerializeSkeleton(model);
-  return Session(skeleton.bytes, std::move(skeleton.externals), options);
-}
-
 // What the runtime infers of `probe` goes to the values of `model`. Errors: the runtime's.
 std::int64_t AskRuntime(const Model& probe, Model& model) {
-  const Session session = LoadToInfer(probe);
+  const Session session = PlainSession(probe);
   std::int64_t refined = 0;
   for (const IoSpec& spec : session.outputs()) {
     Value* value = model.graph->FindValue(spec.name);
@@ -151,7 +140,7 @@ std::int64_t InferTypes(Model& model, bool quiet) {
 
 bool RuntimeAccepts(const Model& model) {
   try {
-    LoadToInfer(model);
+    PlainSession(model);
     return true;
   } catch (const Error& error) {
     if (!IsRefusal(error)) throw;

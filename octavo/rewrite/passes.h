@@ -49,11 +49,11 @@ std::int64_t FoldOutputShapes(Model& model);
 
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
 // Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters; a
-// Reciprocal becomes a Div, a Max with 0 a Relu, a Conv of taps far apart one over slices, and a bound at infinity goes.
-// Where tensors stay float (`quantized` false), only what the device cannot do or does wrongly otherwise: spelled out,
-// the HTP has a LayerNormalization or a Gelu in 55 dB, as one operator in 44; but squares that are summed up overflow
-// its fp16. Raises the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was
-// applied.
+// Reciprocal becomes a Div, a Max with 0 a Relu, a Conv of taps far apart one over slices, and a bound at infinity
+// goes. Where tensors stay float (`quantized` false), only what the device cannot do or does wrongly otherwise: spelled
+// out, the HTP has a LayerNormalization or a Gelu in 55 dB, as one operator in 44; but squares that are summed up
+// overflow its fp16. Raises the model to operator set 20; where that is refused nothing changes, with a warning.
+// Returns what was applied.
 std::vector<PassCount> FusePatterns(Model& model, bool quantized = true);
 
 // A DequantizeLinear of blocks.
@@ -103,8 +103,8 @@ std::int64_t EqualizeLayers(Model& model);
 // reason. bf16: stores constants of more than 4,096 numbers as
 // bf16 behind a Cast to f32; every operator computes in f32, for ONNX Runtime's CPU provider has hardly any bf16 kernel
 // and ONNX hardly any bf16 operator before operator set 22. Finite weights that overflow are counted and clamped to the
-// largest finite value; infinities stay. Errors: kUsage for another type; kUnsupported for bf16 below opset 13. ONNX
-// Runtime's CPU provider runs all of f16 (it casts where it has no kernel).
+// largest finite value; infinities stay. Errors: kUsage for another type; kUnsupported for bf16 where the operator set
+// cannot be raised to 13. ONNX Runtime's CPU provider runs all of f16 (it casts where it has no kernel).
 struct KeptNode {
   std::string node, op, reason;  // node: its name, or that of its first output
 };

@@ -10,17 +10,10 @@
 
 #include "octavo/emit/onnx.h"
 #include "octavo/ir/graph.h"
+#include "octavo/runtime/library_test_util.h"
 #include "octavo/runtime/session.h"
 
 namespace octavo::testing {
-
-// The library that the build names, unless the environment names one already.
-[[maybe_unused]] inline const bool g_library_set = [] {
-#ifdef OCTAVO_TEST_ORT_LIBRARY
-  ::setenv("OCTAVO_ORT_LIBRARY", OCTAVO_TEST_ORT_LIBRARY, 0);
-#endif
-  return true;
-}();
 
 inline std::vector<TensorRef> RunModel(const Model& model, const std::vector<TensorRef>& inputs) {
   OnnxSkeleton skeleton = SerializeSkeleton(model);

@@ -12,20 +12,13 @@
 #include <thread>
 
 #include "octavo/base/error.h"
+#include "octavo/runtime/library_test_util.h"
 
 namespace octavo {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-// The library that the build names, unless the environment names one already.
-[[maybe_unused]] const bool g_library_set = [] {
-#ifdef OCTAVO_TEST_ORT_LIBRARY
-  ::setenv("OCTAVO_ORT_LIBRARY", OCTAVO_TEST_ORT_LIBRARY, 0);
-#endif
-  return true;
-}();
 
 // Just enough of the protobuf wire format to write an ONNX model (field numbers: onnx.proto3).
 std::string Varint(std::uint64_t v) {

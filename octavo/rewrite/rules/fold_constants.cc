@@ -8,10 +8,9 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
-#include "octavo/emit/onnx.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/plain_session.h"
 #include "octavo/rewrite/rules/rules.h"
-#include "octavo/runtime/session.h"
 
 namespace octavo {
 namespace {
@@ -179,16 +178,9 @@ std::int64_t Fold(Model& model, Unpack unpack) {
   if (wanted.empty()) return 0;  // dead code
 
   // 3. Run it once.
-  SessionOptions options;
-  options.optimization =
-      GraphOptimization::kNone;  // else the runtime would fold all of it while loading, twice the memory
-  options.intra_op_threads = 1;
-  options.disable_prepacking = true;
-  options.arena = false;
   std::vector<TensorRef> results;
   try {
-    OnnxSkeleton skeleton = SerializeSkeleton(sub);
-    const Session session(skeleton.bytes, std::move(skeleton.externals), options);
+    const Session session = PlainSession(sub);  // else the runtime would fold all of it while loading, twice the memory
     std::vector<std::string> names;
     for (const auto& [node, index] : wanted) names.push_back(copy[node->output(index)]->name());
     results = session.Run({}, names);

@@ -1,0 +1,19 @@
+#include "octavo/rewrite/plain_session.h"
+
+#include <utility>
+
+#include "octavo/emit/onnx.h"
+
+namespace octavo {
+
+Session PlainSession(const Model& model) {
+  SessionOptions options;
+  options.optimization = GraphOptimization::kNone;
+  options.intra_op_threads = 1;
+  options.disable_prepacking = true;
+  options.arena = false;
+  OnnxSkeleton skeleton = SerializeSkeleton(model);
+  return Session(skeleton.bytes, std::move(skeleton.externals), options);
+}
+
+}  // namespace octavo
