@@ -294,8 +294,7 @@ int Leave(int code) {
 int main(int argc, char** argv) {
   using octavo::cli::Report;
   try {
-    // A child that the device rooms started: it talks over the pipes that it was given.
-    if (argc == 2 && std::string_view(argv[1]) == octavo::kWorkerFlag) return octavo::ServeDevice(3, 4);
+    octavo::ServeIfWorker(argc, argv);
     octavo::InstallInterruptHandler();
     return octavo::cli::Leave(octavo::cli::Run(argc, argv));
   } catch (const octavo::Error& error) {

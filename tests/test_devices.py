@@ -4,12 +4,13 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 
 import numpy as np
 import onnx
 import pytest
 
-from conftest import CACHE, SHAPES, manifest, outputs, load_samples, sqnr
+from conftest import CACHE, OCTAVO, SHAPES, manifest, outputs, load_samples, sqnr
 
 PLUGIN = pathlib.Path(os.environ.get("OCTAVO_QNN_LIBRARY", CACHE / "qnn-2.7.0/onnxruntime_qnn/libonnxruntime_providers_qnn.so"))
 needs_qnn = pytest.mark.skipif(not PLUGIN.exists(), reason="no QNN plugin: run tools/qnn")
@@ -290,6 +291,14 @@ def script(path, text):
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
     return path
+
+
+def test_the_program_by_any_name_is_its_own_worker(environment, tmp_path):
+    renamed = tmp_path / "quantizer"
+    shutil.copy(OCTAVO, renamed)
+    env = {**environment, "OCTAVO_QNN_LIBRARY": str(fake_plugin(tmp_path / "p"))}
+    out = subprocess.run([renamed, "devices"], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    assert "was not found" not in out and "wrong ELF class" in out, out  # what the child found
 
 
 @pytest.mark.parametrize("worker, says", [("kill -9 $$", "signal"), ("exit 3", "exited with code 3"),

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -250,12 +251,15 @@ Message Answer(Reader in, Served& served) {
 
 // -------------------------------------------------------------------------------------------------- the parent's side
 
-// What starts a child: this program where it is octavo, else the one beside it (tests, users of the library).
+constexpr std::string_view kWorkerFlag = "--device-worker";
+bool this_program_serves = false;  // set before any thread starts
+
+// What starts a child: this program where it can be one, else the octavo beside it (tests, users of the library).
 fs::path WorkerProgram() {
   if (const char* env = std::getenv("OCTAVO_WORKER"); env != nullptr && *env != '\0') return env;
+  if (this_program_serves) return "/proc/self/exe";
   std::error_code error;
   const fs::path self = fs::read_symlink("/proc/self/exe", error);
-  if (self.filename() == "octavo") return "/proc/self/exe";
   for (const fs::path& place : {self.parent_path() / "octavo", self.parent_path().parent_path() / "bin" / "octavo"}) {
     if (::access(place.c_str(), X_OK) == 0) return place;
   }
@@ -270,15 +274,8 @@ std::string OneLine(std::string text) {
   return text;
 }
 
-}  // namespace
-
-double DeviceSeconds() {
-  const char* env = std::getenv("OCTAVO_DEVICE_SECONDS");
-  const double seconds = env == nullptr ? 0 : std::atof(env);
-  return seconds > 0 ? seconds : 1800;
-}
-
-int ServeDevice(int in, int out) {
+// The child's main: serves requests of the parent until it hangs up.
+[[noreturn]] void Serve(int in, int out) {
   // A parent that is gone hangs up, whatever a provider is busy with. (PR_SET_PDEATHSIG would speak of the parent's
   // thread.)
   std::thread([in] {
@@ -303,6 +300,19 @@ int ServeDevice(int in, int out) {
   }
   // Providers are torn down by nobody: their destructors crash at times, and the process is over.
   ::_exit(0);
+}
+
+}  // namespace
+
+double DeviceSeconds() {
+  const char* env = std::getenv("OCTAVO_DEVICE_SECONDS");
+  const double seconds = env == nullptr ? 0 : std::atof(env);
+  return seconds > 0 ? seconds : 1800;
+}
+
+void ServeIfWorker(int argc, char** argv) {
+  if (argc == 2 && argv[1] == kWorkerFlag) Serve(3, 4);
+  this_program_serves = true;
 }
 
 struct DeviceWorker::Impl {
@@ -391,7 +401,7 @@ DeviceWorker::DeviceWorker() : impl_(std::make_unique<Impl>()) {
   environment.push_back(const_cast<char*>(runtime.c_str()));
   environment.push_back(nullptr);
   const std::string path = program.string();
-  char* const arguments[] = {const_cast<char*>("octavo"), const_cast<char*>(kWorkerFlag), nullptr};
+  char* const arguments[] = {const_cast<char*>("octavo"), const_cast<char*>(kWorkerFlag.data()), nullptr};
 
   int to_child[2], from_child[2];
   if (::pipe2(to_child, O_CLOEXEC) != 0) ThrowUnsupported("no pipe for a device worker", std::strerror(errno));

@@ -1,7 +1,7 @@
 // Device compilers and emulators in a process of their own.
 //
 // A plugin's compiler is a stranger's hundred megabytes: it may crash, hang, write to stdout or take the process down.
-// So a child (this program, started with kWorkerFlag) does what needs it and talks over a pipe; whatever happens to it
+// So a child (octavo, started as its own worker) does what needs it and talks over a pipe; whatever happens to it
 // is an Error here. The child dies with its parent.
 #pragma once
 
@@ -17,10 +17,9 @@
 
 namespace octavo {
 
-inline constexpr const char* kWorkerFlag = "--device-worker";  // octavo's main calls ServeDevice for it
-
-// The child's main: serves requests of the parent until it hangs up. Returns the exit code.
-int ServeDevice(int in, int out);
+// To be called first by a main() that can be such a child: where a parent started it as one, serves the parent until it
+// hangs up, and ends the process; else remembers that children may be this program, whatever its file is called.
+void ServeIfWorker(int argc, char** argv);
 
 // How long a child may take for one piece of work, in seconds: $OCTAVO_DEVICE_SECONDS, or 1800.
 double DeviceSeconds();
@@ -33,8 +32,8 @@ struct EpCompileResult {
 
 class DeviceWorker {
  public:
-  // Starts the child. The program is $OCTAVO_WORKER, this executable if it is octavo, or the octavo beside it. Errors:
-  // kUnsupported when there is none.
+  // Starts the child. The program is $OCTAVO_WORKER, this one if it called ServeIfWorker, or the octavo beside it.
+  // Errors: kUnsupported when there is none.
   DeviceWorker();
   ~DeviceWorker();
   DeviceWorker(DeviceWorker&&) noexcept;
