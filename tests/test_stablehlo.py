@@ -215,6 +215,24 @@ def test_windows(octavo, tmp_path):
     c.check(octavo, tmp_path, 19)
 
 
+def test_computed_kernels(octavo, tmp_path):
+    """Kernels out of codes, one scale a channel, and kernels that are inputs of the model."""
+    c = Cases()
+    x, line, cube = c.data(2, 6, 9, 8), c.data(2, 6, 11), c.data(1, 4, 5, 6, 7)
+
+    def codes(*shape, axis=0):
+        names = [c.weight(RNG.integers(-127, 128, shape).astype(np.int8)), c.weight(RNG.uniform(0.001, 0.02, shape[axis]).astype(np.float32))]
+        c.nodes.append(h.make_node("DequantizeLinear", names, [f"kernel{len(c.nodes)}"], axis=axis))
+        return c.nodes[-1].output[0]
+
+    c.add("Conv", x, codes(4, 6, 3, 2), c.floats(4), pads=[1, 2, 0, 1], strides=[2, 1]), c.add("Conv", x, c.data(4, 6, 2, 3))
+    c.add("Conv", x, codes(6, 1, 3, 3), group=6, dilations=[2, 1]), c.add("Conv", x, codes(8, 3, 1, 1), group=2)
+    c.add("Conv", line, codes(5, 6, 4), pads=[1, 2], strides=[2]), c.add("Conv", cube, codes(2, 4, 2, 3, 2), pads=[1, 0, 1, 0, 1, 0])
+    c.add("ConvTranspose", x, codes(6, 4, 3, 2, axis=1), c.floats(4), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 0])
+    c.add("ConvTranspose", x, codes(6, 2, 2, 2), strides=[2, 2], group=3), c.add("ConvTranspose", line, c.data(6, 3, 3), dilations=[2])
+    c.check(octavo, tmp_path, 19, interpreter=True)
+
+
 def test_products(octavo, tmp_path):
     c = Cases()
     a, b, v = c.data(2, 3, 4, 5), c.data(3, 5, 6), c.data(5)

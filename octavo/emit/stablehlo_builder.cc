@@ -529,8 +529,8 @@ Tensor Builder::Dot(const Tensor& a, const Tensor& b, std::span<const std::int64
   return out;
 }
 
-Tensor Builder::Convolution(const Tensor& input, const Tensor& w, std::span<const WindowDim> given,
-                            std::int64_t groups) {
+Tensor Builder::Convolution(const Tensor& input, const Tensor& w, std::span<const WindowDim> given, std::int64_t groups,
+                            KernelFrom from) {
   Tensor x = input;
   std::vector<WindowDim> window(given.begin(), given.end());
   // A window that stands once reads no further than its end: IREE fails where a dimension of one result has more.
@@ -562,13 +562,23 @@ Tensor Builder::Convolution(const Tensor& input, const Tensor& w, std::span<cons
     input_dilations.push_back(d.input_dilation);
     pads += (i == 0 ? "[" : ", [") + std::to_string(d.pad_low) + ", " + std::to_string(d.pad_high) + "]";
   }
-  const Tensor type = ProductType(x, w, dims);
+  Tensor kernel = w;
+  std::string layout = "o, i" + spatial;
+  if (from == KernelFrom::kComputed) {
+    Dims channels_last(w.rank());
+    std::iota(channels_last.begin(), channels_last.end() - 2, 2);
+    channels_last.end()[-2] = 1;
+    channels_last.back() = 0;
+    kernel = Barrier(Transpose(w, channels_last));
+    layout = spatial.substr(2) + ", i, o";
+  }
+  const Tensor type = ProductType(x, kernel, dims);
   Tensor out =
-      Define("stablehlo.convolution(" + x.ssa + ", " + w.ssa + ") dim_numbers = [b, f" + spatial + "]x[o, i" + spatial +
+      Define("stablehlo.convolution(" + x.ssa + ", " + kernel.ssa + ") dim_numbers = [b, f" + spatial + "]x[" + layout +
                  "]->[b, f" + spatial + "], window = {stride = " + IntList(strides) + ", pad = [" + pads +
                  "], lhs_dilate = " + IntList(input_dilations) + ", rhs_dilate = " + IntList(dilations) +
                  "} {batch_group_count = 1 : i64, feature_group_count = " + std::to_string(groups) +
-                 " : i64} : " + Types({&x, &w}, type.type()),
+                 " : i64} : " + Types({&x, &kernel}, type.type()),
              type.dtype, std::move(dims));
   out.uniform = type.uniform;
   return out;

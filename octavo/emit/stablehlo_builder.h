@@ -42,6 +42,11 @@ struct WindowDim {
   std::int64_t extent() const { return (size - 1) * dilation + 1; }
 };
 
+// Where a convolution's kernel comes from. IREE (3.13) lays out a constant as its loops read it, but fuses what
+// computes a kernel into the convolution, element by element and once for every output (70 times the time), or reads it
+// as it lies. A computed one is therefore moved to channels-last first, behind a barrier.
+enum class KernelFrom { kStored, kComputed };
+
 class Builder {
  public:
   explicit Builder(TextWriter& text) : text_(text) {}
@@ -134,7 +139,8 @@ class Builder {
              std::span<const std::int64_t> batch_b, std::span<const std::int64_t> contract_a,
              std::span<const std::int64_t> contract_b);
   // input: [N, C, spatial...], w: [O, C/groups, spatial...].
-  Tensor Convolution(const Tensor& input, const Tensor& w, std::span<const WindowDim> given, std::int64_t groups);
+  Tensor Convolution(const Tensor& input, const Tensor& w, std::span<const WindowDim> given, std::int64_t groups,
+                     KernelFrom from);
 
  private:
   TextWriter& text_;

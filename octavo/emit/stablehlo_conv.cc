@@ -70,7 +70,7 @@ Tensor AddBias(Emitter& e, const Node& node, const Tensor& y, std::size_t input)
 
 }  // namespace
 
-Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w) {
+Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w, KernelFrom from) {
   const std::int64_t groups = node.IntAttribute("group", 1);
   if (x.rank() < 3 || x.rank() > 5 || w.rank() != x.rank()) e.Refuse(node, "its input is not of 3, 4 or 5 dimensions");
   if (groups < 1 || x.dims[1] != w.dims[1] * groups || w.dims[0] % groups != 0) {
@@ -78,16 +78,23 @@ Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w) 
   }
   if (x.dtype != w.dtype) e.Refuse(node, "input and weight differ in type");
   const std::span<const std::int64_t> kernel(w.dims), input(x.dims);
-  return e.b.Convolution(x, w, Window(e, node, input.subspan(2), kernel.subspan(2), false), groups);
+  return e.b.Convolution(x, w, Window(e, node, input.subspan(2), kernel.subspan(2), false), groups, from);
 }
 
 namespace {
+
+// `codes` leaves a weight next to its consumer, where a pass of the reader's looks for it.
+KernelFrom WeightFrom(const Emitter& e, const Value& w) {
+  const bool stored = w.type.quant ? e.form() == ConstantForm::kFloats || e.form() == ConstantForm::kCodes
+                                   : w.is_constant() || e.Known(w) != nullptr;
+  return stored ? KernelFrom::kStored : KernelFrom::kComputed;
+}
 
 void Conv(Emitter& e, const Node& node) {
   if (!e.Has(node, 0) || !e.Has(node, 1)) e.Refuse(node, "input or weight is missing");
   const auto pair = e.UniformOperands(*node.input(0), *node.input(1));
   const Tensor y = pair ? e.b.UniformDequantize(Convolve(e, node, pair->first, pair->second))
-                        : Convolve(e, node, e.In(node, 0), e.In(node, 1));
+                        : Convolve(e, node, e.In(node, 0), e.In(node, 1), WeightFrom(e, *node.input(1)));
   e.Out(node, 0, AddBias(e, node, y, 2));
 }
 
@@ -149,7 +156,7 @@ void ConvTranspose(Emitter& e, const Node& node) {
   }
   w = e.b.Reshape(e.b.Transpose(e.b.Reshape(w, std::move(grouped)), permutation), std::move(result));
   w = e.b.Reverse(w, spatial);
-  e.Out(node, 0, AddBias(e, node, e.b.Convolution(x, w, window, groups), 2));
+  e.Out(node, 0, AddBias(e, node, e.b.Convolution(x, w, window, groups, WeightFrom(e, *node.input(1))), 2));
 }
 
 // --- pools

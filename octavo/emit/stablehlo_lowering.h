@@ -138,7 +138,7 @@ std::span<const Lowering> ScatterLowerings();
 // Scales or zero points of an affine type, ready to be combined with a tensor of `dims`.
 Tensor SpreadParameters(Builder& b, const Tensor& values, const Affine& affine, const Dims& dims);
 // The convolution that a Conv-like node describes by its attributes.
-Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w);
+Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w, KernelFrom from = KernelFrom::kStored);
 
 // "Conv 'conv0'" for messages.
 std::string NodeText(const Node& node);

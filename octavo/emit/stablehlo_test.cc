@@ -23,6 +23,7 @@ namespace {
 using stablehlo::BlockForm;
 using stablehlo::BlockParts;
 using ::testing::Contains;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 std::string WriteText(const Model& model, const StablehloOptions& options = {}) {
@@ -129,6 +130,24 @@ TEST(Stablehlo, PackedWeightsStandBehindBarriersAndUnsignedOnesAreShifted) {
   EXPECT_THAT(text, HasSubstr("stablehlo.optimization_barrier"));
   EXPECT_THAT(text, HasSubstr("octavo.tensor_layouts = {\"w\" = {encoding = \"u8\""));
   EXPECT_THAT(text, HasSubstr("0xC0000000"));  // -2: the shifted zero point
+}
+
+TEST(Stablehlo, KernelsOfCodesAreLaidOutOnceBeforeTheirConvolution) {
+  const Model m = ModelOf(R"(graph @g(%x: f32[1,4,9,9]) -> (%y, %z) {
+  %w: f32[6,4,3,2] # s8(axis=0, scale=f32[6] splat(0.5)) = constant s8[6,4,3,2] splat(3)
+  %f = constant f32[6,4,3,2] splat(3)
+  %y: f32[1,6,7,8] = Conv(%x, %w)
+  %z: f32[1,6,7,8] = Conv(%x, %f)
+}
+)");
+  const std::string packed = WriteText(m);
+  EXPECT_THAT(packed, HasSubstr("dims = [2, 3, 1, 0] : (tensor<6x4x3x2xf32>) -> tensor<3x2x4x6xf32>"));
+  EXPECT_THAT(packed, ContainsRegex("optimization_barrier %[0-9]+ : tensor<3x2x4x6xf32>"));
+  EXPECT_THAT(packed, HasSubstr("[b, f, 0, 1]x[0, 1, i, o]->[b, f, 0, 1]"));
+  EXPECT_THAT(packed, HasSubstr("[b, f, 0, 1]x[o, i, 0, 1]->[b, f, 0, 1]"));  // the constant
+  StablehloOptions codes;
+  codes.constants = ConstantForm::kCodes;
+  EXPECT_THAT(WriteText(m, codes), ::testing::Not(HasSubstr("[0, 1, i, o]")));
 }
 
 TEST(Stablehlo, ShapesThatAreComputedAreKnown) {
