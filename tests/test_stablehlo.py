@@ -742,6 +742,36 @@ def test_conditions(octavo, tmp_path):
                 assert a.shape == b.shape and relative(a, b) <= 2e-6
 
 
+def test_a_branch_that_no_run_can_take(octavo, tmp_path):
+    """A model for two sampling rates, say: with these shapes ONNX Runtime fails in one branch; that one gives NaN."""
+    x, w = RNG.normal(size=(1, 1, 5)).astype(np.float32), RNG.normal(size=(1, 8, 3)).astype(np.float32)
+    narrow = [h.make_node("LSTM", ["x", "w", "r"], ["", "l"], "narrow", hidden_size=2)]
+    deep = h.make_node("If", ["deep"], ["d"], "inner", then_branch=branch("t1", narrow, ["l"], {"w": w, "r": w[..., :2]}),
+                       else_branch=branch("e1", [h.make_node("Abs", ["m"], ["a"])], ["a"]))
+    yes = branch("t", [h.make_node("MatMul", ["x", "fits"], ["m"]), deep], ["d"], {"fits": RNG.normal(size=(5, 2)).astype(np.float32)})
+    no = branch("e", [h.make_node("MatMul", ["x", "narrow"], ["n"])], ["n"], {"narrow": np.ones((4, 2), np.float32)})
+    inputs = {"x": x, "big": np.array(True), "deep": np.array(False)}
+    model = save(tmp_path / "m.onnx", [h.make_node("If", ["big"], ["y"], "choice", then_branch=yes, else_branch=no)], inputs, ["y"])
+    proto = onnx.load(model)
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "n"  # ONNX Runtime finds out when it runs
+    onnx.save(proto, model)
+    r = octavo("export", model, "--to", "stablehlo", "-o", tmp_path / "m.mlir", "--dim", "n=5")
+    assert "If 'choice': its else_branch does not go with the shapes there are (inner dimensions differ" in r.out
+    assert "If 'inner': its then_branch does not go with the shapes there are (its weights do not fit its input" in r.out
+    assert r.out.count("a run that would take it gives NaN") == 2
+    program, reference_ = tools.program(tmp_path / "m.mlir"), session(model, optimize=False)
+    for big, deep in ((True, False), (True, True), (False, False)):
+        arguments = {"x": x, "big": np.array(big), "deep": np.array(deep)}
+        outputs = [program(*arguments.values())[0], tools.interpret(tmp_path / "m.mlir", *arguments.values())[0]]
+        if big and not deep:
+            (want,) = reference_.run(None, arguments)
+            assert max(relative(got, want) for got in outputs) <= 2e-6
+        else:
+            with pytest.raises(Exception, match="choice"):
+                reference_.run(None, arguments)
+            assert all(got.shape == (1, 1, 2) and np.isnan(got).all() for got in outputs)
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------------
 
 
@@ -773,6 +803,10 @@ def test_refusals(octavo, tmp_path, small_cnn, blocked):
     model = save(tmp_path / "i2.onnx", [narrow], {"x": x, "c": flag}, ["y"])
     error = octavo("export", model, "--to", "stablehlo", "-o", out, code=4).error
     assert "its else_branch cannot be lowered with the shapes there are (operator Hardmax has no lowering, node Hardmax 'inside'" in error
+    apart = h.make_node("If", ["c"], ["y"], "choice", then_branch=branch("t", [h.make_node("MatMul", ["x", "x"], ["a"])], ["a"]),
+                        else_branch=branch("e", [h.make_node("MatMul", ["x", "x"], ["f"])], ["f"]))
+    model = save(tmp_path / "i3.onnx", [apart], {"x": x, "c": flag}, ["y"])
+    assert "neither branch goes with its inputs: inner dimensions differ" in octavo("export", model, "--to", "stablehlo", "-o", out, code=3).error
     c = Cases()
     recurrent(c, "RNN", 1, 2, 1, 2, 2, activations=["Affine"])
     model = save(tmp_path / "n.onnx", c.nodes, c.inputs, c.results, c.weights)

@@ -60,6 +60,14 @@ ExportReport ExportStablehlo(const ExportRequest& given) {
     report.details.emplace_back("trace", line);
     if (line.find(" is dequantized at ") != std::string::npos) report.facts.emplace_back("trace", line);
   }
+  constexpr std::size_t kShown = 8;
+  for (std::size_t i = 0; i < result.notes.size(); ++i) {
+    report.details.emplace_back("trace", result.notes[i]);
+    if (i < kShown) report.facts.emplace_back("note", result.notes[i]);
+  }
+  if (result.notes.size() > kShown) {
+    report.facts.emplace_back("note", std::to_string(result.notes.size() - kShown) + " more are in the JSON report");
+  }
   return report;
 }
 

@@ -40,6 +40,11 @@ void Emitter::Refuse(const Node& node, const std::string& reason) const {
   ThrowUnsupported(reason, "node " + NodeText(node) + ", export to StableHLO");
 }
 
+void Emitter::Misfit(const Node& node, const std::string& reason) const {
+  ThrowBadInput(reason, "node " + NodeText(node) + ", export to StableHLO",
+                "the shapes of the model do not go together");
+}
+
 Tensor Emitter::In(const Node& node, std::size_t i) {
   const Value* value = node.input(i);
   if (value == nullptr) Refuse(node, "input " + std::to_string(i) + " is missing");
@@ -189,6 +194,36 @@ std::vector<Tensor> Emitter::InRegion(const Graph& branch, const std::function<v
   codes_ = codes;
   block_rows_ = block_rows;
   return results;
+}
+
+Emitter::Trial Emitter::Try(const Graph& branch) {
+  const auto values = values_, codes = codes_;
+  const auto block_rows = block_rows_;
+  const auto known = known_;
+  const auto made = made_;
+  const auto parameters = parameters_;
+  const auto notes = notes_;
+  const std::int64_t operators = operators_;
+  const bool text = b.text().Keep(false), functions = functions_.Keep(false), trying = std::exchange(trying_, true);
+  Trial trial;
+  try {
+    trial.results = InRegion(branch);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kBadInput) throw;
+    trial.why = error.reason() + ", " + error.where();
+  }
+  values_ = values;
+  codes_ = codes;
+  block_rows_ = block_rows;
+  known_ = known;
+  made_ = made;
+  parameters_ = parameters;
+  notes_ = notes;
+  operators_ = operators;
+  b.text().Keep(text);
+  functions_.Keep(functions);
+  trying_ = trying;
+  return trial;
 }
 
 const TensorRef* Emitter::Known(const Value& value) const {
@@ -347,7 +382,7 @@ StablehloResult WriteStablehlo(const Model& model, const std::filesystem::path& 
   text.Put("    return " + names + (names.empty() ? "" : " : " + types) + "\n  }\n");
   text.Put(emitter.functions());
   text.Put("}\n");
-  result.trace.insert(result.trace.end(), emitter.notes().begin(), emitter.notes().end());
+  result.notes = emitter.notes();
   result.archive_reads = static_cast<std::int64_t>(emitter.parameters().size());
   if (options.constants == ConstantForm::kParameters && options.archive.empty()) {
     std::vector<IrpaEntry> entries;

@@ -40,11 +40,13 @@ struct StablehloResult {
   std::filesystem::path archive;   // "<path>.irpa", where one was written
   std::int64_t archive_reads = 0;  // weights that the module reads out of an archive
   std::vector<std::string> trace;  // "weight 'w' (q8_0): reaches MatMul 'fc' through Transpose", or where it is lost
+  std::vector<std::string> notes;  // where the model says wrong things that change nothing, or cannot run everywhere
 };
 
 // Writes `path`, whole or not at all. `model` is simplified, with quantized types, not lowered. Errors: kUnsupported,
 // naming node, operator and reason, for an operator or a form of it that has no lowering, for a dimension that is not
-// fixed (--dim) and for a weight that the form of constants cannot carry.
+// fixed (--dim) and for a weight that the form of constants cannot carry; kBadInput for shapes that contradict each
+// other.
 StablehloResult WriteStablehlo(const Model& model, const std::filesystem::path& path,
                                const StablehloOptions& options = {});
 

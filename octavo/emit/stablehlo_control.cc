@@ -1,4 +1,7 @@
 // Regions: loops of a known number of steps, choices, and what needs an order (sorting).
+#include <algorithm>
+#include <limits>
+
 #include "octavo/base/error.h"
 #include "octavo/emit/stablehlo_lowering.h"
 
@@ -67,28 +70,48 @@ void IfNode(Emitter& e, const Node& node) {
   if (condition.dtype != DType::kBool || ElementCount(condition.dims) != 1) {
     e.Refuse(node, "its condition is not one bool");
   }
-  // Both are lowered with the shapes there are; a model may hold a branch for others.
-  const auto lower = [&](const Graph& branch) {
+  // Both are lowered with the shapes there are; a model may hold a branch for others, which no run can take.
+  const Graph* branches[] = {yes, no};
+  constexpr std::string_view kNames[] = {"then_branch", "else_branch"};
+  Emitter::Trial trials[2];
+  for (std::size_t i = 0; i < 2; ++i) {
     try {
-      return e.InRegion(branch);
+      trials[i] = e.Try(*branches[i]);
     } catch (const Error& error) {
-      if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;
-      e.Refuse(node, "its condition is computed, and its " + std::string(&branch == yes ? "then" : "else") +
-                         "_branch cannot be lowered with the shapes there are (" + error.reason() + ", " +
-                         error.where() + "): where one branch is enough, make what decides an initializer");
+      if (error.code() != ExitCode::kUnsupported) throw;
+      e.Refuse(node, "its condition is computed, and its " + std::string(kNames[i]) +
+                         " cannot be lowered with the shapes there are (" + error.reason() + ", " + error.where() +
+                         "): where one branch is enough, make what decides an initializer");
     }
-  };
-  std::vector<Tensor> first;
-  const auto lower_yes = [&] { return first = lower(*yes); };
-  const auto lower_no = [&] {
-    std::vector<Tensor> second = lower(*no);
-    if (!SameTypes(first, second)) {
-      e.Refuse(node, "its condition is computed and its branches give " + TypesOf(first) + " and " + TypesOf(second) +
-                         ": shapes must be one");
+  }
+  if (trials[0].why && trials[1].why) e.Misfit(node, "neither branch goes with its inputs: " + *trials[0].why);
+  if (!trials[0].why && !trials[1].why && !SameTypes(trials[0].results, trials[1].results)) {
+    e.Refuse(node, "its condition is computed and its branches give " + TypesOf(trials[0].results) + " and " +
+                       TypesOf(trials[1].results) + ": shapes must be one");
+  }
+  const std::vector<Tensor>& types = trials[trials[0].why ? 1 : 0].results;
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (!trials[i].why) continue;
+    const std::string reason =
+        std::string(kNames[i]) + " does not go with the shapes there are (" + *trials[i].why + ")";
+    if (!std::all_of(types.begin(), types.end(), [](const Tensor& t) { return IsFloat(t.dtype); })) {
+      e.Refuse(node, "its condition is computed, its " + reason + ", and a result is not of floats");
     }
-    return second;
-  };
-  const std::vector<Tensor> results = e.b.If(e.b.Reshape(condition, {}), yes->outputs().size(), lower_yes, lower_no);
+    e.Note(NodeText(node) + ": its " + reason + ": a run that would take it gives NaN");
+  }
+  std::vector<Tensor> results = types;
+  if (!e.trying()) {
+    const auto lower = [&](std::size_t i) {
+      if (!trials[i].why) return e.InRegion(*branches[i]);
+      std::vector<Tensor> nothing;
+      for (const Tensor& t : types) {
+        nothing.push_back(e.b.Splat(t.dtype, t.dims, std::numeric_limits<double>::quiet_NaN()));
+      }
+      return nothing;
+    };
+    results = e.b.If(
+        e.b.Reshape(condition, {}), types.size(), [&] { return lower(0); }, [&] { return lower(1); });
+  }
   for (std::size_t i = 0; i < results.size(); ++i) e.Out(node, i, results[i]);
 }
 

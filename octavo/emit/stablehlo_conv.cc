@@ -74,7 +74,7 @@ Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w, 
   const std::int64_t groups = node.IntAttribute("group", 1);
   if (x.rank() < 3 || x.rank() > 5 || w.rank() != x.rank()) e.Refuse(node, "its input is not of 3, 4 or 5 dimensions");
   if (groups < 1 || x.dims[1] != w.dims[1] * groups || w.dims[0] % groups != 0) {
-    e.Refuse(node, "the weight does not fit the channels and groups");
+    e.Misfit(node, "the weight does not fit the channels and groups");
   }
   if (x.dtype != w.dtype) e.Refuse(node, "input and weight differ in type");
   const std::span<const std::int64_t> kernel(w.dims), input(x.dims);
@@ -107,7 +107,7 @@ void ConvTranspose(Emitter& e, const Node& node) {
     e.Refuse(node, "input and weight do not go together");
   }
   if (groups < 1 || w.dims[0] != x.dims[1] || w.dims[0] % groups != 0) {
-    e.Refuse(node, "the weight does not fit the channels and groups");
+    e.Misfit(node, "the weight does not fit the channels and groups");
   }
   const std::size_t n = x.rank() - 2;
   const auto list = [&](const char* name, std::size_t size, std::int64_t fallback) {

@@ -9,7 +9,7 @@ namespace octavo::stablehlo {
 namespace {
 
 Tensor Checked(Emitter& e, const Node& node, const Tensor& a, const Tensor& b, std::string_view op) {
-  if (!BroadcastShape(a.dims, b.dims)) e.Refuse(node, "its inputs do not broadcast to each other");
+  if (!BroadcastShape(a.dims, b.dims)) e.Misfit(node, "its inputs do not broadcast to each other");
   if (a.dtype != b.dtype) e.Refuse(node, "its inputs differ in type");
   return e.b.Binary(op, a, b);
 }

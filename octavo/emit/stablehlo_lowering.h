@@ -54,6 +54,8 @@ class Emitter {
   bool Wanted(const Node& node, std::size_t i) const;
 
   [[noreturn]] void Refuse(const Node& node, const std::string& reason) const;
+  // As Refuse, where no runtime computes the node: the shapes contradict each other (kBadInput).
+  [[noreturn]] void Misfit(const Node& node, const std::string& reason) const;
 
   // --- the whole function
   void Bind(const Value& value, Tensor tensor) { values_[&value] = std::move(tensor); }
@@ -61,6 +63,15 @@ class Emitter {
   void LowerNodes(const Graph& graph);
   // The results of a branch in a region of its own: what it defines is forgotten afterwards. `enter` binds its inputs.
   std::vector<Tensor> InRegion(const Graph& branch, const std::function<void()>& enter = {});
+  // What InRegion would give, and nothing of it stays but names: `why` where no runtime computes the branch with the
+  // shapes there are. Errors of every other kind are thrown.
+  struct Trial {
+    std::vector<Tensor> results;
+    std::optional<std::string> why;
+  };
+  Trial Try(const Graph& branch);
+  bool trying() const { return trying_; }
+  void Note(std::string note) { notes_.push_back(std::move(note)); }
   // Result i of the node is `value` of a branch that was lowered in place.
   void OutAlias(const Node& node, std::size_t i, const Value& value);
   // --- bodies that are lowered more than once
@@ -74,7 +85,7 @@ class Emitter {
   const std::string& functions() const { return functions_.text(); }
   const std::map<std::string, TensorRef>& parameters() const { return parameters_; }
   std::int64_t operators() const { return operators_; }
-  // Where the model says wrong things that change nothing.
+  // Where the model says wrong things that change nothing, or cannot run everywhere.
   const std::vector<std::string>& notes() const { return notes_; }
 
   // --- quantization (stablehlo_quant.cc)
@@ -117,6 +128,7 @@ class Emitter {
   std::map<std::string, TensorRef> parameters_;  // with ConstantForm::kParameters
   std::int64_t operators_ = 0;
   std::vector<std::string> notes_;
+  bool trying_ = false;
 };
 
 struct Lowering {

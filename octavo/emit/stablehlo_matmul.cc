@@ -15,7 +15,7 @@ constexpr std::uint64_t kFewRows = 8;
 Tensor Product(Emitter& e, const Node& node, const Tensor& a, const Tensor& b) {
   const std::size_t ra = a.rank(), rb = b.rank();
   const std::int64_t k_axis = static_cast<std::int64_t>(ra) - 1;
-  if (a.dims[ra - 1] != b.dims[rb - 2]) e.Refuse(node, "inner dimensions differ: " + a.type() + " and " + b.type());
+  if (a.dims[ra - 1] != b.dims[rb - 2]) e.Misfit(node, "inner dimensions differ: " + a.type() + " and " + b.type());
   if (a.dtype != b.dtype) e.Refuse(node, "its inputs differ in type");
   const Dims batch_a(a.dims.begin(), a.dims.end() - 2), batch_b(b.dims.begin(), b.dims.end() - 2);
   if (ElementCount(batch_b) == 1) {  // one matrix for all: no batch
@@ -28,7 +28,7 @@ Tensor Product(Emitter& e, const Node& node, const Tensor& a, const Tensor& b) {
     return e.b.Reshape(y, std::move(dims));
   }
   const std::optional<Dims> batch = BroadcastShape(batch_a, batch_b);
-  if (!batch) e.Refuse(node, "batch dimensions do not broadcast: " + a.type() + " and " + b.type());
+  if (!batch) e.Misfit(node, "batch dimensions do not broadcast: " + a.type() + " and " + b.type());
   Dims full_a = *batch, full_b = *batch;
   full_a.insert(full_a.end(), a.dims.end() - 2, a.dims.end());
   full_b.insert(full_b.end(), b.dims.end() - 2, b.dims.end());

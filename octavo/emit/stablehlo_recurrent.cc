@@ -70,7 +70,7 @@ Recurrence ReadNode(Emitter& e, const Node& node, const Kind& kind) {
   r.x = e.In(node, 0);
   const Tensor w = e.In(node, 1), recurrent = e.In(node, 2);
   if (r.x.rank() != 3 || w.rank() != 3 || recurrent.rank() != 3)
-    e.Refuse(node, "its inputs are not of three dimensions");
+    e.Misfit(node, "its inputs are not of three dimensions");
   const std::int64_t swap[] = {1, 0, 2};
   if (r.batch_first) r.x = e.b.Transpose(r.x, swap);
   r.steps = r.x.dims[0];
@@ -81,7 +81,7 @@ Recurrence ReadNode(Emitter& e, const Node& node, const Kind& kind) {
   const Dims want_r = {r.directions, kind.gates * r.hidden, r.hidden};
   if (w.dims != want_w || recurrent.dims != want_r || w.dtype != r.x.dtype || recurrent.dtype != r.x.dtype ||
       node.IntAttribute("hidden_size", r.hidden) != r.hidden) {
-    e.Refuse(node, "its weights do not fit its input: " + w.type() + " and " + recurrent.type() + " for " + r.x.type());
+    e.Misfit(node, "its weights do not fit its input: " + w.type() + " and " + recurrent.type() + " for " + r.x.type());
   }
   if (r.steps == 0) e.Refuse(node, "its sequence is empty");
   if (e.Has(node, 4)) {

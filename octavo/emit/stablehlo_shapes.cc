@@ -41,10 +41,10 @@ void Reshape(Emitter& e, const Node& node) {
   }
   if (open >= 0) {
     const std::int64_t others = Product(dims), all = Product(x.dims);
-    if (others == 0 || all % others != 0) e.Refuse(node, "the shape does not fit " + std::to_string(all) + " elements");
+    if (others == 0 || all % others != 0) e.Misfit(node, "the shape does not fit " + std::to_string(all) + " elements");
     dims[static_cast<std::size_t>(open)] = all / others;
   }
-  if (Product(dims) != Product(x.dims)) e.Refuse(node, "the shape " + IntList(dims) + " does not fit " + x.type());
+  if (Product(dims) != Product(x.dims)) e.Misfit(node, "the shape " + IntList(dims) + " does not fit " + x.type());
   e.Out(node, 0, e.b.Reshape(x, std::move(dims)));
 }
 
@@ -65,7 +65,7 @@ void Squeeze(Emitter& e, const Node& node) {
   for (std::size_t i = 0; i < x.rank(); ++i) drop[i] = !axes && x.dims[i] == 1;
   for (const std::int64_t axis : axes.value_or(Dims{})) {
     const auto a = static_cast<std::size_t>(e.Axis(node, axis, x.rank()));
-    if (x.dims[a] != 1) e.Refuse(node, "dimension " + std::to_string(a) + " is not 1");
+    if (x.dims[a] != 1) e.Misfit(node, "dimension " + std::to_string(a) + " is not 1");
     drop[a] = true;
   }
   Dims dims;

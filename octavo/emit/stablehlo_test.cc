@@ -197,7 +197,7 @@ TEST(Stablehlo, WrongShapesOfResultsAreNoted) {
   const StablehloResult result = WriteStablehlo(m, path, {});
   EXPECT_THAT(ReadTextFile(path, std::size_t{1} << 20), HasSubstr("stablehlo.abs %0 : tensor<2x6xf32>"));
   std::filesystem::remove(path);
-  EXPECT_THAT(result.trace, Contains(HasSubstr("the result 'h' of Neg 'h' is f32[n]; it is [2, 6]")));
+  EXPECT_THAT(result.notes, Contains(HasSubstr("the result 'h' of Neg 'h' is f32[n]; it is [2, 6]")));
 }
 
 TEST(Stablehlo, RecurrentOperatorsAreLoops) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "octavo/base/output.h"
 #include "octavo/ir/tensor.h"
@@ -27,6 +28,8 @@ class TextWriter {
   TextWriter() = default;  // in memory, for functions that are written later
   // Keeps nothing: for a run that only finds out shapes.
   static TextWriter Nothing() { return TextWriter(false); }
+  // Whether what is put is kept from now on; gives what held before.
+  bool Keep(bool keeps) { return std::exchange(keeps_, keeps); }
   TextWriter(const TextWriter&) = delete;
   TextWriter& operator=(const TextWriter&) = delete;
 
