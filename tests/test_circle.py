@@ -145,6 +145,27 @@ FLOAT_OPS = {
     "resize_linear": one("Resize", [1, 3, 4, 4], constants=[("r", np.zeros(0, np.float32)), ("s", np.array([1, 1, 2, 3], np.float32))],
                          mode="linear", coordinate_transformation_mode="half_pixel"),
     "depth_to_space": one("DepthToSpace", [1, 8, 3, 3], blocksize=2),
+    "depth_to_space_crd": one("DepthToSpace", [2, 12, 3, 4], blocksize=2, mode="CRD"),
+    "slice_backwards": one("Slice", [1, 6, 8, 9], constants=[("s", I64(-1, 6)), ("e", I64(-100, 1)), ("a", I64(1, 3)), ("t", I64(-1, -2))]),
+    "conv_1d": one("Conv", [2, 4, 11], constants=[("w", weights(6, 2, 3)), ("b", weights(6))], group=2, pads=[2, 1], strides=[2], dilations=[2]),
+    "conv_transpose_1d": one("ConvTranspose", [1, 3, 7], constants=[("w", weights(3, 4, 4)), ("b", weights(4))], strides=[2], pads=[1, 1]),
+    "conv_transpose_1d_uneven": one("ConvTranspose", [1, 3, 7], constants=[("w", weights(3, 4, 3))], strides=[2], pads=[1, 1], output_padding=[1]),
+    "maxpool_1d": one("MaxPool", [1, 3, 11], kernel_shape=[3], strides=[2], pads=[1, 1]),
+    "avgpool_1d": one("AveragePool", [1, 3, 11], kernel_shape=[4], strides=[3], pads=[0, 2], count_include_pad=1),
+    "softplus": one("Softplus", [2, 50]),
+    "mish": one("Mish", [2, 50], opset=18),
+    "softsign": one("Softsign", [2, 50]),
+    "selu": one("Selu", [2, 50]),
+    "celu": one("Celu", [2, 50], alpha=0.7),
+    "elu_alpha": one("Elu", [2, 50], alpha=0.3),
+    "thresholded_relu": one("ThresholdedRelu", [2, 50], alpha=0.4),
+    "reduce_l1": one("ReduceL1", [2, 3, 4, 5], axes=[1, 3], keepdims=0),
+    "reduce_l2": one("ReduceL2", [2, 3, 4, 5], axes=[-1], keepdims=1),
+    "reduce_sum_square": one("ReduceSumSquare", [2, 3, 4, 5], axes=[2], keepdims=0),
+    "cumsum": one("CumSum", [2, 3, 4], constants=[("a", np.int64(-2))], exclusive=1, reverse=1),
+    "gather_nd": one("GatherND", [3, 4, 5], constants=[("i", I64(2, -1, 0, 1).reshape(2, 1, 2))]),
+    "gather_nd_batch": one("GatherND", [2, 3, 4], constants=[("i", I64(2, 0, 1, -3).reshape(2, 2, 1))], batch_dims=1),
+    "gather_elements": one("GatherElements", [3, 4, 5], constants=[("i", I64(0, -1, 3, 2, 1, 0).reshape(1, 2, 3))], axis=1),
     "expand": one("Expand", [1, 3, 1], constants=[("s", I64(2, 3, 4))]),
     "add_channels": one("Add", [1, 3, 4, 4], constants=[("c", weights(3, 1, 1))]),
     "prelu": one("PRelu", [1, 3, 4, 4], constants=[("c", weights(3, 1, 1))]),
@@ -162,6 +183,49 @@ def test_float_operator(octavo, tmp_path, name):
     want, got = named(tmp_path / "m.onnx", [sample])[0]["y"], consumers.litert(out, [sample])[0]["y"]
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, atol=2e-6 * max(1, np.abs(want).max()), rtol=2e-6)
+
+
+def test_computed_indices_masks_and_flags(octavo, tmp_path):
+    """GatherElements of computed indices (some negative), IsNaN and Xor: what attention masks of exported models use."""
+    nodes = [helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64), helper.make_node("GatherElements", ["t", "i"], ["g"], axis=0),
+             helper.make_node("Sqrt", ["x"], ["r"]), helper.make_node("IsNaN", ["r"], ["n"]), helper.make_node("Greater", ["x", "one"], ["b"]),
+             helper.make_node("Xor", ["n", "b"], ["e"]), helper.make_node("Where", ["e", "g", "x"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [2, 3])], [helper.make_tensor_value_info("y", F32, [2, 3])],
+                              [numpy_helper.from_array(weights(4, 3), "t"), numpy_helper.from_array(np.float32(1), "one")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(tmp_path / "m.onnx"))
+    export(octavo, tmp_path / "m.onnx", tmp_path / "m.circle")
+    samples = [{"x": np.array(v, np.float32).reshape(2, 3)} for v in ([0, 1, 2, 3, -1, -4], [-3, 0.5, 1.5, 2.5, -2, 3])]
+    for w, g in zip(named(tmp_path / "m.onnx", samples), consumers.litert(tmp_path / "m.circle", samples)):
+        np.testing.assert_array_equal(g["y"], w["y"])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_recurrent_operators(octavo, tmp_path, kind, quantized):
+    """Both directions over 7 steps; quantized: codes of weights and of the result, which is rounded."""
+    gates, rng = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind], np.random.default_rng(4)
+    nodes, init, inputs = [], [], ["x"]
+    for name, shape in (("w", (2, gates * 6, 5)), ("r", (2, gates * 6, 6))):
+        values = (rng.normal(size=shape) / 3).astype(np.float32)
+        if quantized:
+            init += [numpy_helper.from_array(np.rint(values / 0.02).clip(-128, 127).astype(np.int8), name), numpy_helper.from_array(np.float32(0.02), f"{name}_s")]
+            nodes.append(helper.make_node("DequantizeLinear", [name, f"{name}_s"], [f"{name}_d"]))
+        else:
+            init.append(numpy_helper.from_array(values, name))
+        inputs.append(f"{name}_d" if quantized else name)
+    nodes.append(helper.make_node(kind, inputs, ["o" if quantized else "y"], "node", hidden_size=6, direction="bidirectional"))
+    if quantized:
+        init += [numpy_helper.from_array(np.float32(1 / 128), "s"), numpy_helper.from_array(np.int8(0), "z")]
+        nodes += [helper.make_node("QuantizeLinear", ["o", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [7, 2, 5])], [helper.make_tensor_value_info("y", F32, [7, 2, 2, 6])], init)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(tmp_path / "m.onnx"))
+    export(octavo, tmp_path / "m.onnx", tmp_path / "m.circle")
+    sample = {"x": rng.normal(size=(7, 2, 5)).astype(np.float32)}
+    want, got = named(tmp_path / "m.onnx", [sample], optimize=False)[0]["y"], consumers.litert(tmp_path / "m.circle", [sample])[0]["y"]
+    if quantized:  # on the grid of the codes, a step from a rounding at a half at most
+        assert np.array_equal(got * 128, np.rint(got * 128)) and np.abs(got - want).max() <= 1 / 128 and (got != want).mean() < 0.02
+    else:
+        np.testing.assert_allclose(got, want, atol=2e-6)
 
 
 # --- single operators in integers -------------------------------------------------------------------------------------
@@ -221,6 +285,8 @@ def integer_ops(storage):
     return {
         "conv": qdq("Conv", [1, 3, 12, 12], storage, 0.03, weight=weights(8, 3, 3, 3), bias=weights(8), channel=channel, pads=[1, 1, 1, 1]),
         "conv_stride2": qdq("Conv", [1, 3, 12, 12], storage, 0.03, weight=weights(8, 3, 3, 3), channel=channel, pads=[1, 1, 1, 1], strides=[2, 2]),
+        "conv_1d": qdq("Conv", [2, 4, 13], storage, 0.03, weight=weights(8, 4, 3), bias=weights(8), channel=channel, pads=[1, 1], strides=[2]),
+        "maxpool_1d": qdq("MaxPool", [1, 4, 9], storage, 0.02, kernel_shape=[3], strides=[2], pads=[1, 1]),
         "depthwise": qdq("Conv", [1, 8, 12, 12], storage, 0.03, weight=weights(8, 1, 3, 3), bias=weights(8), channel=channel, group=8),
         "grouped": qdq("Conv", [1, 8, 12, 12], storage, 0.03, weight=weights(8, 4, 3, 3), bias=weights(8), channel=channel, group=2),
         "conv_transpose": qdq("ConvTranspose", [1, 3, 6, 6], storage, 0.03, weight=weights(3, 8, 2, 2), strides=[2, 2], channel=channel),

@@ -14,7 +14,9 @@
 #include "octavo/build/export.h"
 #include "octavo/build/pipeline.h"
 #include "octavo/compile/quantize_stage.h"
+#include "octavo/compile/unroll_recurrent.h"
 #include "octavo/emit/circle.h"
+#include "octavo/emit/lower_circle.h"
 #include "octavo/quantize/quantize.h"
 #include "octavo/quantize/select.h"
 #include "octavo/rewrite/fake_quantize.h"
@@ -234,6 +236,34 @@ void ToFloat(Model& model, const Model& prepared, const std::unordered_set<const
   graph.EraseDead();
 }
 
+// More steps than these are refused with the operator's name: a file of tens of thousands of operators serves nobody.
+constexpr std::int64_t kMostSteps = 256;
+
+// LSTM, GRU and RNN become operators of their own: Circle's recurrent ones differ from consumer to consumer.
+void UnrollForCircle(Model& model) {
+  Graph& graph = *model.graph;
+  for (Node* node : graph.nodes()) {
+    if (!node->Is("LSTM") && !node->Is("GRU") && !node->Is("RNN")) continue;
+    for (std::size_t i = 1; i < node->inputs().size() && i < 4; ++i) {
+      const Value* w = node->input(i);
+      if (w == nullptr || !w->is_constant() || !w->data || !w->type.quant) continue;
+      if (w->type.quant->kind != QuantType::Kind::kAffine) continue;
+      node->SetInput(i, graph.AddConstant(graph.UniqueName(w->name() + "_f"),
+                                          internal::Dequantized(*w->data, w->type.quant->affine, w->name())));
+    }
+    for (Value* out : node->outputs()) {
+      if (out == nullptr || out->dead() || !out->type.quant) continue;
+      const Type codes = out->type;
+      out->type.quant.reset();
+      Node* rounded = graph.AddNode(std::string(kQuantize), std::string(kIrDomain), {out},
+                                    {{graph.UniqueName(out->name() + "_q"), codes}}, node->next());
+      if (out->is_graph_output()) graph.SwapNames(out, rounded->output());
+      graph.ReplaceAllUses(out, rounded->output(), rounded);
+    }
+  }
+  UnrollRecurrent(model, kMostSteps);
+}
+
 }  // namespace
 
 void PlanProfile(const ExportRequest& request, BuildPlan& plan) {
@@ -256,6 +286,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
   const std::string profile = request.Option("profile");
   ProfileAskedFor(request);
   Model model = PrepareExport(request);
+  UnrollForCircle(model);
   std::string effective = profile;
   CircleSelection chosen;
   std::set<std::string> chosen_names;

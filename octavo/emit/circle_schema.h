@@ -81,6 +81,7 @@ inline constexpr CircleOp kCircleOps[] = {
     {"ABS", "AbsOptions"},
     {"SPLIT_V", "SplitVOptions"},
     {"CEIL", ""},
+    {"REVERSE_V2", "ReverseV2Options"},
     {"COS", "CosOptions"},
     {"ELU", ""},
     {"QUANTIZE", "QuantizeOptions"},

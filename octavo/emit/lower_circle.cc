@@ -103,6 +103,8 @@ void Widen(TensorRef& data, QuantType& quant) {
   quant.affine.storage = wide;
 }
 
+}  // namespace
+
 TensorRef Dequantized(const TensorRef& codes, const Affine& affine, const std::string& where) {
   if (affine.block != 0) {
     // Blocked along axis: scale dims equal the tensor's but for that axis.
@@ -141,8 +143,6 @@ TensorRef Dequantized(const TensorRef& codes, const Affine& affine, const std::s
   }
   return TensorRef::FromFloats(codes.dims, out);
 }
-
-}  // namespace
 
 TensorRef PermutedData(const TensorRef& data, std::span<const std::int64_t> perm) {
   const Dims dims = Permuted(data.dims, perm);
@@ -581,6 +581,7 @@ std::int64_t CircleLowering::MapAxis(std::int64_t axis, Layout layout, std::size
 CircleReport CircleLowering::Run() {
   UnifySigns();
   CastBeforeExpand();
+  AddAxis();
   FindFusions();
   for (const Value* input : old_.inputs()) {
     if (input->data) {

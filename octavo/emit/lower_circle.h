@@ -31,6 +31,8 @@ Storage StorageOf(const Type& type);
 std::vector<std::int64_t> ToLast(std::size_t rank);   // permutation first -> last: 0, 2, .., 1
 std::vector<std::int64_t> ToFirst(std::size_t rank);  // its inverse
 Dims Permuted(const Dims& dims, std::span<const std::int64_t> perm);
+// The numbers of codes, blocks along an axis too; `where` names them in errors.
+TensorRef Dequantized(const TensorRef& codes, const Affine& affine, const std::string& where);
 TensorRef PermutedData(const TensorRef& data, std::span<const std::int64_t> perm);
 QuantType PermutedQuant(QuantType quant, std::span<const std::int64_t> perm);
 Type MakeType(DType dtype, const Dims& dims, std::optional<QuantType> quant = std::nullopt);
@@ -111,6 +113,7 @@ class CircleLowering {
   // --- prepasses ---------------------------------------------------------------------------------------------------
   void UnifySigns();
   void CastBeforeExpand();
+  void AddAxis();
   void FindFusions();
   void FindGelu(const Node& erf);
 
@@ -144,6 +147,7 @@ class CircleLowering {
   void Silu(const Node& node);
   void Erf(const Node& node);
   void Reciprocal(const Node& node);
+  void Composed(const Node& node);
   void Softmax(const Node& node);
   void Pool(const Node& node);
   void GlobalPool(const Node& node);
@@ -157,6 +161,11 @@ class CircleLowering {
   void Split(const Node& node);
   void Slice(const Node& node);
   void Gather(const Node& node);
+  void GatherNd(const Node& node);
+  void GatherElements(const Node& node);
+  // GATHER of x's elements, taken as rows of x's last dimensions from `first` on, at the row numbers `rows`.
+  void GatherRows(const Node& node, std::size_t first, Value* rows);
+  void CumSum(const Node& node);
   void Expand(const Node& node);
   void Tile(const Node& node);
   void Pad(const Node& node);

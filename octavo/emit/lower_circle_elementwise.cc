@@ -163,13 +163,16 @@ void CircleLowering::Compare(const Node& node) {
                                                                              {"GreaterOrEqual", "GREATER_EQUAL"},
                                                                              {"And", "LOGICAL_AND"},
                                                                              {"Or", "LOGICAL_OR"},
-                                                                             {"Not", "LOGICAL_NOT"}};
+                                                                             {"Not", "LOGICAL_NOT"},
+                                                                             {"Xor", "NOT_EQUAL"},
+                                                                             {"IsNaN", "NOT_EQUAL"}};
   std::vector<const Value*> operands(node.inputs().begin(), node.inputs().end());
   RequireArithmetic(node, operands);
   const Layout layout = ElementwiseLayout(node, operands);
   const std::size_t rank = DimsOf(node.output()).size();
   std::vector<Value*> inputs;
   for (const Value* v : operands) inputs.push_back(ElementwiseOperand(v, layout, rank, true));
+  if (node.Is("IsNaN")) inputs.push_back(inputs[0]);  // what is not itself
   Finish(node, layout, Emit(kNames.at(node.op()), inputs, node.output()->name(), OutType(node, layout, false)), false);
 }
 
@@ -192,7 +195,7 @@ void CircleLowering::Activation(const Node& node) {
       {"Round", "ROUND"}, {"Sin", "SIN"},          {"Cos", "COS"},   {"Sign", "SIGN"},   {"Elu", "ELU"}};
   const Value* x = node.input(0);
   const std::string op(kNames.at(node.op()));
-  if (node.Is("Elu") && node.FloatAttribute("alpha", 1) != 1) Refuse(node, "alpha is not 1");
+  if (node.Is("Elu") && node.FloatAttribute("alpha", 1) != 1) return Composed(node);
   const Value* data[] = {x};
   RequireArithmetic(node, data);
   bool integer = IsFloat(node.output()->type.dtype) && Integer(node, op, data);
@@ -353,6 +356,51 @@ void CircleLowering::Reciprocal(const Node& node) {
   if (x->type.quant || OutputOf(node)->type.quant) KeptFloat(node, "no consumer divides right in integers");
   const std::string name = OutputOf(node)->name();
   Finish(node, layout, Binary("DIV", Scalar(1, name + "_one"), Get(x, layout, true), name), false);
+}
+
+// Activations that no consumer has, in float.
+void CircleLowering::Composed(const Node& node) {
+  const Value* x_old = node.input(0);
+  RequireArithmetic(node, {{x_old}});
+  const Layout layout = Prefer(x_old);
+  const std::string name = OutputOf(node)->name();
+  if (x_old->type.quant || OutputOf(node)->type.quant) KeptFloat(node, "it is several operators in Circle");
+  Value* x = Get(x_old, layout, true);
+  const auto c = [&](float v) { return Scalar(v, name + "_c"); };
+  // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which does not overflow.
+  const auto softplus = [&] {
+    Value* e = Unary("EXP", Unary("NEG", Unary("ABS", x, name), name), name);
+    Value* l = Unary("LOG", Binary("ADD", e, c(1), name), name);
+    return Binary("ADD", Unary("RELU", x, name), l, name);
+  };
+  // max(x, 0) + alpha (e^(min(x, 0) / beta) - 1)
+  const auto elu = [&](float alpha, float beta) {
+    Value* low = Binary("MINIMUM", x, c(0), name);
+    if (beta != 1) low = Binary("DIV", low, c(beta), name);
+    low = Binary("MUL", Binary("SUB", Unary("EXP", low, name), c(1), name), c(alpha), name);
+    return Binary("ADD", Unary("RELU", x, name), low, name);
+  };
+  Value* y = nullptr;
+  if (node.Is("Softplus")) {
+    y = softplus();
+  } else if (node.Is("Mish")) {
+    y = Binary("MUL", x, Unary("TANH", softplus(), name), name);
+  } else if (node.Is("Softsign")) {
+    y = Binary("DIV", x, Binary("ADD", Unary("ABS", x, name), c(1), name), name);
+  } else if (node.Is("Selu")) {
+    y = Binary("MUL", elu(node.FloatAttribute("alpha", 1.67326319217681884765625f), 1),
+               c(node.FloatAttribute("gamma", 1.05070102214813232421875f)), name);
+  } else if (node.Is("Celu")) {
+    const float alpha = node.FloatAttribute("alpha", 1);
+    y = elu(alpha, alpha);
+  } else if (node.Is("Elu")) {
+    y = elu(node.FloatAttribute("alpha", 1), 1);
+  } else {  // ThresholdedRelu
+    Value* passes = Binary("GREATER", x, c(node.FloatAttribute("alpha", 1)), name);
+    passes->type.dtype = DType::kBool;
+    y = Emit("SELECT_V2", {passes, x, c(0)}, name, MakeType(DType::kF32, ShapeOf(x)));
+  }
+  Finish(node, layout, y, false);
 }
 
 void CircleLowering::Softmax(const Node& node) {

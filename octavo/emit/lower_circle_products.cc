@@ -497,11 +497,10 @@ void CircleLowering::GlobalPool(const Node& node) {
 }
 
 void CircleLowering::Reduce(const Node& node) {
-  static const std::unordered_map<std::string_view, std::string_view> kNames{{"ReduceMean", "MEAN"},
-                                                                             {"ReduceSum", "SUM"},
-                                                                             {"ReduceMax", "REDUCE_MAX"},
-                                                                             {"ReduceMin", "REDUCE_MIN"},
-                                                                             {"ReduceProd", "REDUCE_PROD"}};
+  static const std::unordered_map<std::string_view, std::string_view> kNames{
+      {"ReduceMean", "MEAN"},      {"ReduceSum", "SUM"},          {"ReduceMax", "REDUCE_MAX"},
+      {"ReduceMin", "REDUCE_MIN"}, {"ReduceProd", "REDUCE_PROD"}, {"ReduceL1", "SUM"},
+      {"ReduceL2", "SUM"},         {"ReduceSumSquare", "SUM"},    {"ReduceLogSum", "SUM"}};
   const Value* x_old = node.input(0);
   const std::size_t rank = DimsOf(x_old).size();
   std::vector<std::int64_t> axes;
@@ -528,7 +527,12 @@ void CircleLowering::Reduce(const Node& node) {
   Value* x = Get(x_old, use, !integer);
   // A mean that keeps height and width is a GlobalAveragePool when it is read back, which sums in another order.
   const bool pool = spatial && exact_ && keep && use == Layout::kLast;
-  Value* y = Mean(x, axes, keep && !pool, OutputOf(node)->name(), op);
+  const std::string name = OutputOf(node)->name();
+  if (node.Is("ReduceL1")) x = Unary("ABS", x, name);
+  if (node.Is("ReduceL2") || node.Is("ReduceSumSquare")) x = Binary("MUL", x, x, name);
+  Value* y = Mean(x, axes, keep && !pool, name, op);
+  if (node.Is("ReduceL2")) y = Unary("SQRT", y, name);
+  if (node.Is("ReduceLogSum")) y = Unary("LOG", y, name);
   if (pool) {
     y = Reshape(y, *StaticShape(OutType(node, use, false)), OutputOf(node)->name());
   } else if (integer) {

@@ -167,13 +167,26 @@ void CircleLowering::Slice(const Node& node) {
   Dims from(rank, 0), to = ShapeOf(x), step(rank, 1), shape = ShapeOf(x);
   for (std::size_t i = 0; i < starts.size(); ++i) {
     const std::int64_t axis = Axis(node, axes[i], rank), n = dims[static_cast<std::size_t>(axis)];
-    if (steps[i] <= 0) Refuse(node, "it steps backwards");
+    if (steps[i] == 0) Refuse(node, "its step is 0");
+    if (steps[i] < 0) {
+      // Backwards: the same elements of the reversed tensor, forwards.
+      const std::int64_t mapped = MapAxis(axis, layout, rank);
+      x = Emit("REVERSE_V2", {x, Int32s({&mapped, 1}, x->name() + "_axis")}, x->name() + "_reversed",
+               MakeType(x->type.dtype, ShapeOf(x), x->type.quant));
+      const std::int64_t first = std::clamp<std::int64_t>(starts[i] < 0 ? starts[i] + n : starts[i], -1, n - 1);
+      const std::int64_t end =
+          std::clamp<std::int64_t>(ends[i] < 0 && ends[i] >= -n ? ends[i] + n : ends[i], -1, n - 1);
+      starts[i] = n - 1 - first;
+      ends[i] = n - 1 - end;
+      steps[i] =
+          steps[i] == std::numeric_limits<std::int64_t>::min() ? std::numeric_limits<std::int64_t>::max() : -steps[i];
+    }
     const auto clamp = [n](std::int64_t v) { return std::clamp<std::int64_t>(v < 0 ? v + n : v, 0, n); };
     const auto at = static_cast<std::size_t>(MapAxis(axis, layout, rank));
     from[at] = clamp(starts[i]);
     to[at] = std::max(clamp(ends[i]), from[at]);
     step[at] = steps[i];
-    shape[at] = (to[at] - from[at] + steps[i] - 1) / steps[i];
+    shape[at] = to[at] == from[at] ? 0 : (to[at] - from[at] - 1) / steps[i] + 1;
   }
   const std::string name = node.output()->name();
   const Type type = MakeType(x->type.dtype, shape, x->type.quant);
@@ -187,31 +200,6 @@ void CircleLowering::Slice(const Node& node) {
              type);
   }
   MoveLike(node, x_old, layout, codes, y);
-}
-
-void CircleLowering::Gather(const Node& node) {
-  const Value *x_old = node.input(0), *i_old = node.input(1);
-  const std::size_t rank = DimsOf(x_old).size();
-  const std::int64_t axis = Axis(node, node.IntAttribute("axis", 0), rank);
-  const bool codes = x_old->type.quant.has_value() && PerTensorType(x_old->type);
-  if (x_old->type.quant && !codes) KeptFloat(node, "its table has a scale for each row");
-  Value* x = Get(x_old, Layout::kFirst, !codes);
-  Value* indices = nullptr;
-  if (const TensorRef* data = ConstantData(node, 1)) {
-    std::vector<std::int64_t> list = data->ToInts();
-    for (std::int64_t& i : list) {
-      if (i < 0) i += DimsOf(x_old)[static_cast<std::size_t>(axis)];
-    }
-    indices = new_->AddConstant(i_old->name(), TensorRef::FromInts(DType::kS32, data->dims, list));
-  } else {
-    indices = Get(i_old, Layout::kFirst, true);
-  }
-  Type type = OutType(node, Layout::kFirst, false);
-  type.quant = x->type.quant;
-  type.dtype = x->type.dtype;
-  Value* y =
-      Emit("GATHER", {x, indices}, node.output()->name(), type, {{"axis", axis}, {"batch_dims", std::int64_t{0}}});
-  MoveLike(node, x_old, Layout::kFirst, codes, y);
 }
 
 void CircleLowering::Expand(const Node& node) {
@@ -492,10 +480,17 @@ void CircleLowering::DepthToSpace(const Node& node) {
   const bool forward = node.Is("DepthToSpace");
   const std::int64_t block = node.IntAttribute("blocksize", 1);
   const Dims in = DimsOf(x_old), out = DimsOf(node.output());
-  // DCR, and SpaceToDepth, are Circle's own order in NHWC.
-  if (forward && node.StringAttribute("mode", "DCR") != "DCR" && in[1] != block * block) Refuse(node, "mode CRD");
   if (x_old->type.quant) KeptFloat(node, "it is lowered in float");
   Value* x = Get(x_old, Layout::kLast, true);
+  // DCR, and SpaceToDepth, are Circle's own order in NHWC. CRD has a channel's block in neighbouring channels.
+  const std::int64_t channels = out[1], area = block * block;
+  if (forward && node.StringAttribute("mode", "DCR") != "DCR" && channels > 1) {
+    const std::string name = node.output()->name() + "_blocks";
+    const Dims dims = ShapeOf(x);
+    const std::int64_t swap[] = {0, 2, 1};
+    x = Reshape(x, {in[0] * in[2] * in[3], channels, area}, name);
+    x = Reshape(Transpose(x, swap, name), dims, name);
+  }
   Value* y = Emit(forward ? "DEPTH_TO_SPACE" : "SPACE_TO_DEPTH", {x}, node.output()->name(),
                   MakeType(x->type.dtype, Permuted(out, ToLast(4))), {{"block_size", block}});
   Finish(node, Layout::kLast, y, false);
@@ -548,6 +543,8 @@ const std::unordered_map<std::string_view, CircleLowering::Handler>& CircleLower
       {"And", &L::Compare},
       {"Or", &L::Compare},
       {"Not", &L::Compare},
+      {"Xor", &L::Compare},
+      {"IsNaN", &L::Compare},
       {"Where", &L::Where},
       {"Relu", &L::Activation},
       {"Sigmoid", &L::Activation},
@@ -575,6 +572,12 @@ const std::unordered_map<std::string_view, CircleLowering::Handler>& CircleLower
       {"QuickGelu", &L::Silu},
       {"Erf", &L::Erf},
       {"Reciprocal", &L::Reciprocal},
+      {"Softplus", &L::Composed},
+      {"Mish", &L::Composed},
+      {"Softsign", &L::Composed},
+      {"Selu", &L::Composed},
+      {"Celu", &L::Composed},
+      {"ThresholdedRelu", &L::Composed},
       {"Softmax", &L::Softmax},
       {"LogSoftmax", &L::Softmax},
       {"MaxPool", &L::Pool},
@@ -587,6 +590,10 @@ const std::unordered_map<std::string_view, CircleLowering::Handler>& CircleLower
       {"ReduceMax", &L::Reduce},
       {"ReduceMin", &L::Reduce},
       {"ReduceProd", &L::Reduce},
+      {"ReduceL1", &L::Reduce},
+      {"ReduceL2", &L::Reduce},
+      {"ReduceSumSquare", &L::Reduce},
+      {"ReduceLogSum", &L::Reduce},
       {"Reshape", &L::ReshapeNode},
       {"Flatten", &L::ReshapeNode},
       {"Squeeze", &L::ReshapeNode},
@@ -598,6 +605,9 @@ const std::unordered_map<std::string_view, CircleLowering::Handler>& CircleLower
       {"Split", &L::Split},
       {"Slice", &L::Slice},
       {"Gather", &L::Gather},
+      {"GatherND", &L::GatherNd},
+      {"GatherElements", &L::GatherElements},
+      {"CumSum", &L::CumSum},
       {"Expand", &L::Expand},
       {"Tile", &L::Tile},
       {"Pad", &L::Pad},

@@ -65,6 +65,18 @@ std::optional<std::uint64_t> GatheredBytes(const Node& node) {
   return bytes;
 }
 
+// What a ConstantOfShape of a constant shape makes, at most; its type may not be known either.
+std::optional<std::uint64_t> FilledBytes(const Node& node) {
+  const Value* shape = node.input(0);
+  if (!node.Is("ConstantOfShape") || shape == nullptr || !shape->data || shape->data->dtype != DType::kS64)
+    return std::nullopt;
+  std::uint64_t bytes = 8;
+  for (const std::int64_t dim : shape->data->ToInts()) {
+    if (dim < 0 || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(dim), &bytes)) return std::nullopt;
+  }
+  return bytes;
+}
+
 // Broadcasting of two constants can multiply their sizes; everything else not in kGrows gives at most what it gets, up
 // to the width of the type.
 // `unpacks`: scales of blocks may be products of smaller ones.
@@ -75,6 +87,7 @@ bool SizeAcceptable(const Node& node, std::uint64_t input_bytes, bool unpacks) {
     if (output == nullptr) continue;
     std::optional<std::uint64_t> bytes = KnownBytes(output->type);
     if (!bytes.has_value()) bytes = GatheredBytes(node);
+    if (!bytes.has_value()) bytes = FilledBytes(node);
     if (bytes.has_value()) {
       if (*bytes > kMaxResult || (!scales && *bytes > kSmall && *bytes > 4 * input_bytes)) return false;
     } else if (In(node.op(), kGrows) || input_bytes > (node.inputs().size() > 1 ? 4096u : kMaxResult / 8)) {

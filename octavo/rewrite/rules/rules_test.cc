@@ -140,6 +140,29 @@ TEST(AverageToGlobal, TakesOneWindowOverAll) {
   EXPECT_THAT(run("[1,3,2,1]", "kernel_shape=[6, 6], pads=[0, 0, 1, 0]").refusal, HasSubstr("leaves some out"));
 }
 
+TEST(ScaleLog, BringsFactorAndAddendIntoTheRangeOfHalves) {
+  const auto run = [](const std::string& factor, const std::string& addend, const std::string& more = "") {
+    return Apply(ScaleLog(), "graph @g(%x: f32[3]) -> (%y" + std::string(more.empty() ? "" : ", %z") +
+                                 ") {\n %a = constant f32" + factor + "\n %b = constant f32" + addend +
+                                 "\n %m: f32[3] = Mul(%x, %a)\n %s: f32[3] = Add(%b, %m)\n" + more +
+                                 " %y: f32[3] = Log(%s)\n}");
+  };
+  EXPECT_EQ(run("[] 1048576", "[] 1").text, Canonical(R"(graph @g(%x: f32[3]) -> (%y) {
+    %y_factor: f32[] = constant f32[] 64
+    %y_addend: f32[] = constant f32[] 6.1035156e-05
+    %y_shift: f32[] = constant f32[] 9.7040606
+    %y_factor_done: f32[3] = Mul(%x, %y_factor)
+    %y_addend_done: f32[3] = Add(%y_factor_done, %y_addend)
+    %y_scaled: f32[3] = Log(%y_addend_done)
+    %y: f32[3] = Add(%y_scaled, %y_shift)
+  })"));
+  EXPECT_THAT(run("[] 100", "[] 1").refusal, HasSubstr("the factor is small"));
+  EXPECT_THAT(run("[] 1", "[] 1e-6").refusal, HasSubstr("small already"));
+  EXPECT_THAT(run("[] 1048576", "[] -1").refusal, HasSubstr("not positive"));
+  EXPECT_THAT(run("[] 1048576", "[] 1", " %z: f32[3] = Neg(%s)\n").refusal, HasSubstr("others read"));
+  EXPECT_EQ(run("[3] [1048576, 1, 1]", "[] 1").applied, 0);
+}
+
 TEST(RemoveInfiniteBound, TakesOnlyWhatBoundsNothing) {
   const auto run = [](const std::string& op, const std::string& bound) {
     return Apply(RemoveInfiniteBound(), "graph @g(%x: f32[3]) -> (%y) {\n %b = constant " + bound +
@@ -384,6 +407,17 @@ TEST(FoldConstants, FoldsChainsAndKeepsNames) {
   EXPECT_EQ(FoldConstants(model), 2);
   EXPECT_THAT(Print(*model.graph), HasSubstr("%shape = constant s64[2] [2, 3]"));
   EXPECT_EQ(model.graph->node_count(), 1u);
+}
+
+TEST(FoldConstants, FillsAScalarWhoseTypeIsNotKnown) {
+  Model model = Parse(R"(opset "" = 17
+  graph @g(%x: bool[1,3]) -> (%y) {
+    %none = constant s64[0] []
+    %true = ConstantOfShape(%none) {value=bool[1] [1]}
+    %y: bool[1,3] = And(%true, %x)
+  })");
+  EXPECT_EQ(FoldConstants(model), 1);
+  EXPECT_THAT(Print(*model.graph), HasSubstr("%true = constant bool[] 1"));
 }
 
 TEST(FoldConstants, LeavesWhatIsRandomHugeQuantizedOrAnOutput) {
