@@ -236,6 +236,42 @@ def test_weight_axis_that_the_runtime_ignores(octavo, tmp_path, op, axis):
     assert worst(outputs(tmp_path / "r.onnx", samples)) <= 0.0501 < worst(outputs(tmp_path / "q.onnx", samples)) / 5
 
 
+@pytest.mark.parametrize("op", ["Add", "Mul", "Concat", "Where"])
+def test_scales_along_an_axis_that_the_runtime_refuses(octavo, tmp_path, op):
+    """A sum of a constant with a scale a channel: right with optimizations off, not even loaded or miscomputed with them."""
+    rng = np.random.default_rng(0)
+    nodes, init = [], []
+    pair(nodes, init, "x", 0.02, 128)
+    qdq(nodes, init, "w", rng.integers(-127, 127, (3, 4)).astype(np.int8), np.float32(2.0) ** -np.arange(4, 8), np.zeros(4, np.int8), 1)
+    init.append(numpy_helper.from_array(rng.random((3, 4)) < 0.5, "k"))
+    inputs = {"Concat": ["x_p", "w"], "Where": ["k", "x_p", "w"]}.get(op, ["x_p", "w"])
+    nodes.append(helper.make_node(op, inputs, ["c"], **({"axis": 0} if op == "Concat" else {})))
+    pair(nodes, init, "c", 0.05, 128)
+    nodes.append(helper.make_node("Identity", ["c_p"], ["y"]))
+    onnx.save(make(nodes, init, [("x", [3, 4])], [("y", [6 if op == "Concat" else 3, 4])]), str(tmp_path / "q.onnx"))
+    report = rewrite(octavo, tmp_path / "q.onnx", tmp_path / "r.onnx", "--class", "exact")
+    assert applied(report)["float-weight"] == 1
+    samples = [{"x": rng.normal(size=(3, 4)).astype(np.float32)} for _ in range(4)]
+    right = outputs(tmp_path / "q.onnx", samples, optimize=False)
+    for optimize in (False, True):
+        assert all(np.array_equal(a[0], b[0]) for a, b in zip(right, outputs(tmp_path / "r.onnx", samples, optimize)))
+
+
+def test_reflecting_pad_on_codes_drops_the_number_it_does_not_read(octavo, tmp_path):
+    for mode in ("reflect", "edge", "constant"):
+        nodes, init = [], [numpy_helper.from_array(np.array([1, 0]), "pads"), numpy_helper.from_array(np.float32(1.5), "v")]
+        pair(nodes, init, "x", 0.02, 128)
+        nodes.append(helper.make_node("Pad", ["x_p", "pads", "v"], ["c"], mode=mode))
+        init += [numpy_helper.from_array(np.float32(0.02), "c_p_s"), numpy_helper.from_array(np.uint8(128), "c_p_z")]
+        nodes += [helper.make_node("QuantizeLinear", ["c", "c_p_s", "c_p_z"], ["c_q"]),
+                  helper.make_node("DequantizeLinear", ["c_q", "c_p_s", "c_p_z"], ["y"])]
+        onnx.save(make(nodes, init, [("x", [5])], [("y", [6])]), str(tmp_path / "q.onnx"))
+        report = rewrite(octavo, tmp_path / "q.onnx", tmp_path / "r.onnx", "--class", "exact")
+        assert applied(report)["integer-pad"] == 1
+        sample = [{"x": np.float32([-1, 0.3, 0.01, 1, 0.7])}]
+        assert np.array_equal(*(outputs(tmp_path / p, sample, False)[0][0] for p in ("q.onnx", "r.onnx")))
+
+
 def test_saturating_products_become_exact(octavo, tmp_path):
     """u8 times full-range s8: wrong in the default session on x86 without VNNI; u8 weights are right everywhere."""
     rng = np.random.default_rng(1)

@@ -170,6 +170,8 @@ class QLinearLowering {
         code = QuantizeOne(v->data->ToFloats()[0], a.scale.ToFloats()[0], static_cast<std::int32_t>(code), a.storage);
       }
       inputs[2] = graph_->AddConstant(node_->output()->name() + "_pad", TensorRef::FromInts(a.storage, {}, {&code, 1}));
+    } else if (inputs.size() > 2) {
+      inputs[2] = nullptr;  // a number that is not read, and has the type of the floats
     }
     Node* fresh = Emit("Pad", "", std::move(inputs));
     CopyAttributes(*fresh);

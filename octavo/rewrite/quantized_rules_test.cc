@@ -315,6 +315,31 @@ TEST(Threshold, LargeSums) {
 
 // --- Other oracles -----------------------------------------------------------------------------------------------
 
+// The runtime's integer kernels write nothing where there is nothing to sum; the float ones write the bias or zeros.
+TEST(Layers, SumsOfNothingStayFloat) {
+  const std::string head = "graph @g(%a: u8[3,0]) -> (%o) {\n%x: f32[3,0] # u8(scale=0.5, zero=7) = StorageCast(%a)\n";
+  const std::string w = "%w: f32[0,4] # u8(scale=0.5, zero=7) = constant u8[0,4] []\n";
+  const std::string tail = "\n%o: u8[3,4] = StorageCast(%y)\n}";
+  const std::string y = "%y: f32[3,4] # u8(scale=0.5, zero=100) = ";
+  for (const std::string& text : std::vector<std::string>{
+           head + w + y + "MatMul(%x, %w)" + tail, head + w + y + "Gemm(%x, %w)" + tail,
+           head + w + "%o: f32[3,4] = MatMul(%x, %w)\n}", head + w + "%o: f32[3,4] = Gemm(%x, %w)\n}",
+           "graph @g(%a: u8[1,0,3]) -> (%o) {\n%x: f32[1,0,3] # u8(scale=0.5, zero=7) = StorageCast(%a)\n%w: "
+           "f32[2,0,1] # "
+           "u8(scale=0.5, zero=7) = constant u8[2,0,1] []\n%y: f32[1,2,3] # u8(scale=0.5, zero=100) = Conv(%x, "
+           "%w)\n%o: "
+           "u8[1,2,3] = StorageCast(%y)\n}"}) {
+    SCOPED_TRACE(text);
+    Model model = ParseIr(text);
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 9), before = RunQdq(model, inputs);
+    const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), {});
+    EXPECT_EQ(result.integer_layers, 0);
+    EXPECT_TRUE(std::any_of(result.rules.trace.begin(), result.rules.trace.end(),
+                            [](const TraceEntry& t) { return t.reason.starts_with("it sums nothing"); }));
+    EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+  }
+}
+
 TEST(FloatWeight, SameBitsAsTheRuntime) {
   const std::string text =
       "graph @g(%x: f32[1,4,5]) -> (%y) {\n%w: f32[4,4,1] # s8(axis=1, scale=f32[4] [0.5, 0.1, 0.013, 3], zero=s8[4] "
@@ -325,6 +350,25 @@ TEST(FloatWeight, SameBitsAsTheRuntime) {
   const std::vector<TensorRef> before = RunQdq(model, inputs);
   EXPECT_EQ(RewriteQuantized(model, Cpu(), Only({"float-weight"})).rules.rules[0].applied, 1);
   EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+}
+
+// A packed constant would be summed in another order; and a sum of scales along an axis cannot be loaded.
+TEST(FloatWeight, RowsOfAProductAndScalesOfASum) {
+  const std::string w = "%w: f32[37,3] # s8(axis=0, scale=f32[37] " +
+                        Ints(37, [](std::size_t i) { return i % 5 + 1; }) + ") = constant s8[37,3] " +
+                        Ints(111, [](std::size_t i) { return (i * 37) % 251 - 125; }) + "\n";
+  const std::string head =
+      "graph @g(%a: u8[1,37]) -> (%y) {\n%x: f32[1,37] # u8(scale=0.013, zero=3) = StorageCast(%a)\n";
+  for (const std::string& text : std::vector<std::string>{
+           head + w + "%y: f32[1,3] = MatMul(%x, %w)\n}", head + w + "%y: f32[1,3] = Gemm(%x, %w)\n}",
+           "graph @g(%a: u8[2,37,3]) -> (%o) {\n%x: f32[2,37,3] # u8(scale=0.013, zero=3) = StorageCast(%a)\n" + w +
+               "%y: f32[2,37,3] # u8(scale=0.1, zero=100) = Add(%w, %x)\n%o: u8[2,37,3] = StorageCast(%y)\n}"}) {
+    SCOPED_TRACE(text);
+    Model model = ParseIr(text);
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 3), before = RunQdq(model, inputs);
+    EXPECT_EQ(RewriteQuantized(model, Cpu(), Only({"float-weight"})).rules.rules[0].applied, 1);
+    EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+  }
 }
 
 TEST(Blocks, RepackingKeepsEveryCode) {
@@ -827,10 +871,10 @@ std::vector<Case> Mutations() {
   cases.push_back(bias);
   cases.push_back(
       {"float-weight/one-axis",
-       "graph @g(%a: u8[2,32]) -> (%o) {\n%x: f32[2,32] # u8(scale=0.02, zero=3) = StorageCast(%a)\n%w: f32[32,2] # "
-       "s4(axis=0, block=16, scale=f32[2,2] [1,20,3,40]) = constant s4[32,2] " +
+       "graph @g(%a: u8[1,32,3]) -> (%o) {\n%x: f32[1,32,3] # u8(scale=0.02, zero=3) = StorageCast(%a)\n%w: "
+       "f32[2,32,1] # s4(axis=1, block=16, scale=f32[2,2,1] [1,20,3,40]) = constant s4[2,32,1] " +
            Ints(64, [](std::size_t i) { return static_cast<std::int64_t>(i * 7 % 16) - 8; }) +
-           "\n%o: f32[2,2] = MatMul(%x, %w)\n}"});
+           "\n%o: f32[1,2,3] = Conv(%x, %w)\n}"});
   cases.push_back({"join-codes/same-parameters",
                    "graph @g(%a: u8[256], %b: s8[256]) -> (%o) {\n%x: f32[256] # " + p +
                        " = StorageCast(%a)\n%w: f32[256] # s8(scale=0.02, zero=1) = StorageCast(%b)\n%y: f32[512] # " +

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "octavo/numerics/affine.h"
 #include "octavo/rewrite/rules/quantized.h"
@@ -165,6 +166,7 @@ class IntegerPadRule final : public PatternRule<Node*> {
           v->is_constant() && v->data && v->data->elements() == 1 &&
           (v->type.quant ? ScalarOf(v).has_value() && SameScalar(*ScalarOf(v), *in) : v->data->dtype == DType::kF32);
       if (!plain) return Refusal{"its constant is computed, or has parameters of its own"};
+      if (!v->type.quant && std::isnan(v->data->ToFloats()[0])) return Refusal{"it pads with NaN, which has no code"};
     }
     return &node;
   }

@@ -20,6 +20,7 @@ std::string CheckLayer(std::string_view rule, const Node& node, const DeviceDesc
   MatchOr<std::int64_t> most = MatchBias(rule, bias, *x, w);
   if (auto* refusal = std::get_if<Refusal>(&most)) return refusal->reason;
   const std::optional<std::int64_t> length = SumLength(node);
+  if (length == 0) return "it sums nothing, and integer kernels leave their output as it was";
   const std::optional<ScalarParams> y = out == DType::kUndefined ? std::nullopt : Scalar8(node.output());
   const bool fits =
       (length && SumFits(*length, *x, w.affine->storage, w.zero, std::get<std::int64_t>(most))) ||
