@@ -182,6 +182,60 @@ bool TakePadsOut(Model& model, const Layer& layer) {
   return true;
 }
 
+// The only reader of a value; null: there are several, or none, or the model gives it out.
+const Node* OnlyReader(const Value* v) {
+  return v == nullptr || v->is_graph_output() || v->uses().size() != 1 ? nullptr : v->uses()[0].node;
+}
+
+// Before: Conv(x) {one tap, strides}, x: a sum that only it reads, with one dimension of more than one element
+// After:  Conv(DequantizeLinear(QuantizeLinear(Slice(x)))) {strides = 1}, in the parameters of x
+bool TakeStridesOut(Model& model, const Layer& layer) {
+  const Dims& dims = layer.w.codes->data->dims;
+  const std::vector<std::int64_t>* strides = layer.node->IntsAttribute("strides");
+  const std::vector<std::int64_t>* pads = layer.node->IntsAttribute("pads");
+  const std::optional<Dims> shape = StaticShape(layer.node->input(0)->type);
+  const std::string padding = layer.node->StringAttribute("auto_pad", "NOTSET");
+  if (layer.transposed || strides == nullptr || strides->size() + 2 != dims.size() || !shape ||
+      shape->size() != dims.size() || (padding != "NOTSET" && padding != "VALID") ||
+      std::any_of(dims.begin() + 2, dims.end(), [](auto d) { return d != 1; }) ||
+      std::all_of(strides->begin(), strides->end(), [](auto s) { return s == 1; }) ||
+      (pads != nullptr && std::any_of(pads->begin(), pads->end(), [](auto p) { return p != 0; })) ||
+      std::count_if(shape->begin() + 2, shape->end(), [](auto d) { return d > 1; }) > 1) {
+    return false;
+  }
+  const Node* quantize = layer.x.dequantize->input(0)->producer();
+  if (quantize == nullptr || !quantize->Is("QuantizeLinear") || quantize->input(0) == nullptr) return false;
+  const Node* sum = quantize->input(0)->producer();
+  if (sum == nullptr || !sum->Is("Add") || OnlyReader(sum->output()) != quantize ||
+      OnlyReader(quantize->output()) != layer.x.dequantize || OnlyReader(layer.node->input(0)) != layer.node) {
+    return false;
+  }
+  Graph& graph = *model.graph;
+  const std::string base = layer.node->input(0)->name() + "_strided";
+  Dims axes, starts, ends = {shape->begin() + 2, shape->end()};
+  Type type = layer.node->input(0)->type;
+  for (std::size_t i = 0; i < strides->size(); ++i) {
+    if ((*strides)[i] < 1) return false;
+    axes.push_back(static_cast<std::int64_t>(i) + 2);
+    starts.push_back(0);
+    (*type.shape)[i + 2] = Dim{(ends[i] + (*strides)[i] - 1) / (*strides)[i], {}};
+  }
+  const auto constant = [&](const char* what, const Dims& values) {
+    return graph.AddConstant(graph.UniqueName(base + what),
+                             TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
+  };
+  Value* sliced = graph
+                      .AddNode("Slice", "",
+                               {layer.node->input(0), constant("_starts", starts), constant("_ends", ends),
+                                constant("_axes", axes), constant("_steps", *strides)},
+                               {{graph.UniqueName(base), std::move(type)}}, layer.node)
+                      ->output();
+  layer.node->SetInput(0, Requantized(graph, sliced, layer.x.dequantize->input(1), layer.x.dequantize->input(2),
+                                      layer.x.storage, base, layer.node));
+  layer.node->SetAttribute("strides", std::vector<std::int64_t>(strides->size(), 1));
+  return true;
+}
+
 // Before: x
 // After:  DequantizeLinear(QuantizeLinear(x)), in 16 bits that hold all of the 8-bit numbers of `scale` and `zero`
 Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* before) {
@@ -322,6 +376,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     if (arithmetic.conv16_lost_bits == 0) continue;
     std::optional<Layer> layer = LayerOf(node);
     if (!layer) continue;
+    if (arithmetic.conv16_strides_twice && TakeStridesOut(model, *layer)) ++form.strides;
     if (arithmetic.conv16_pads_5x5_wrongly && TakePadsOut(model, *layer)) ++form.pads;
     if (!KeepsBits(*layer) && MoveBias(model, *layer, std::int64_t{1} << arithmetic.conv16_lost_bits)) ++form.biases;
   }

@@ -212,5 +212,38 @@ TEST(DeviceForm, RecurrentOperatorsAreUnrolled) {
   EXPECT_EQ(model.graph->outputs()[0]->name(), "y");
 }
 
+// A convolution of one tap and stride 2 over what `op` makes of the codes of x, and another reader of that or none.
+Model Strided(const std::string& op, const std::string& dtype = "u16", const std::string& width = "8",
+              bool another_reader = false, const std::string& attributes = "strides=[1, 2]") {
+  const std::string x = "[1,2,1," + width + "]";
+  std::string text = "ir_version = 10\nopset \"\" = 21\ngraph @g(%x: " + dtype + x + ") -> (%y" +
+                     (another_reader ? ", %other" : "") + ") {\n";
+  text += "%s = constant f32[] 0.5\n%z = constant " + dtype + "[] 0\n%d: f32" + x + " = DequantizeLinear(%x, %s, %z)\n";
+  text += "%a: f32" + x + " = " + op + "(%d, %d)\n%q: " + dtype + x + " = QuantizeLinear(%a, %s, %z)\n";
+  text += "%e: f32" + x + " = DequantizeLinear(%q, %s, %z)\n%w = constant s8[2,2,1,1] [1, 2, 3, 4]\n";
+  text += "%sw = constant f32[] 0.25\n%zw = constant s8[] 0\n%wd: f32[2,2,1,1] = DequantizeLinear(%w, %sw, %zw)\n";
+  if (another_reader) text += "%other: f32" + x + " = Neg(%e)\n";
+  return Parse(text + "%y: f32[1,2,p,q] = Conv(%e, %wd) {" + attributes + "}\n}\n");
+}
+
+TEST(DeviceForm, AStrideOverASumBecomesASlice) {
+  Model model = Strided("Add");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).strides, 1);
+  const Node& conv = ConvOf(model);
+  EXPECT_EQ(*conv.IntsAttribute("strides"), (std::vector<std::int64_t>{1, 1}));
+  const Node* slice = conv.input(0)->producer()->input(0)->producer()->input(0)->producer();
+  ASSERT_TRUE(slice->Is("Slice"));
+  EXPECT_EQ(slice->input(4)->data->ToInts(), (std::vector<std::int64_t>{1, 2}));
+  EXPECT_EQ(StaticShape(slice->output()->type), (Dims{1, 2, 1, 4}));
+
+  const auto strides = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).strides; };
+  EXPECT_EQ(strides(Strided("Mul")), 0);
+  EXPECT_EQ(strides(Strided("Add", "u8")), 0);
+  EXPECT_EQ(strides(Strided("Add", "u16", "8", true)), 0);
+  EXPECT_EQ(strides(Strided("Add", "u16", "n")), 0);
+  EXPECT_EQ(strides(Strided("Add", "u16", "8", false, "strides=[1, 1]")), 0);
+  EXPECT_EQ(strides(Strided("Add", "u16", "8", false, "strides=[1, 2], pads=[0, 0, 0, 1]")), 0);
+}
+
 }  // namespace
 }  // namespace octavo

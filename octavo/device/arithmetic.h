@@ -31,6 +31,8 @@ struct DeviceArithmetic {
   // nothing is lost.
   int conv16_lost_bits = 0;
   bool conv16_pads_5x5_wrongly = false;  // depthwise 5x5 of stride 2: padding is not the input's zero
+  // Convolutions of one tap and a stride, in one dimension, of a sum that nobody else reads: the stride counts twice.
+  bool conv16_strides_twice = false;
   std::span<const WidenedInput> widened = {};
   bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs
   // LSTM, GRU and RNN of up to so many steps are better as operators of their own; 0: none is.

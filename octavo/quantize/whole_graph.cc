@@ -18,6 +18,7 @@
 #include "octavo/quantize/apply.h"
 #include "octavo/quantize/placement.h"
 #include "octavo/quantize/weights.h"
+#include "octavo/quantize/whole_graph_logs.h"
 #include "octavo/quantize/whole_graph_plan.h"
 #include "octavo/quantize/whole_graph_search.h"
 #include "octavo/quantize/whole_graph_types.h"
@@ -29,7 +30,8 @@ class WholeGraph {
  public:
   WholeGraph(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
              const ResolvedPrecision& precision, const Statistics& statistics, std::optional<Calibration>& calibration,
-             const std::unordered_map<std::string, std::size_t>& spec_of, int threads, QuantizeResult& result)
+             const std::unordered_map<std::string, std::size_t>& spec_of, KeptNodes kept, int threads,
+             QuantizeResult& result)
       : graph_(*model.graph),
         config_(config),
         device_(device),
@@ -39,7 +41,7 @@ class WholeGraph {
         spec_of_(spec_of),
         threads_(threads),
         result_(result),
-        plan_(model, config, precision, device),
+        plan_(model, config, precision, device, std::move(kept)),
         types_(plan_, config, device, precision, statistics) {}
 
   void Run() {
@@ -376,6 +378,12 @@ std::vector<ObserveSpec> WholeGraphSpecs(const Model& prepared, const Quantizati
     if (t.observed != nullptr) add(*t.observed);
   }
   for (const auto& [sum, score] : plan.mask_sums) add(*score);
+  // These may stay in float, and are read in codes then, those that only move too.
+  for (const Node* node : LogInputs(prepared, plan)) {
+    for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+      if (CarriesData(*node, i)) add(*node->output(i));
+    }
+  }
   // Moments for the bias correction, of what is observed anyway or of what is moved from it.
   std::map<std::string, int> axes;
   std::set<std::string> conflicts;
@@ -408,7 +416,16 @@ void WholeGraphQuantize(Model& model, const QuantizationConfig& config, const De
                         std::optional<Calibration>& calibration,
                         const std::unordered_map<std::string, std::size_t>& spec_of, int threads,
                         QuantizeResult& result) {
-  WholeGraph(model, config, device, precision, statistics, calibration, spec_of, threads, result).Run();
+  KeptNodes kept;
+  if (config.keep_float_auto) {
+    const WholeGraphPlan plan(model, config, precision, device);
+    WholeGraphTypes types(plan, config, device, precision, statistics);
+    const std::unordered_set<const Node*> none_fixed;
+    kept = KeptForLogs(model, plan, types,
+                       {config, device, precision, statistics, *calibration, spec_of, none_fixed, threads});
+  }
+  WholeGraph(model, config, device, precision, statistics, calibration, spec_of, std::move(kept), threads, result)
+      .Run();
 }
 
 }  // namespace octavo

@@ -114,8 +114,8 @@ bool CarriesData(const Node& node, std::size_t index) {
 }
 
 WholeGraphPlan::WholeGraphPlan(const Model& model, const QuantizationConfig& config, const ResolvedPrecision& precision,
-                               const DeviceDescriptor& device)
-    : model_(model), config_(config), precision_(precision), device_(device) {
+                               const DeviceDescriptor& device, KeptNodes kept)
+    : model_(model), config_(config), precision_(precision), device_(device), kept_(std::move(kept)) {
   CheckSelectors(model_, config_);
   for (Node* node : model_.graph->nodes()) Visit(*node);
   VisitNodes(*static_cast<const Graph*>(model_.graph.get()), [&](const Node& node) {
@@ -147,6 +147,7 @@ std::string WholeGraphPlan::Refusal(const Node& node) const {
     return std::string(device_.Reason(node.op(), node.domain()));
   }
   if (std::string asked = KeptByUser(node, config_); !asked.empty()) return asked;
+  if (const auto kept = kept_.find(&node); kept != kept_.end()) return kept->second;
   if (std::string form = NotInIntegers(node); !form.empty()) return form;
   for (std::size_t i = 0; i < node.inputs().size(); ++i) {
     const Value* v = node.input(i);

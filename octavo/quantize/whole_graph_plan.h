@@ -35,11 +35,14 @@ struct WholeGraphTensor {
   Value* constant = nullptr;  // moved by a Gather, say: its own range
 };
 
+// Nodes that stay in float though the device takes them, and why.
+using KeptNodes = std::unordered_map<const Node*, std::string>;
+
 // Never edits the model, and needs no statistics. Errors: kUsage for a selector that matches nothing.
 class WholeGraphPlan {
  public:
   WholeGraphPlan(const Model& model, const QuantizationConfig& config, const ResolvedPrecision& precision,
-                 const DeviceDescriptor& device);
+                 const DeviceDescriptor& device, KeptNodes kept = {});
 
   std::vector<Node*> taken;  // in execution order
   std::unordered_set<const Node*> is_taken;
@@ -74,6 +77,7 @@ class WholeGraphPlan {
   const QuantizationConfig& config_;
   const ResolvedPrecision& precision_;
   const DeviceDescriptor& device_;
+  KeptNodes kept_;
 };
 
 }  // namespace octavo

@@ -6,6 +6,7 @@
 
 #include "octavo/ir/text.h"
 #include "octavo/ir/verify.h"
+#include "octavo/quantize/whole_graph_logs.h"
 #include "octavo/quantize/whole_graph_plan.h"
 #include "octavo/quantize/whole_graph_widths.h"
 
@@ -59,6 +60,46 @@ std::string Quantized(const std::string& text, float low, float high, const std:
   WholeGraphQuantize(model, config, Qnn(), precision, statistics, no_probe, {}, 1, result);
   EXPECT_EQ(Verify(model), std::vector<std::string>{});
   return Print(*model.graph);
+}
+
+// What goes into the Log of a model, by the names of what the nodes make.
+std::vector<std::string> IntoLogs(const std::string& text) {
+  const Planned p(text);
+  std::vector<std::string> names;
+  for (const Node* node : LogInputs(p.model, *p.plan)) names.push_back(node->output()->name());
+  return names;
+}
+
+TEST(WholeGraph, WhatGoesIntoALogarithmEndsAtTheLayerThatMakesIt) {
+  // A spectrum: its power is taken, a filter bank sums it up.
+  EXPECT_EQ(IntoLogs(R"(graph @g(%x: f32[1,4,8]) -> (%y, %z) {
+    %w = constant f32[2,4,1] [1, 2, 3, 4, 5, 6, 7, 8]
+    %bank = constant f32[8,3] [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]
+    %tiny = constant f32[] 1e-5
+    %in: f32[1,4,8] = Sigmoid(%x)
+    %c: f32[1,2,8] = Conv(%in, %w)
+    %p: f32[1,2,8] = Mul(%c, %c)
+    %m: f32[1,2,3] = MatMul(%p, %bank)
+    %s: f32[1,2,3] = Add(%m, %tiny)
+    %l: f32[1,2,3] = Log(%s)
+    %y: f32[1,2,3] = Tanh(%l)
+    %z: f32[1,2,8] = Neg(%c)
+  })"),
+            (std::vector<std::string>{"c", "p", "m", "s", "l"}));
+  // Of what a layer makes that reads no powers, nothing beyond the layer; of probabilities, nothing.
+  EXPECT_EQ(IntoLogs(R"(graph @g(%x: f32[1,4]) -> (%y, %z) {
+    %w = constant f32[4,2] [1, 2, 3, 4, 5, 6, 7, 8]
+    %a: f32[1,4] = Abs(%x)
+    %b: f32[1,4] = Sigmoid(%a)
+    %c: f32[1,2] = MatMul(%b, %w)
+    %r: f32[1,2] = Relu(%c)
+    %y: f32[1,2] = Log(%r)
+    %p: f32[1,2] = Softmax(%c)
+    %z: f32[1,2] = Log(%p)
+  })"),
+            (std::vector<std::string>{"c", "r", "y", "z"}));
+  EXPECT_EQ(IntoLogs("graph @g(%x: f32[1,4]) -> (%y) {\n %a: f32[1,4] = Sqrt(%x)\n %y: f32[1,4] = Neg(%a)\n}"),
+            (std::vector<std::string>{}));
 }
 
 TEST(WholeGraph, WeightsBesideSixteenBitsAreSymmetricAndNoChannelFallsBelowTheRescaling) {

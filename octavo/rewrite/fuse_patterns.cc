@@ -20,6 +20,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   rules.push_back(MaxToRelu());
   rules.push_back(AverageToGlobal());
   rules.push_back(FarTapsToSlices());
+  rules.push_back(ScaleLog());
   constexpr std::int64_t kOpset = 20;  // of Gelu, the youngest of the operators that come in
   if (model.OpsetVersion() < kOpset) {
     Model raised = Clone(model);
