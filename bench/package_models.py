@@ -85,6 +85,8 @@ CASES = {
                       lambda s: {"input": s.speech(512)[None], "sr": np.array(16000), "h": s.normal(2, 1, 64), "c": s.normal(2, 1, 64)}),
     "name romanizer": ("arabic-name-romanizer==0.2.0", "arabic_name_romanizer/resources/encoder.onnx",
                                 lambda s: {"src": s.integers(1, 60, 1, 12), "src_mask": np.ones((1, 12), bool)}),
+    "basic-pitch": ("basic-pitch==0.4.0", "basic_pitch/saved_models/icassp_2022/nmp.onnx",
+                    lambda s: {"serving_default_input_2:0": s.speech(43844, 22050)[None, :, None]}),
     "EEG seizures": (EEG, "brainmaze_eeg_models/seizure/_models/modelA_paper.onnx",
                      lambda s: {"x": np.abs(s.normal(1, 100, 64)) * np.linspace(9, .6, 100, dtype=np.float32)[None, :, None]}),
     "Arabic diacritizer": (PIPER, "piper/tashkeel/model.onnx",

@@ -154,10 +154,9 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
   for (const PassCount& pass : SimplifyFloat(model)) {
     if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
   }
-  if (device.whole_graph) {
-    if (const std::int64_t selected = SelectBranches(model); selected > 0 && applied != nullptr) {
-      applied->emplace_back("select-branch", selected);
-    }
+  if (const std::int64_t gone = device.whole_graph ? SelectBranches(model) : DropImpossibleBranches(model);
+      gone > 0 && applied != nullptr) {
+    applied->emplace_back("select-branch", gone);
   }
   if (device.static_shapes) {
     // The shape of an output may follow from that of another one.

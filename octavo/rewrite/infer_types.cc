@@ -138,9 +138,9 @@ std::int64_t InferTypes(Model& model, bool quiet) {
   return 0;
 }
 
-bool RuntimeAccepts(const Model& model) {
+bool RuntimeAccepts(const Model& model, GraphOptimization optimization) {
   try {
-    PlainSession(model);
+    PlainSession(model, optimization);
     return true;
   } catch (const Error& error) {
     if (!IsRefusal(error)) throw;

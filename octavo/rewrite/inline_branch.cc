@@ -192,6 +192,25 @@ bool TrySelect(Model& model, std::size_t index) {
   return true;
 }
 
+// Asks `change` for each If of the main graph, from the first one again after it changed the model. Returns how often.
+template <class Change>
+std::int64_t EachIf(Model& model, const Change& change) {
+  std::int64_t changed = 0;
+  std::size_t index = 0;
+  for (std::size_t tries = 0; tries < kMostSelected; ++tries) {
+    const std::vector<Node*> nodes = model.graph->nodes();
+    while (index < nodes.size() && !IsIf(*nodes[index])) ++index;
+    if (index >= nodes.size()) break;
+    if (change(model, index)) {
+      ++changed;
+      index = 0;  // every node has moved
+    } else {
+      ++index;
+    }
+  }
+  return changed;
+}
+
 }  // namespace
 
 std::int64_t InlineBranches(Model& model) {
@@ -215,23 +234,20 @@ std::int64_t InlineBranches(Model& model) {
 }
 
 std::int64_t SelectBranches(Model& model) {
-  std::int64_t selected = 0;
-  std::size_t index = 0;
-  for (int tries = 0; tries < static_cast<int>(kMostSelected); ++tries) {
-    const std::vector<Node*> nodes = model.graph->nodes();
-    while (index < nodes.size() && !(IsIf(*nodes[index]) && Pure(*Branch(*nodes[index], "then_branch")) &&
-                                     Pure(*Branch(*nodes[index], "else_branch")))) {
-      ++index;
-    }
-    if (index >= nodes.size()) break;
-    if (TryOnly(model, index) || TrySelect(model, index)) {
-      ++selected;
-      index = 0;  // every node has moved
-    } else {
-      ++index;
-    }
+  return EachIf(model, [](Model& m, std::size_t index) {
+    const Node& node = *m.graph->nodes()[index];
+    return Pure(*Branch(node, "then_branch")) && Pure(*Branch(node, "else_branch")) &&
+           (TryOnly(m, index) || TrySelect(m, index));
+  });
+}
+
+std::int64_t DropImpossibleBranches(Model& model) {
+  const std::vector<Node*> nodes = model.graph->nodes();
+  if (std::none_of(nodes.begin(), nodes.end(), [](const Node* n) { return IsIf(*n); }) ||
+      RuntimeAccepts(model, GraphOptimization::kBasic)) {
+    return 0;
   }
-  return selected;
+  return EachIf(model, TryOnly);
 }
 
 }  // namespace octavo

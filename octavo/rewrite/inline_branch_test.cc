@@ -134,14 +134,22 @@ TEST(SelectBranches, ABranchThatTheShapesRuleOutIsNone) {
         "4, "
         "5, 6, 7]\n  %y = If(%c) {then_branch=graph @t() -> (%" +
         (first ? fits : wrong) + ", else_branch=graph @e() -> (%" + (first ? wrong : fits) + "}\n}");
-    Model model = Clone(source);
-    EXPECT_EQ(SelectBranches(model), 1);
-    EXPECT_EQ(Verify(model), std::vector<std::string>{});
-    EXPECT_THAT(Print(*model.graph), Not(HasSubstr("If(")));
-    const std::vector<TensorRef> inputs = Inputs(model, first);
-    const std::vector<TensorRef> got = testing::RunModel(model, inputs);
-    EXPECT_EQ(got[0].dims, (Dims{2, 3}));
+    for (const auto& pass : {SelectBranches, DropImpossibleBranches}) {
+      Model model = Clone(source);
+      EXPECT_EQ(pass(model), 1);
+      EXPECT_EQ(Verify(model), std::vector<std::string>{});
+      EXPECT_THAT(Print(*model.graph), Not(HasSubstr("If(")));
+      const std::vector<TensorRef> inputs = Inputs(model, first);
+      const std::vector<TensorRef> got = testing::RunModel(model, inputs);
+      EXPECT_EQ(got[0].dims, (Dims{2, 3}));
+    }
   }
+}
+
+TEST(DropImpossibleBranches, WhatCanRunStays) {
+  Model model = ParseModel(kChoice);
+  EXPECT_EQ(DropImpossibleBranches(model), 0);
+  EXPECT_THAT(Print(*model.graph), HasSubstr("If("));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "octavo/ir/graph.h"
 #include "octavo/rewrite/rule.h"
+#include "octavo/runtime/session.h"
 
 namespace octavo {
 
@@ -43,6 +44,9 @@ std::int64_t InlineBranches(Model& model);
 // random. Returns how many went. Pointers into the model are void then.
 std::int64_t SelectBranches(Model& model);
 
+// For any device, after SimplifyFloat: the first half of that, and only where a default session refuses the model.
+std::int64_t DropImpossibleBranches(Model& model);
+
 // For a device of static shapes, after SimplifyFloat, which leaves them alone: the Shape of a graph output becomes a
 // constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.
 std::int64_t FoldOutputShapes(Model& model);
@@ -71,8 +75,9 @@ std::int64_t UnpackWeights(Model& model, bool all);
 // `quiet`: a refusal is no warning (the model is tried only).
 std::int64_t InferTypes(Model& model, bool quiet = false);
 
-// Whether the runtime's shape inference finds no contradiction in the model (nothing is run).
-bool RuntimeAccepts(const Model& model);
+// Whether the runtime's shape inference finds no contradiction in the model (nothing is run), nor in what `optimization`
+// makes of it.
+bool RuntimeAccepts(const Model& model, GraphOptimization optimization = GraphOptimization::kNone);
 
 // InferTypes where it can tell something: for a model whose types were inferred before it was edited by rules that keep
 // them. Where every value of the main graph has its dtype and its dimensions in numbers, nothing is asked.

@@ -6,9 +6,9 @@
 
 namespace octavo {
 
-Session PlainSession(const Model& model) {
+Session PlainSession(const Model& model, GraphOptimization optimization) {
   SessionOptions options;
-  options.optimization = GraphOptimization::kNone;
+  options.optimization = optimization;
   options.intra_op_threads = 1;
   options.disable_prepacking = true;
   options.arena = false;

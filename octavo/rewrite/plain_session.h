@@ -6,8 +6,8 @@
 
 namespace octavo {
 
-// Of plain ONNX, as it is: nothing is folded or packed while it loads, weights stay where they are mapped, one thread.
-// Errors: kBadInput and kUnsupported where the runtime refuses the model.
-Session PlainSession(const Model& model);
+// Of plain ONNX, as it is: nothing is folded (unless `optimization` says so) or packed while it loads, weights stay where
+// they are mapped, one thread. Errors: kBadInput and kUnsupported where the runtime refuses the model.
+Session PlainSession(const Model& model, GraphOptimization optimization = GraphOptimization::kNone);
 
 }  // namespace octavo
