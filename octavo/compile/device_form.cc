@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/compile/center_attention.h"
 #include "octavo/compile/float_constant.h"
 #include "octavo/compile/unroll_recurrent.h"
 #include "octavo/device/arithmetic.h"
@@ -361,6 +362,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   const bool has_16_bits = model.OpsetVersion() >= 21;      // Q/DQ to them
   const bool clips_to_inputs = model.OpsetVersion() >= 11;  // bounds of a Clip are inputs
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
+  if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   for (Node* node : model.graph->nodes()) {
     for (const WidenedInput& wide : arithmetic.widened) {
       if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;

@@ -37,6 +37,8 @@ struct DeviceArithmetic {
   bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs
   // LSTM, GRU and RNN of up to so many steps are better as operators of their own; 0: none is.
   std::int64_t unrolled_steps = 0;
+  // Products of a Softmax in 16 bits, whose codes are rounded down, with so many rows or more are centered; 0: none is.
+  std::int64_t centered_rows = 0;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};
