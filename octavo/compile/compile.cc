@@ -142,8 +142,8 @@ std::string Count(const fs::path& out, const DeviceDescriptor& device, const std
     if (why.empty() && !report.cpu_nodes.empty()) why = report.cpu_nodes.front().reason;
     return ep.name + " took no node of the model" + (why.empty() ? "" : ": " + why);
   }
-  // Several contexts are where it does not always take back what it made.
-  if (report.ep_context_nodes > 1) {
+  // What it left out, or cut into several contexts, it does not always take back.
+  if (report.ep_context_nodes > 1 || !report.cpu_nodes.empty()) {
     try {
       DeviceWorker worker;
       worker.Open(out, &ep, GraphOptimization::kAll, 1);
@@ -152,8 +152,8 @@ std::string Count(const fs::path& out, const DeviceDescriptor& device, const std
       worker.Run(zeros);
     } catch (const Error& failure) {
       if (failure.code() == ExitCode::kInterrupted) throw;
-      return ep.name + " does not run what it compiled (" + std::to_string(report.ep_context_nodes) +
-             " contexts): " + failure.what();
+      return ep.name + " does not run what it compiled (" + std::to_string(report.ep_context_nodes) + " contexts, " +
+             std::to_string(report.cpu_nodes.size()) + " nodes on the CPU): " + failure.what();
     }
   }
   return {};

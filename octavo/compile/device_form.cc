@@ -10,6 +10,7 @@
 
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/float_constant.h"
+#include "octavo/compile/spell_float.h"
 #include "octavo/compile/unroll_recurrent.h"
 #include "octavo/device/arithmetic.h"
 
@@ -361,6 +362,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   DeviceForm form;
   const bool has_16_bits = model.OpsetVersion() >= 21;      // Q/DQ to them
   const bool clips_to_inputs = model.OpsetVersion() >= 11;  // bounds of a Clip are inputs
+  if (arithmetic.lacks_float) form.spelled = SpellFloat(model);
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   for (Node* node : model.graph->nodes()) {

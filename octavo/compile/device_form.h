@@ -16,8 +16,11 @@ struct DeviceForm {
   std::int64_t selected = 0;  // casts of bool that became a Where
   std::int64_t unrolled = 0;  // recurrent operators
   std::int64_t centered = 0;  // products of attention
+  std::int64_t spelled = 0;   // float operators that became others
   std::int64_t bounded = 0;   // float operators kept apart from what they read
-  bool changed() const { return biases + pads + strides + widened + selected + unrolled + centered + bounded > 0; }
+  bool changed() const {
+    return biases + pads + strides + widened + selected + unrolled + centered + bounded + spelled > 0;
+  }
 };
 
 // Changes `model` (plain ONNX with Q/DQ operators) where the device (device/arithmetic.h) computes something else

@@ -31,6 +31,8 @@ constexpr std::int64_t kQnnCentered = 64;
 // A convolution of one tap and stride 2 over the sum of two tensors of 8 numbers a channel came out as its first and
 // third number and zeros: -0.4 to 2 dB, 63 and more over a Slice of the sum. Over a product, an activation, in two
 // dimensions or in 8 bits it is right.
+// Softplus from 16 bits is off by up to 0.015 (37 to 51 dB), spelled out by 0.004 (70 dB); Mish fails in a graph of
+// convolutions.
 // An Equal of an Expand, cast to float and multiplied by a matrix and then by a scalar, came out with its rows
 // permuted; a Where in the place of the Cast comes out right.
 // Float numbers that a Split, a Reshape and a Concat moved came out half a step of 8 bits too low (mean; 0.56 steps
@@ -41,6 +43,7 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .conv16_pads_5x5_wrongly = true,
      .conv16_strides_twice = true,
      .widened = kQnnWidened,
+     .lacks_float = true,
      .casts_bool_wrongly = true,
      .unrolled_steps = kQnnUnrolled,
      .centered_rows = kQnnCentered,

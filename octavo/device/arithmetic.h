@@ -34,6 +34,7 @@ struct DeviceArithmetic {
   // Convolutions of one tap and a stride, in one dimension, of a sum that nobody else reads: the stride counts twice.
   bool conv16_strides_twice = false;
   std::span<const WidenedInput> widened = {};
+  bool lacks_float = false;         // float operators that it has not, or in few bits (compile/spell_float.h)
   bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs
   // LSTM, GRU and RNN of up to so many steps are better as operators of their own; 0: none is.
   std::int64_t unrolled_steps = 0;

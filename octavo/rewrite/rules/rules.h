@@ -26,6 +26,8 @@ std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
 std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
 std::unique_ptr<Rule> FarTapsToSlices();      // a Conv of taps far apart -> one of single taps over their slices
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
+std::unique_ptr<Rule> GatherNdToGather();     // GatherND at known places -> Gather of a Reshape
+std::unique_ptr<Rule> GatherAll();            // Gather of all there is, in order -> Reshape
 std::unique_ptr<Rule> ScaleLog();             // log(a x + b), a big -> log(a x / 2^k + b / 2^k) + k log(2)
 
 // The rules of SimplifyFloat, in order of preference.

@@ -1,0 +1,131 @@
+#include <algorithm>
+
+#include "octavo/rewrite/rules/pattern.h"
+#include "octavo/rewrite/rules/rules.h"
+
+namespace octavo {
+namespace {
+
+bool IsPlainConstant(const Value* value) {
+  return value != nullptr && value->is_constant() && value->data.has_value() && !value->type.quant;
+}
+
+Node* AddReshape(Graph& graph, Value* x, const Dims& to, const std::string& name, Node* before) {
+  Value* dims = graph.AddConstant(graph.UniqueName(name + "_shape"),
+                                  TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(to.size())}, to));
+  Type type;
+  type.dtype = x->type.dtype;
+  type.shape.emplace();
+  for (const std::int64_t d : to) type.shape->push_back(Dim{d, {}});
+  return graph.AddNode("Reshape", "", {x, dims}, {{graph.UniqueName(name), type}}, before);
+}
+
+struct GatheredAll {
+  Node* node;
+  Dims dims;  // of the result
+};
+
+// Before:  %y = Gather %x, [[0, 1, 2]]  (axis 0, %x : [3, 4])        After:  %y = Reshape %x, [1, 3, 4]
+// Exact: all there is, in its order.
+class GatherAllRule final : public PatternRule<GatheredAll> {
+ public:
+  std::string_view name() const override { return "gather-all"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"Gather"}; }
+  MatchOr<GatheredAll> Match(Node& node) const override {
+    if (!node.domain().empty() || node.output() == nullptr || !IsPlainConstant(node.input(1))) return Refusal{};
+    const Value* x = node.input(0);
+    if (x == nullptr || x->is_constant() || x->type.quant || node.output()->type.quant) return Refusal{};
+    const std::optional<Dims> shape = StaticShape(x->type);
+    if (!shape || shape->empty()) return Refusal{"the shape of its input is not known"};
+    const auto rank = static_cast<std::int64_t>(shape->size());
+    std::int64_t axis = node.IntAttribute("axis", 0);
+    if (axis < 0) axis += rank;
+    if (axis < 0 || axis >= rank) return Refusal{};
+    const std::int64_t count = (*shape)[static_cast<std::size_t>(axis)];
+    const TensorRef& indices = *node.input(1)->data;
+    if (static_cast<std::int64_t>(indices.elements()) != count) return Refusal{"it takes some, or some twice"};
+    const std::vector<std::int64_t> at = indices.ToInts();
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t k = at[static_cast<std::size_t>(i)];
+      if ((k < 0 ? k + count : k) != i) return Refusal{"it takes them in another order"};
+    }
+    GatheredAll match{&node, Dims(shape->begin(), shape->begin() + axis)};
+    match.dims.insert(match.dims.end(), indices.dims.begin(), indices.dims.end());
+    match.dims.insert(match.dims.end(), shape->begin() + axis + 1, shape->end());
+    if (std::find(match.dims.begin(), match.dims.end(), 0) != match.dims.end()) return Refusal{};
+    return match;
+  }
+  void Apply(const GatheredAll& match, Rewriter& rewriter) const override {
+    Node& node = *match.node;
+    Node* reshape = AddReshape(*node.graph(), node.input(0), match.dims, node.output()->name() + "_all", &node);
+    TakePlace(*reshape, node, rewriter);
+  }
+};
+
+struct Flattened {
+  Node* node;
+  Dims dims;                          // of the input, the indexed dimensions made one
+  Dims index_dims;                    // of the new indices
+  std::vector<std::int64_t> indices;  // along that one
+};
+
+// Before:  %y = GatherND %x, [[0, 2], [1, 0]]  (%x : [2, 3, 4])
+// After:   %r = Reshape %x, [6, 4]
+//          %y = Gather %r, [2, 3]
+// Exact.
+class GatherNdToGatherRule final : public PatternRule<Flattened> {
+ public:
+  std::string_view name() const override { return "gather-nd-to-gather"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"GatherND"}; }
+  MatchOr<Flattened> Match(Node& node) const override {
+    if (!node.domain().empty() || node.input(0) == nullptr || node.output() == nullptr) return Refusal{};
+    if (!IsPlainConstant(node.input(1))) return Refusal{"its indices are computed"};
+    if (node.IntAttribute("batch_dims", 0) != 0) return Refusal{"it has batch dimensions"};
+    const Value* x = node.input(0);
+    if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
+    const std::optional<Dims> shape = StaticShape(x->type);
+    if (!shape) return Refusal{"the shape of its input is not known"};
+    const TensorRef& indices = *node.input(1)->data;
+    if (indices.dims.empty() || indices.dims.back() < 1 ||
+        indices.dims.back() > static_cast<std::int64_t>(shape->size()) || indices.elements() == 0) {
+      return Refusal{};
+    }
+    const auto depth = static_cast<std::size_t>(indices.dims.back());
+    Flattened match{&node, {1}, Dims(indices.dims.begin(), indices.dims.end() - 1), {}};
+    for (std::size_t i = 0; i < depth; ++i) match.dims[0] *= (*shape)[i];
+    match.dims.insert(match.dims.end(), shape->begin() + static_cast<std::ptrdiff_t>(depth), shape->end());
+    if (std::find(match.dims.begin(), match.dims.end(), 0) != match.dims.end()) return Refusal{};
+    const std::vector<std::int64_t> at = indices.ToInts();
+    for (std::size_t tuple = 0; tuple < at.size(); tuple += depth) {
+      std::int64_t flat = 0;
+      for (std::size_t i = 0; i < depth; ++i) {
+        const std::int64_t size = (*shape)[i], k = at[tuple + i] < 0 ? at[tuple + i] + size : at[tuple + i];
+        if (k < 0 || k >= size) return Refusal{"an index is out of range"};
+        flat = flat * size + k;
+      }
+      match.indices.push_back(flat);
+    }
+    return match;
+  }
+  void Apply(const Flattened& match, Rewriter& rewriter) const override {
+    Node& node = *match.node;
+    Graph& graph = *node.graph();
+    const std::string base = node.output()->name();
+    Node* flat = AddReshape(graph, node.input(0), match.dims, base + "_flat", &node);
+    Value* indices = graph.AddConstant(graph.UniqueName(base + "_at"),
+                                       TensorRef::FromInts(DType::kS64, match.index_dims, match.indices));
+    Node* gather =
+        graph.AddNode("Gather", "", {flat->output(), indices}, {{graph.UniqueName(base + "_taken"), {}}}, &node);
+    gather->SetAttribute("axis", std::int64_t{0});
+    TakePlace(*gather, node, rewriter);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Rule> GatherAll() { return std::make_unique<GatherAllRule>(); }
+std::unique_ptr<Rule> GatherNdToGather() { return std::make_unique<GatherNdToGatherRule>(); }
+
+}  // namespace octavo

@@ -1,0 +1,104 @@
+// Gathers whose places are known, before and after.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "octavo/ir/text.h"
+#include "octavo/ir/verify.h"
+#include "octavo/rewrite/rules/rules.h"
+#include "octavo/rewrite/run_test_util.h"
+
+namespace octavo {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+struct Ran {
+  std::string text, refusal;
+};
+
+// Runs both rules, and the model before and after where something was applied.
+Ran Apply(const std::string& graph) {
+  Model model = Parse("opset \"\" = 20\n" + graph);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << graph;
+  Model before = Clone(model);
+  RuleSet rules;
+  rules.push_back(GatherNdToGather());
+  rules.push_back(GatherAll());
+  const RewriteResult result = RunRules(model, rules, RuleClass::kExact);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+  Ran ran{Print(*model.graph), {}};
+  bool applied = false;
+  for (const TraceEntry& entry : result.trace) {
+    applied |= entry.applied;
+    if (!entry.applied && ran.refusal.empty()) ran.refusal = entry.reason;
+  }
+  if (applied) {
+    const std::vector<TensorRef> inputs = testing::RandomInputs(before, 3);
+    const std::vector<TensorRef> a = testing::RunModel(before, inputs), b = testing::RunModel(model, inputs);
+    EXPECT_EQ(a[0].dims, b[0].dims) << graph;
+    EXPECT_EQ(a[0].ToFloats(), b[0].ToFloats()) << graph;
+  }
+  return ran;
+}
+
+TEST(GatherKnown, AllInOrderIsAReshape) {
+  const Ran ran = Apply(R"(graph @g(%x: f32[2,3,4]) -> (%y) {
+    %i = constant s64[1,3] [0, 1, -1]
+    %y: f32[2,1,3,4] = Gather(%x, %i) {axis=1}
+  })");
+  EXPECT_THAT(ran.text, HasSubstr("%y: f32[2,1,3,4] = Reshape(%x"));
+  EXPECT_THAT(ran.text, Not(HasSubstr("Gather")));
+}
+
+TEST(GatherKnown, OtherGathersStay) {
+  for (const auto& [indices, why] : {std::pair{"s64[3] [0, 2, 1]", "another order"},
+                                     std::pair{"s64[2] [0, 1]", "takes some"}, std::pair{"s64[] 0", "takes some"}}) {
+    const Ran ran = Apply("graph @g(%x: f32[2,3]) -> (%y) {\n  %i = constant " + std::string(indices) +
+                          "\n  %a = Gather(%x, %i) {axis=1}\n  %y = Relu(%a)\n}");
+    EXPECT_THAT(ran.text, HasSubstr("Gather(")) << indices;
+    EXPECT_THAT(ran.refusal, HasSubstr(why)) << indices;
+  }
+}
+
+TEST(GatherKnown, PointsBecomePlacesOfOneDimension) {
+  const Ran ran = Apply(R"(graph @g(%x: f32[2,3,2]) -> (%y) {
+    %i = constant s64[2,2] [0, 2, -1, 0]
+    %y: f32[2,2] = GatherND(%x, %i)
+  })");
+  EXPECT_THAT(ran.text, HasSubstr("f32[6,2] = Reshape(%x"));
+  EXPECT_THAT(ran.text, HasSubstr("= constant s64[2] [2, 3]"));
+  EXPECT_THAT(ran.text, Not(HasSubstr("GatherND")));
+}
+
+// What masks of exported transformers are: every token of every row, by row and token.
+TEST(GatherKnown, AllPointsInOrderAreAReshape) {
+  const Ran ran = Apply(R"(graph @g(%x: f32[1,3]) -> (%y) {
+    %i = constant s64[1,1,1,3,2] [0, 0, 0, 1, 0, 2]
+    %y: f32[1,1,1,3] = GatherND(%x, %i)
+  })");
+  EXPECT_THAT(ran.text, HasSubstr("%y: f32[1,1,1,3] = Reshape("));
+  EXPECT_THAT(ran.text, Not(HasSubstr("Gather")));
+}
+
+TEST(GatherKnown, PointsThatAreNotKnownStay) {
+  EXPECT_THAT(Apply("graph @g(%x: f32[2,3], %i: s64[2,2]) -> (%y) { %y: f32[2] = GatherND(%x, %i) }").refusal,
+              HasSubstr("computed"));
+  EXPECT_THAT(Apply(R"(graph @g(%x: f32[2,3]) -> (%y) {
+    %i = constant s64[2,1] [0, 2]
+    %y: f32[2] = GatherND(%x, %i) {batch_dims=1}
+  })")
+                  .refusal,
+              HasSubstr("batch dimensions"));
+  EXPECT_THAT(Apply(R"(graph @g(%x: f32[?,3]) -> (%y) {
+    %i = constant s64[2,2] [0, 2, 0, 0]
+    %y: f32[2] = GatherND(%x, %i)
+  })")
+                  .refusal,
+              HasSubstr("not known"));
+}
+
+}  // namespace
+}  // namespace octavo
