@@ -652,6 +652,20 @@ def test_recurrent_operators(octavo, tmp_path):
     c.check(octavo, tmp_path, 17, tolerance=1e-5, interpreter=True)
 
 
+def test_dynamically_quantized_lstm(octavo, tmp_path):
+    """As ONNX Runtime's dynamic quantization writes it: the input's range is found once, the state's in every step
+    (of a batch of one: with more, ONNX Runtime's threads find a range each)."""
+    c = Cases()
+    for dtype, each, directions, direction in ((np.int8, (), 1, "reverse"), (np.uint8, (32,), 2, "bidirectional"), (np.int8, (32,), 1, "forward")):
+        code = lambda *shape: c.weight(RNG.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, (directions, *shape)).astype(dtype))
+        scale = lambda: c.weight(RNG.uniform(0.002, 0.01, (directions, *each)).astype(np.float32))
+        zero = lambda: c.weight(np.full((directions, *each), 130 if dtype == np.uint8 else 0, dtype))
+        states = [c.data(directions, 1, 8, low=-1, high=1) for _ in range(2)] if directions == 2 else ["", ""]
+        c.add("DynamicQuantizeLSTM", c.data(4, 1, 6), code(6, 32), code(8, 32), c.floats(directions, 64), "", *states, "",
+              scale(), zero(), scale(), zero(), count=3, domain="com.microsoft", hidden_size=8, direction=direction)
+    c.check(octavo, tmp_path, 17, tolerance=1e-5, domains=("com.microsoft",), interpreter=True)
+
+
 def test_recurrent_batch_first(octavo, tmp_path):
     """layout = 1, which ONNX Runtime does not run: the onnx package's reference does, forward and without lengths."""
     from onnx.reference import ReferenceEvaluator

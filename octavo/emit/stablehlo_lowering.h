@@ -149,6 +149,11 @@ std::span<const Lowering> ScatterLowerings();
 
 // Scales or zero points of an affine type, ready to be combined with a tensor of `dims`.
 Tensor SpreadParameters(Builder& b, const Tensor& values, const Affine& affine, const Dims& dims);
+// x in 8 bits of a range found as it runs (operator DynamicQuantizeLinear): u8 codes, scale, and zero point in f32.
+struct RangeCodes {
+  Tensor codes, scale, zero;
+};
+RangeCodes QuantizeToRange(Builder& b, const Tensor& x);
 // The convolution that a Conv-like node describes by its attributes.
 Tensor Convolve(Emitter& e, const Node& node, const Tensor& x, const Tensor& w, KernelFrom from = KernelFrom::kStored);
 

@@ -135,21 +135,11 @@ void DequantizeLinear(Emitter& e, const Node& node) {
   e.Out(node, 0, e.b.Convert(e.b.Mul(x, Parameter(e, node, 1, codes)), type));
 }
 
-// scale = (max(x, 0) - min(x, 0)) / 255, zero = saturate(round(-min / scale)); operator spec, version 11.
 void DynamicQuantizeLinear(Emitter& e, const Node& node) {
-  const Tensor x = e.In(node, 0);
-  Dims axes(x.rank());
-  std::iota(axes.begin(), axes.end(), 0);
-  const Tensor low = e.b.Min(e.b.Reduce(x, axes, Reduction::kMin), 0.0);
-  const Tensor high = e.b.Max(e.b.Reduce(x, axes, Reduction::kMax), 0.0);
-  Tensor scale = e.b.Div(e.b.Sub(high, low), 255.0);
-  const Tensor nothing = e.b.Splat(scale.dtype, {}, 0);
-  scale = e.b.Select(e.b.CompareTo(Compare::kEq, scale, nothing), e.b.Splat(scale.dtype, {}, 1), scale);
-  const Tensor zero =
-      e.b.Min(e.b.Max(e.b.Unary("round_nearest_even", e.b.Div(e.b.Unary("negate", low), scale)), 0.0), 255.0);
-  e.Out(node, 0, Quantized(e.b, x, scale, zero, DType::kU8));
-  if (e.Wanted(node, 1)) e.Out(node, 1, scale);
-  if (e.Wanted(node, 2)) e.Out(node, 2, e.b.Convert(zero, DType::kU8));
+  const RangeCodes q = QuantizeToRange(e.b, e.In(node, 0));
+  e.Out(node, 0, q.codes);
+  if (e.Wanted(node, 1)) e.Out(node, 1, q.scale);
+  if (e.Wanted(node, 2)) e.Out(node, 2, e.b.Convert(q.zero, DType::kU8));
 }
 
 // Codes minus their zero point as i32: what integer products are made of. `axis`: of parameters that are not scalars.
@@ -241,6 +231,19 @@ constexpr Lowering kTable[] = {
 };
 
 }  // namespace
+
+// scale = (max(x, 0) - min(x, 0)) / 255, zero = saturate(round(-min / scale)); operator spec, version 11.
+RangeCodes QuantizeToRange(Builder& b, const Tensor& x) {
+  Dims axes(x.rank());
+  std::iota(axes.begin(), axes.end(), 0);
+  const Tensor low = b.Min(b.Reduce(x, axes, Reduction::kMin), 0.0);
+  const Tensor high = b.Max(b.Reduce(x, axes, Reduction::kMax), 0.0);
+  Tensor scale = b.Div(b.Sub(high, low), 255.0);
+  const Tensor nothing = b.Splat(scale.dtype, {}, 0);
+  scale = b.Select(b.CompareTo(Compare::kEq, scale, nothing), b.Splat(scale.dtype, {}, 1), scale);
+  const Tensor zero = b.Min(b.Max(b.Unary("round_nearest_even", b.Div(b.Unary("negate", low), scale)), 0.0), 255.0);
+  return {Quantized(b, x, scale, zero, DType::kU8), scale, zero};
+}
 
 std::optional<std::pair<Tensor, Tensor>> Emitter::UniformOperands(const Value& x, const Value& w) {
   if (form() != ConstantForm::kQuant) return std::nullopt;

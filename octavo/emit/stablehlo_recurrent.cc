@@ -1,5 +1,5 @@
-// LSTM, GRU and RNN (onnx.ai, operators of these names): what the steps share is computed for all of them at once, the
-// rest in a loop over the sequence.
+// LSTM, GRU and RNN (onnx.ai, operators of these names) and DynamicQuantizeLSTM (ONNX Runtime's): what the steps share
+// is computed for all of them at once, the rest in a loop over the sequence.
 #include <algorithm>
 #include <cctype>
 #include <cstdint>
@@ -14,6 +14,9 @@ struct Kind {
   std::int64_t gates;
   std::vector<std::string> activations;  // of one direction
   bool cell = false;                     // carries a cell state too
+  // The weights are codes, inputs last ([directions, inputs, gates]); what they are multiplied with is quantized to the
+  // range that it has, the input once and the state in every step.
+  bool quantizes = false;
 };
 
 // A node's attributes and sizes, checked.
@@ -75,11 +78,18 @@ Recurrence ReadNode(Emitter& e, const Node& node, const Kind& kind) {
   if (r.batch_first) r.x = e.b.Transpose(r.x, swap);
   r.steps = r.x.dims[0];
   r.batch = r.x.dims[1];
-  r.hidden = recurrent.dims[2];
+  r.hidden = recurrent.dims[kind.quantizes ? 1 : 2];
   if (r.hidden < 1 || r.hidden > INT32_MAX) e.Refuse(node, "its weights do not fit its input");
-  const Dims want_w = {r.directions, kind.gates * r.hidden, r.x.dims[2]};
-  const Dims want_r = {r.directions, kind.gates * r.hidden, r.hidden};
-  if (w.dims != want_w || recurrent.dims != want_r || w.dtype != r.x.dtype || recurrent.dtype != r.x.dtype ||
+  Dims want_w = {r.directions, kind.gates * r.hidden, r.x.dims[2]};
+  Dims want_r = {r.directions, kind.gates * r.hidden, r.hidden};
+  if (kind.quantizes) {
+    std::swap(want_w[1], want_w[2]);
+    std::swap(want_r[1], want_r[2]);
+  }
+  const bool typed = kind.quantizes ? r.x.dtype == DType::kF32 && IsInteger(w.dtype) && IsInteger(recurrent.dtype) &&
+                                          BitWidth(w.dtype) == 8 && BitWidth(recurrent.dtype) == 8
+                                    : w.dtype == r.x.dtype && recurrent.dtype == r.x.dtype;
+  if (w.dims != want_w || recurrent.dims != want_r || !typed ||
       node.IntAttribute("hidden_size", r.hidden) != r.hidden) {
     e.Misfit(node, "its weights do not fit its input: " + w.type() + " and " + recurrent.type() + " for " + r.x.type());
   }
@@ -92,6 +102,7 @@ Recurrence ReadNode(Emitter& e, const Node& node, const Kind& kind) {
         !ends.empty() && std::all_of(ends.begin(), ends.end(), [&](std::int64_t n) { return n == r.steps; });
     const Tensor lengths = e.In(node, 4);
     if (lengths.dims != Dims{r.batch}) e.Refuse(node, "its sequence_lens do not fit the batch");
+    if (!whole && kind.quantizes) e.Refuse(node, "sequences of several lengths, of which the range would depend");
     if (!whole) r.lengths = e.b.Convert(e.b.Reshape(lengths, {r.batch, 1}), DType::kS64);
   }
   r.activations = ActivationsOf(e, node, kind, static_cast<std::size_t>(r.directions));
@@ -122,9 +133,9 @@ class Cell {
   };
 
   Result Run(bool wants_y) {
-    const std::int64_t contract_x[] = {2}, contract_w[] = {1};
-    Tensor shared = b_.Dot(r_.x, Part(1, {gates_, r_.x.dims[2]}), {}, {}, contract_x, contract_w);
-    recurrent_ = Part(2, {gates_, r_.hidden});
+    Tensor shared =
+        Multiply(r_.x, r_.kind->quantizes ? Codes(1, r_.x.dims[2]) : Kernel{Part(1, {gates_, r_.x.dims[2]})});
+    recurrent_ = r_.kind->quantizes ? Codes(2, r_.hidden) : Kernel{Part(2, {gates_, r_.hidden})};
     if (e_.Has(node_, 3)) {
       const Tensor both = Part(3, {2 * gates_});
       const Tensor of_x = b_.SliceAxis(both, 0, 0, gates_), of_h = b_.SliceAxis(both, 0, gates_, 2 * gates_);
@@ -138,8 +149,8 @@ class Cell {
       }
     }
     if (IsGru() && !AfterReset()) {
-      recurrent_hidden_ = b_.SliceAxis(recurrent_, 0, 2 * r_.hidden, gates_);
-      recurrent_ = b_.SliceAxis(recurrent_, 0, 0, 2 * r_.hidden);
+      recurrent_hidden_ = {b_.SliceAxis(recurrent_.rows, 0, 2 * r_.hidden, gates_)};
+      recurrent_ = {b_.SliceAxis(recurrent_.rows, 0, 0, 2 * r_.hidden)};
     }
     if (r_.kind->cell && e_.Has(node_, 7)) {
       const Tensor peep = Part(7, {3 * r_.hidden});
@@ -179,12 +190,49 @@ class Cell {
   bool IsGru() const { return r_.kind->gates == 3; }
   bool AfterReset() const { return node_.IntAttribute("linear_before_reset", 0) != 0; }
 
+  // One direction's weights: [gates, inputs]; codes less their zero points where there is a scale ([gates] or a
+  // scalar).
+  struct Kernel {
+    Tensor rows;
+    std::optional<Tensor> scale = std::nullopt;
+  };
+
+  // x: [.., inputs] -> [.., gates].
+  Tensor Multiply(const Tensor& x, const Kernel& w) {
+    const std::int64_t contract_x[] = {static_cast<std::int64_t>(x.rank()) - 1}, contract_w[] = {1};
+    if (!w.scale) return b_.Dot(x, w.rows, {}, {}, contract_x, contract_w);
+    const RangeCodes q = QuantizeToRange(b_, x);
+    const Tensor centred = b_.Sub(b_.Convert(q.codes, DType::kF32), q.zero);
+    return b_.Mul(b_.Dot(centred, w.rows, {}, {}, contract_x, contract_w), b_.Mul(*w.scale, q.scale));
+  }
+
+  // Input i (1 or 2) as codes; scale and zero point stand at 8 and 9, or 10 and 11.
+  Kernel Codes(std::size_t i, std::int64_t inputs) {
+    const auto parameter = [&](std::size_t at) {
+      const Tensor all = b_.Convert(e_.In(node_, at), DType::kF32);
+      const std::int64_t each = all.rank() == 2 ? gates_ : 1;
+      if (ElementCount(all.dims) != static_cast<std::uint64_t>(r_.directions * each) || all.rank() > 2 ||
+          (all.rank() == 2 && all.dims[0] != r_.directions)) {
+        e_.Misfit(node_, "input " + std::to_string(at) + " does not fit its weights");
+      }
+      const Tensor own = b_.SliceAxis(b_.Reshape(all, {r_.directions, each}), 0, direction_, direction_ + 1);
+      return b_.Reshape(own, each == 1 ? Dims{} : Dims{each});
+    };
+    const std::size_t scale = 6 + 2 * i;
+    const std::int64_t swap[] = {1, 0};
+    Tensor codes = b_.Convert(Part(i, {inputs, gates_}, e_.In(node_, i).dtype), DType::kF32);
+    if (e_.Has(node_, scale + 1)) codes = b_.Sub(codes, parameter(scale + 1));
+    return {b_.Transpose(codes, swap), parameter(scale)};
+  }
+
+  Tensor Part(std::size_t i, const Dims& dims) { return Part(i, dims, r_.x.dtype); }
+
   // This direction's part of input i, which is [directions, dims..].
-  Tensor Part(std::size_t i, const Dims& dims) {
+  Tensor Part(std::size_t i, const Dims& dims, DType dtype) {
     const Tensor all = e_.In(node_, i);
     Dims want = dims;
     want.insert(want.begin(), r_.directions);
-    if (all.dims != want || all.dtype != r_.x.dtype)
+    if (all.dims != want || all.dtype != dtype)
       e_.Refuse(node_, "input " + std::to_string(i) + " does not fit its weights");
     return b_.Reshape(b_.SliceAxis(all, 0, direction_, direction_ + 1), dims);
   }
@@ -199,10 +247,6 @@ class Cell {
     return b_.Reshape(b_.SliceAxis(all, 1, direction_, direction_ + 1), dims);
   }
 
-  Tensor WithRecurrent(const Tensor& h, const Tensor& weights) {
-    const std::int64_t contract[] = {1};
-    return b_.Dot(h, weights, {}, {}, contract, contract);
-  }
   Tensor Gate(const Tensor& all, std::int64_t i) { return b_.SliceAxis(all, 1, i * r_.hidden, (i + 1) * r_.hidden); }
   Tensor Act(std::size_t i, Tensor x) {
     if (r_.clip > 0) x = b_.Min(b_.Max(x, -r_.clip), r_.clip);
@@ -213,12 +257,12 @@ class Cell {
   std::vector<Tensor> Step(const Tensor& x, std::span<const Tensor> old) {
     if (r_.kind->cell) return LstmStep(x, old[0], old[1]);
     if (IsGru()) return {GruStep(x, old[0])};
-    return {Act(0, b_.Add(x, WithRecurrent(old[0], recurrent_)))};
+    return {Act(0, b_.Add(x, Multiply(old[0], recurrent_)))};
   }
 
   // Gates in the order i, o, f, c.
   std::vector<Tensor> LstmStep(const Tensor& x, const Tensor& h, const Tensor& c) {
-    const Tensor all = b_.Add(x, WithRecurrent(h, recurrent_));
+    const Tensor all = b_.Add(x, Multiply(h, recurrent_));
     const auto with = [&](std::int64_t gate, std::size_t peep, const Tensor& cell) {
       const Tensor g = Gate(all, gate);
       return peephole_.empty() ? g : b_.Add(g, b_.Mul(cell, peephole_[peep]));
@@ -233,14 +277,14 @@ class Cell {
 
   // Gates in the order z, r, h.
   Tensor GruStep(const Tensor& x, const Tensor& h) {
-    const Tensor product = WithRecurrent(h, recurrent_);
+    const Tensor product = Multiply(h, recurrent_);
     const Tensor z = Act(0, b_.Add(Gate(x, 0), Gate(product, 0))), r = Act(0, b_.Add(Gate(x, 1), Gate(product, 1)));
     Tensor hidden;
     if (AfterReset()) {
       const Tensor plain = Gate(product, 2);
       hidden = b_.Mul(r, reset_bias_ ? b_.Add(plain, *reset_bias_) : plain);
     } else {
-      hidden = WithRecurrent(b_.Mul(r, h), recurrent_hidden_);
+      hidden = Multiply(b_.Mul(r, h), recurrent_hidden_);
     }
     const Tensor fresh = Act(1, b_.Add(Gate(x, 2), hidden));
     return b_.Add(b_.Mul(b_.Sub(b_.Splat(z.dtype, {}, 1), z), fresh), b_.Mul(z, h));
@@ -254,7 +298,7 @@ class Cell {
   bool backward_;
   std::int64_t gates_;  // rows of the weights
   std::vector<std::string> activations_;
-  Tensor recurrent_, recurrent_hidden_;  // [gates, hidden]; of the GRU's hidden gate where it has its own product
+  Kernel recurrent_, recurrent_hidden_;  // the second of the GRU's hidden gate where it has its own product
   std::optional<Tensor> reset_bias_;
   std::vector<Tensor> peephole_;  // i, o, f
 };
@@ -283,6 +327,9 @@ void Recurrent(Emitter& e, const Node& node, const Kind& kind) {
 }
 
 void Lstm(Emitter& e, const Node& node) { Recurrent(e, node, {4, {"Sigmoid", "Tanh", "Tanh"}, true}); }
+void DynamicQuantizeLstm(Emitter& e, const Node& node) {
+  Recurrent(e, node, {4, {"Sigmoid", "Tanh", "Tanh"}, true, true});
+}
 void Gru(Emitter& e, const Node& node) { Recurrent(e, node, {3, {"Sigmoid", "Tanh"}, false}); }
 void Rnn(Emitter& e, const Node& node) { Recurrent(e, node, {1, {"Tanh"}, false}); }
 
@@ -291,6 +338,7 @@ constexpr Lowering kTable[] = {
     {"LSTM", "", Lstm, kRefused},
     {"GRU", "", Gru, kRefused},
     {"RNN", "", Rnn, kRefused},
+    {"DynamicQuantizeLSTM", "com.microsoft", DynamicQuantizeLstm, "activations with parameters, several lengths"},
 };
 
 }  // namespace
