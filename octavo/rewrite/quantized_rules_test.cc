@@ -15,29 +15,17 @@
 #include "octavo/numerics/affine.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/quantized.h"
+#include "octavo/rewrite/quantized_test_util.h"
 #include "octavo/rewrite/rules/quantized.h"
 #include "octavo/rewrite/run_test_util.h"
 
 namespace octavo {
 namespace {
 
+using testing::Cpu;
 using ::testing::HasSubstr;
-
-const DeviceDescriptor& Cpu() { return *FindDevice("cpu"); }
-
-Model ParseIr(const std::string& text, int opset = 21) {
-  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\nopset \"com.microsoft\" = 1\n" + text);
-  model.ir_version = 10;
-  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << text;
-  return model;
-}
-
-QuantizedRewriteOptions Only(std::vector<std::string> rules) {
-  QuantizedRewriteOptions options;
-  options.rules = std::move(rules);
-  options.permitted = RuleClass::kLossy;
-  return options;
-}
+using testing::Only;
+using testing::ParseIr;
 
 std::vector<TensorRef> RunQdq(const Model& source, const std::vector<TensorRef>& inputs) {
   Model model = Clone(source);
@@ -315,7 +303,8 @@ TEST(Threshold, LargeSums) {
 
 // --- Other oracles -----------------------------------------------------------------------------------------------
 
-// The runtime's integer kernels write nothing where there is nothing to sum; the float ones write the bias or zeros.
+// The runtime's integer kernels write nothing where there is nothing to sum; its float products write the bias or
+// zeros.
 TEST(Layers, SumsOfNothingStayFloat) {
   const std::string head = "graph @g(%a: u8[3,0]) -> (%o) {\n%x: f32[3,0] # u8(scale=0.5, zero=7) = StorageCast(%a)\n";
   const std::string w = "%w: f32[0,4] # u8(scale=0.5, zero=7) = constant u8[0,4] []\n";
@@ -336,7 +325,8 @@ TEST(Layers, SumsOfNothingStayFloat) {
     EXPECT_EQ(result.integer_layers, 0);
     EXPECT_TRUE(std::any_of(result.rules.trace.begin(), result.rules.trace.end(),
                             [](const TraceEntry& t) { return t.reason.starts_with("it sums nothing"); }));
-    EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+    // The runtime's float Conv writes nothing either.
+    if (text.find("Conv") == std::string::npos) EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
   }
 }
 
