@@ -326,7 +326,7 @@ TEST(Layers, SumsOfNothingStayFloat) {
     EXPECT_TRUE(std::any_of(result.rules.trace.begin(), result.rules.trace.end(),
                             [](const TraceEntry& t) { return t.reason.starts_with("it sums nothing"); }));
     // The runtime's float Conv writes nothing either.
-    if (text.find("Conv") == std::string::npos) EXPECT_TRUE(testing::SameBits(before, RunQLinear(model, inputs)));
+    EXPECT_TRUE(text.find("Conv") != std::string::npos || testing::SameBits(before, RunQLinear(model, inputs)));
   }
 }
 
