@@ -13,32 +13,34 @@ const Node* MakerOf(const Value* v, std::string_view op) {
   return maker != nullptr && maker->Is(op) ? maker : nullptr;
 }
 
-// A QuantizeLinear or DequantizeLinear of u16 with one constant scale and zero point.
-bool IsU16(const Node* node) {
+// A QuantizeLinear or DequantizeLinear of `dtype` with one constant scale and zero point.
+bool IsOf(DType dtype, const Node* node) {
   const Value* scale = node == nullptr ? nullptr : node->input(1);
   const Value* zero = node == nullptr ? nullptr : node->input(2);
-  return scale != nullptr && zero != nullptr && scale->data && zero->data && zero->data->dtype == DType::kU16 &&
+  return scale != nullptr && zero != nullptr && scale->data && zero->data && zero->data->dtype == dtype &&
          scale->data->elements() == 1 && scale->data->ToFloats()[0] > 0;
 }
 
 bool IsSoftmax(const Value* p) {
   const Node* dequantize = MakerOf(p, "DequantizeLinear");
-  const Node* quantize = IsU16(dequantize) ? MakerOf(dequantize->input(0), "QuantizeLinear") : nullptr;
+  const Node* quantize = IsOf(DType::kU16, dequantize) ? MakerOf(dequantize->input(0), "QuantizeLinear") : nullptr;
   const Node* softmax = quantize == nullptr ? nullptr : MakerOf(quantize->input(0), "Softmax");
   if (softmax == nullptr || p->type.shape == std::nullopt) return false;
   const std::int64_t axis = softmax->IntAttribute("axis", -1);
   return axis == -1 || axis + 1 == static_cast<std::int64_t>(p->type.shape->size());
 }
 
-// The number that computed u16 codes mean, from which `v` is made by writing it in other codes, or which it is.
-Value* InU16(Value* v) {
+// The numbers that computed codes of 16 bits mean, from which `v` is made by writing them in other codes, or which it
+// is.
+Value* In16Bits(Value* v) {
   const Node* dequantize = MakerOf(v, "DequantizeLinear");
   const Node* quantize = dequantize == nullptr ? nullptr : MakerOf(dequantize->input(0), "QuantizeLinear");
   if (quantize != nullptr && MakerOf(quantize->input(0), "DequantizeLinear") != nullptr) {
     v = quantize->input(0);
     dequantize = v->producer();
   }
-  return IsU16(dequantize) && !dequantize->input(0)->is_constant() ? v : nullptr;
+  if (!IsOf(DType::kU16, dequantize) && !IsOf(DType::kS16, dequantize)) return nullptr;
+  return dequantize->input(0)->is_constant() ? nullptr : v;
 }
 
 class Centered {
@@ -49,7 +51,11 @@ class Centered {
     const Node* codes = v_->producer();
     const Type type = product_->output()->type;
     const float step = codes->input(1)->data->ToFloats()[0];
-    const Params same = {codes->input(1), codes->input(2)};
+    Params same = {codes->input(1), codes->input(2)};
+    if (!IsOf(DType::kU16, codes)) {
+      same.zero = Constant("zero", DType::kU16, codes->input(2)->data->ToInts()[0] + 32768);
+      v_ = InCodes(v_, same);
+    }
     const Params twice = {Scale("steps", 2 * step), Constant("middle", DType::kS16, 0)};
     const Params product = {twice.scale, Constant("product_middle", DType::kU16, 32768)};
     const std::int64_t rows = -2;
@@ -108,13 +114,13 @@ std::int64_t CenterAttention(Model& model, std::int64_t least_rows) {
   std::int64_t count = 0;
   for (Node* node : model.graph->nodes()) {
     if (!node->Is("MatMul") || !IsSoftmax(node->input(0))) continue;
-    Value* v = InU16(node->input(1));
+    Value* v = In16Bits(node->input(1));
     const std::optional<Dims> shape = v == nullptr ? std::nullopt : StaticShape(v->type);
     if (!shape || shape->size() < 2 || (*shape)[shape->size() - 2] < least_rows) continue;
     const Value* y = node->output();
     if (y->is_graph_output() || y->uses().empty() ||
         !std::all_of(y->uses().begin(), y->uses().end(),
-                     [](const Use& use) { return use.node->Is("QuantizeLinear") && IsU16(use.node); })) {
+                     [](const Use& use) { return use.node->Is("QuantizeLinear") && IsOf(DType::kU16, use.node); })) {
       continue;
     }
     Centered(*model.graph, node, v).Write();

@@ -75,6 +75,15 @@ graph @g(%x: f32[1,2,4], %cv: u16[1,4,3]) -> (%o) {
 )");
 }
 
+TEST(CenterAttention, ASignedVBecomesUnsigned) {
+  Model model = Attention({.v = "s16"});
+  EXPECT_EQ(CenterAttention(model, 4), 1);
+  const std::string text = Print(model);
+  EXPECT_NE(text.find("%v_zero = constant u16[] 32775\n"), std::string::npos);
+  EXPECT_NE(text.find("%v_codes: u16[*] = QuantizeLinear(%v, %sv, %v_zero)\n"), std::string::npos);
+  EXPECT_NE(text.find("%v_mean: f32[*] = ReduceMean(%v_numbers, %v_rows)"), std::string::npos);
+}
+
 TEST(CenterAttention, WhatIsNoSoftmaxInU16OverEnoughRowsStays) {
   const auto centered = [](const Form& form, std::int64_t least = 4) {
     Model model = Attention(form);
@@ -91,7 +100,7 @@ TEST(CenterAttention, WhatIsNoSoftmaxInU16OverEnoughRowsStays) {
 }
 
 TEST(CenterAttention, IsForTheDeviceThatRoundsDown) {
-  Model model = Attention({.rows = "64"});
+  Model model = Attention({.rows = "128"});
   EXPECT_EQ(ToDeviceForm(model, *FindDevice("cpu")).centered, 0);
   EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).centered, 1);
   EXPECT_TRUE(model.graph->outputs()[0]->producer()->input(0)->producer()->Is("Add"));

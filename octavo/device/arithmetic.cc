@@ -24,9 +24,11 @@ constexpr BoundedInput kQnnCoarse[] = {
 // 64 steps of both directions are 720. The provider leaves GRU and RNN to the CPU.
 constexpr std::int64_t kQnnUnrolled = 256;
 
-// A Softmax in 16 bits gives codes that are 0.4 to 0.75 too low (mean, in a ViT's layers of 257 tokens): the rows of its
-// product with V are at 50 to 56 dB, centered at 56 to 68. A centered V has twice the step: of few rows less is lost.
-constexpr std::int64_t kQnnCentered = 64;
+// A Softmax in 16 bits gives codes that are 0.4 to 0.75 too low (mean, in a ViT's layers of 257 tokens): its product
+// with V is at 50 to 56 dB, of a centered V at 56 to 68. With random logits and V of 1600 rows: 38 to 50 and 46 to 66;
+// of 512: 48 to 56 and 53 to 69; of 128: 58 to 64 and 58 to 70; of 64, where twice the step for V costs more: 57 to 69
+// and 57 to 66.
+constexpr std::int64_t kQnnCentered = 128;
 
 // A convolution of one tap and stride 2 over the sum of two tensors of 8 numbers a channel came out as its first and
 // third number and zeros: -0.4 to 2 dB, 63 and more over a Slice of the sum. Over a product, an activation, in two
