@@ -99,8 +99,13 @@ def float_weight(g):
 def scale_into_weight(g):
     c = g.node("Conv", [g.activations("x", [1, 4, 6, 6]), g.weight("w", (8, 4, 3, 3), 0)], "c")
     shape = () if g.rng.integers(2) else (8, 1, 1)
-    g.output(g.node("Mul", [c, g.constant("k", g.rng.uniform(0.1, 4, shape).astype(np.float32))], "y"))
-    return 0, []
+    y = g.node("Mul", [c, g.constant("k", g.rng.uniform(0.1, 4, shape).astype(np.float32))], "y")
+    if g.rng.integers(2):
+        g.output(y)
+        return 0, []
+    step = g.x_scale * g.w_scale * 500
+    g.output(g.pair(y, step, 128))
+    return 1.001 * step, []
 
 
 def add_into_bias(g):

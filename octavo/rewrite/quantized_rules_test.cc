@@ -330,6 +330,19 @@ TEST(Layers, SumsOfNothingStayFloat) {
   }
 }
 
+// The layer writes the codes that the product behind it wrote, and becomes an integer one.
+TEST(ScaleIntoWeight, KeepsTheQuantizationOfItsResult) {
+  Model model = ParseIr(
+      "graph @g(%a: u8[1,2,3]) -> (%o) {\n%x: f32[1,2,3] # u8(scale=0.5, zero=7) = StorageCast(%a)\n%w: f32[2,2,1] # "
+      "u8(scale=0.25, zero=7) = constant u8[2,2,1] [1,200,30,44]\n%k = constant f32[2,1] [0.5,4]\n%c: f32[1,2,3] = "
+      "Conv(%x, %w)\n%y: f32[1,2,3] # u8(scale=30, zero=100) = Mul(%c, %k)\n%o: u8[1,2,3] = StorageCast(%y)\n}");
+  const std::vector<TensorRef> inputs = testing::RandomInputs(model, 9), before = RunQdq(model, inputs);
+  const QuantizedRewriteResult result = RewriteQuantized(model, Cpu(), Only({"scale-into-weight", "qlinear-conv"}));
+  EXPECT_EQ(result.rules.rules[0].applied, 1);
+  EXPECT_EQ(result.integer_layers, 1);
+  EXPECT_EQ(Violation(Compare(before, RunQLinear(model, inputs)), RuleClass::kOneLsb), "");
+}
+
 TEST(FloatWeight, SameBitsAsTheRuntime) {
   const std::string text =
       "graph @g(%x: f32[1,4,5]) -> (%y) {\n%w: f32[4,4,1] # s8(axis=1, scale=f32[4] [0.5, 0.1, 0.013, 3], zero=s8[4] "

@@ -406,6 +406,10 @@ class ScaleIntoWeightRule final : public PatternRule<ScaleMatch> {
       }
       layer.SetInput(2, fresh);
     }
+    if (IsQuantized(match.node->output())) {  // the layer writes the codes
+      match.y->type.dtype = DType::kF32;
+      match.y->type.quant = match.node->output()->type.quant;
+    }
     rewriter.Touch(&layer);
     rewriter.Bypass(*match.node, match.y);
   }
