@@ -332,6 +332,16 @@ bool Bound(Model& model, Node* node, float bound) {
   return true;
 }
 
+// Before: LRN(DequantizeLinear(codes))
+// After:  LRN(Clip(DequantizeLinear(codes), -bound, bound))
+bool KeepFromCodes(Model& model, Node* node, float bound) {
+  const Value* x = node->input(0);
+  if (x == nullptr || x->producer() == nullptr || !x->producer()->Is("DequantizeLinear")) return false;
+  if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kF16) return false;
+  InsertClip(model, node, -bound, bound);
+  return true;
+}
+
 // Before: QuantizeLinear(Concat(a, b)), in float, to 8 bits
 // After:  QuantizeLinear(Clip(Concat(a, b))), to what the codes hold
 bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
@@ -371,6 +381,9 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     }
     for (const BoundedInput& bounded : arithmetic.coarse_after_sums) {
       if (clips_to_inputs && node->Is(bounded.op) && Bound(model, node, bounded.bound)) ++form.bounded;
+    }
+    for (const BoundedInput& apart : arithmetic.taken_for_codes) {
+      if (clips_to_inputs && node->Is(apart.op) && KeepFromCodes(model, node, apart.bound)) ++form.bounded;
     }
     if (clips_to_inputs && arithmetic.floors_moved_floats && HoldMoved(model, node, device)) ++form.bounded;
     if (arithmetic.casts_bool_wrongly && Select(model, node)) {

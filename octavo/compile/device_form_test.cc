@@ -245,5 +245,23 @@ TEST(DeviceForm, AStrideOverASumBecomesASlice) {
   EXPECT_EQ(strides(Strided("Add", "u16", "8", false, "strides=[1, 2], pads=[0, 0, 0, 1]")), 0);
 }
 
+TEST(DeviceForm, AnLrnIsKeptFromCodes) {
+  const auto bounded = [](const std::string& op, const std::string& input) {
+    Model model = Parse(
+        "ir_version = 10\nopset \"\" = 21\ngraph @g(%x: u16[1,4,2,2]) -> (%y) {\n"
+        "%s = constant f32[] 0.5\n%z = constant u16[] 0\n"
+        "%d: f32[1,4,2,2] = DequantizeLinear(%x, %s, %z)\n%a: f32[1,4,2,2] = Abs(%d)\n"
+        "%l: f32[1,4,2,2] = " +
+        op + "(" + input + ") {size=3}\n%y: u16[1,4,2,2] = QuantizeLinear(%l, %s, %z)\n}\n");
+    const auto count = ToDeviceForm(model, *FindDevice("qnn")).bounded;
+    const Node* l = model.graph->FindValue("l")->producer();
+    EXPECT_EQ(l->input(0)->producer()->Is("Clip"), count == 1);
+    return count;
+  };
+  EXPECT_EQ(bounded("LRN", "%d"), 1);
+  EXPECT_EQ(bounded("LRN", "%a"), 0);
+  EXPECT_EQ(bounded("Neg", "%d"), 0);
+}
+
 }  // namespace
 }  // namespace octavo

@@ -43,6 +43,8 @@ struct DeviceArithmetic {
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};
+  // Float operators that are taken for operators on codes where they read these, and refused or coarse then.
+  std::span<const BoundedInput> taken_for_codes = {};
 };
 
 // Of this device; one without entries for a device that computes what is meant.
