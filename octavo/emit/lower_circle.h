@@ -170,6 +170,9 @@ class CircleLowering {
   void Tile(const Node& node);
   void Pad(const Node& node);
   void Resize(const Node& node);
+  struct NativeResize;
+  std::optional<NativeResize> ReadNativeResize(const Node& node);
+  void ResizeByTaps(const Node& node);
   void Cast(const Node& node);
   void LayerNorm(const Node& node);
   void InstanceNorm(const Node& node);

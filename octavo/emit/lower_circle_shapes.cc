@@ -275,69 +275,6 @@ void CircleLowering::Pad(const Node& node) {
   MoveLike(node, x_old, layout, codes, y);
 }
 
-void CircleLowering::Resize(const Node& node) {
-  const Value* x_old = node.input(0);
-  const Dims in = DimsOf(x_old), out = DimsOf(node.output());
-  if (in.size() != 4 || in[0] != out[0] || in[1] != out[1])
-    Refuse(node, "it resizes other dimensions than two spatial ones");
-  const std::string mode = node.StringAttribute("mode", "nearest");
-  std::string how =
-      node.StringAttribute("coordinate_transformation_mode", node.Is("Upsample") ? "asymmetric" : "half_pixel");
-  if (node.IntAttribute("antialias", 0) != 0) Refuse(node, "antialias");
-  // Consumers step by the sizes; an ONNX scale that the output's size was rounded from steps otherwise.
-  const std::size_t at = node.Is("Upsample") || node.inputs().size() == 2 ? 1 : 2;
-  if (const Value* scales = node.input(at); scales != nullptr && DimsOf(scales) != Dims{0}) {
-    const TensorRef* data = ConstantData(node, at);
-    if (data == nullptr) Refuse(node, "its scales are computed");
-    const std::vector<float> factors = data->ToFloats();
-    for (std::size_t d = 2; d < 4 && factors.size() == 4; ++d) {
-      const auto size = static_cast<double>(out[d]);
-      if (how != "align_corners" &&
-          std::fabs(static_cast<double>(factors[d]) * static_cast<double>(in[d]) - size) > 1e-5 * size) {
-        Refuse(node, "a scale that does not make whole pixels");
-      }
-    }
-  }
-  if (node.StringAttribute("keep_aspect_ratio_policy", "stretch") != "stretch")
-    Refuse(node, "keep_aspect_ratio_policy");
-  const bool whole = out[2] % in[2] == 0 && out[3] % in[3] == 0;
-  std::int64_t half = 0, align = 0;
-  if (mode == "nearest") {
-    const std::string round =
-        node.StringAttribute("nearest_mode", node.Is("Upsample") ? "floor" : "round_prefer_floor");
-    // By whole factors these all repeat each element.
-    const bool centers = how == "half_pixel" || how == "pytorch_half_pixel";
-    const bool repeats =
-        whole && ((how == "asymmetric" && round == "floor") || (centers && round.starts_with("round_")));
-    if (!repeats && !(how == "asymmetric" && round == "floor")) Refuse(node, "nearest with " + how + ", " + round);
-  } else if (mode == "linear") {
-    if (how == "pytorch_half_pixel" && out[2] > 1 && out[3] > 1) how = "half_pixel";
-    if (how == "half_pixel")
-      half = 1;
-    else if (how == "align_corners")
-      align = 1;
-    else if (how != "asymmetric")
-      Refuse(node, "linear with " + how);
-  } else {
-    Refuse(node, "mode " + mode);
-  }
-  const std::string op = mode == "nearest" ? "RESIZE_NEAREST_NEIGHBOR" : "RESIZE_BILINEAR";
-  const Value* data[] = {x_old};
-  const bool integer = Integer(node, op, data);
-  Value* x = Get(x_old, Layout::kLast, !integer);
-  const std::int64_t factor = out[2] / std::max<std::int64_t>(in[2], 1);
-  if (mode == "nearest" && whole && factor > 1 && factor <= 16 && out[3] == factor * in[3] &&
-      StorageOf(x->type) != Storage::kS16 && StorageOf(x->type) != Storage::kMx) {
-    return Finish(node, Layout::kLast, RepeatPixels(x, factor, node.output()->name()), integer);
-  }
-  const std::int64_t size[] = {out[2], out[3]};
-  Type type = OutType(node, Layout::kLast, integer);
-  type.quant = x->type.quant;
-  Value* y = Emit(op, {x, Int32s(size, node.output()->name() + "_size")}, node.output()->name(), type,
-                  {{"align_corners", align}, {"half_pixel_centers", half}});
-  Finish(node, Layout::kLast, y, integer);
-}
-
 void CircleLowering::Cast(const Node& node) {
   const Value* x_old = node.input(0);
   const auto to = static_cast<DType>(node.IntAttribute("to", 1));

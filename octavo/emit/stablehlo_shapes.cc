@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "octavo/emit/resize_taps.h"
 #include "octavo/emit/stablehlo_lowering.h"
 
 namespace octavo::stablehlo {
@@ -319,28 +320,6 @@ void Trilu(Emitter& e, const Node& node) {
 
 // --- Resize
 
-struct AxisMap {
-  std::int64_t n, m;  // from, to
-  double scale;       // m / n, or the scale that was given
-  std::string coordinates;
-  double Source(std::int64_t i) const {
-    const auto x = static_cast<double>(i);
-    if (coordinates == "asymmetric") return x / scale;
-    if (coordinates == "align_corners") {
-      return m == 1 ? 0 : x * static_cast<double>(n - 1) / static_cast<double>(m - 1);
-    }
-    if (coordinates == "pytorch_half_pixel" && m == 1) return 0;
-    return (x + 0.5) / scale - 0.5;
-  }
-};
-
-// The weights of the four neighbours at floor(x) - 1 .. floor(x) + 2, `t` behind the second (Keys 1981).
-std::array<double, 4> CubicWeights(double t, double a) {
-  return {((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a, ((a + 2) * t - (a + 3)) * t * t + 1,
-          ((a + 2) * (1 - t) - (a + 3)) * (1 - t) * (1 - t) + 1,
-          ((a * (2 - t) - 5 * a) * (2 - t) + 8 * a) * (2 - t) - 4 * a};
-}
-
 // Sums of `taps` elements along axis `a`, each at its place (row of `at`) with its weight.
 Tensor Interpolate(Builder& b, const Tensor& x, std::size_t a, const std::vector<std::vector<std::int64_t>>& at,
                    const std::vector<std::vector<float>>& weights) {
@@ -359,21 +338,6 @@ Tensor Interpolate(Builder& b, const Tensor& x, std::size_t a, const std::vector
 void Resize(Emitter& e, const Node& node) {
   Tensor x = e.In(node, 0);
   const bool old = node.op() == "Upsample" || e.opset(node) < 11;
-  const std::string mode = node.StringAttribute("mode", "nearest");
-  const std::string coordinates =
-      old ? "asymmetric" : node.StringAttribute("coordinate_transformation_mode", "half_pixel");
-  const std::string nearest = old ? "floor" : node.StringAttribute("nearest_mode", "round_prefer_floor");
-  const bool cubic = mode == "cubic" && !old;
-  if (mode != "nearest" && mode != "linear" && mode != "bilinear" && !cubic) e.Refuse(node, "mode '" + mode + "'");
-  if (coordinates != "half_pixel" && coordinates != "asymmetric" && coordinates != "align_corners" &&
-      coordinates != "pytorch_half_pixel") {
-    e.Refuse(node, "coordinate transformation '" + coordinates + "'");
-  }
-  if (node.IntAttribute("antialias", 0) != 0) e.Refuse(node, "antialiasing");
-  if (node.StringAttribute("keep_aspect_ratio_policy", "stretch") != "stretch") e.Refuse(node, "kept aspect ratios");
-  Dims axes(x.rank());
-  std::iota(axes.begin(), axes.end(), 0);
-  if (const auto* given = node.IntsAttribute("axes")) axes = *given;
   std::vector<float> scales;
   Dims sizes;
   const std::size_t scale_input = old ? 1 : 2;
@@ -385,73 +349,30 @@ void Resize(Emitter& e, const Node& node) {
     if (data == nullptr) e.Refuse(node, "scales must be constant; fix symbolic dimensions with --dim");
     scales = data->ToFloats();
   }
-  if ((sizes.empty() ? scales.size() : sizes.size()) != axes.size()) e.Refuse(node, "scales or sizes do not fit");
-  for (std::size_t k = 0; k < axes.size(); ++k) {
-    const auto a = static_cast<std::size_t>(e.Axis(node, axes[k], x.rank()));
-    const std::int64_t n = x.dims[a];
-    AxisMap map{n, 0, 1, coordinates};
-    if (!sizes.empty()) {
-      map.m = sizes[k];
-      map.scale = n == 0 ? 1 : static_cast<double>(map.m) / static_cast<double>(n);
-    } else {
-      map.scale = scales[k];
-      if (!(map.scale > 0) || map.scale * static_cast<double>(n) > 1e9) e.Refuse(node, "a scale of that size");
-      map.m = static_cast<std::int64_t>(std::floor(static_cast<double>(n) * map.scale));
-    }
-    if (n < 1 || map.m < 1 || map.m > (std::int64_t{1} << 30)) e.Refuse(node, "an empty dimension");
-    if (map.m == n && map.scale == 1) continue;
-    std::vector<std::int64_t> low;
-    std::vector<std::vector<std::int64_t>> places(cubic ? 4 : 2);
-    std::vector<std::vector<float>> weights(places.size());
-    for (std::int64_t i = 0; i < map.m; ++i) {
-      const double at = map.Source(i);
-      if (mode == "nearest") {
-        double r = std::floor(at);
-        if (nearest == "ceil") r = std::ceil(at);
-        if (nearest == "round_prefer_floor") r = std::ceil(at - 0.5);
-        if (nearest == "round_prefer_ceil") r = std::floor(at + 0.5);
-        low.push_back(std::clamp<std::int64_t>(static_cast<std::int64_t>(r), 0, n - 1));
-      } else if (cubic) {
-        const double floor = std::floor(at);
-        std::array<double, 4> w = CubicWeights(at - floor, node.FloatAttribute("cubic_coeff_a", -0.75f));
-        double sum = 0;
-        for (std::size_t tap = 0; tap < 4; ++tap) {
-          const std::int64_t place = static_cast<std::int64_t>(floor) + static_cast<std::int64_t>(tap) - 1;
-          if (node.IntAttribute("exclude_outside", 0) != 0 && (place < 0 || place >= n)) w[tap] = 0;
-          places[tap].push_back(std::clamp<std::int64_t>(place, 0, n - 1));
-          sum += w[tap];
-        }
-        if (node.IntAttribute("exclude_outside", 0) == 0) sum = 1;
-        for (std::size_t tap = 0; tap < 4; ++tap) weights[tap].push_back(static_cast<float>(w[tap] / sum));
-      } else {
-        const double inside = std::clamp(at, 0.0, static_cast<double>(n - 1)), floor = std::floor(inside);
-        places[0].push_back(static_cast<std::int64_t>(floor));
-        places[1].push_back(std::min(places[0].back() + 1, n - 1));
-        weights[1].push_back(static_cast<float>(inside - floor));
-        weights[0].push_back(1.0f - weights[1].back());
-      }
-    }
-    const Dims length = {map.m};
-    if (mode == "nearest") {
-      const std::int64_t factor = map.m / n;
-      bool repeats = map.m % n == 0;
-      for (std::int64_t i = 0; repeats && i < map.m; ++i) repeats = low[static_cast<std::size_t>(i)] == i / factor;
-      if (repeats) {  // [.., n, ..] -> [.., n, factor, ..] -> [.., n factor, ..]
-        Dims wide, spread, result = x.dims;
-        for (std::size_t d = 0; d < x.rank(); ++d) {
-          spread.push_back(static_cast<std::int64_t>(wide.size()));
-          wide.push_back(x.dims[d]);
-          if (d == a) wide.push_back(factor);
-        }
-        result[a] = map.m;
-        x = e.b.Reshape(e.b.BroadcastInDim(x, std::move(wide), spread), std::move(result));
-      } else {
-        x = e.b.Gather(x, e.b.Ints(DType::kS32, length, low), a);
-      }
+  const ResizePlan plan = PlanResize(node, e.opset(node), x.dims, sizes, scales);
+  if (!plan.refused.empty()) e.Refuse(node, plan.refused);
+  for (const ResizeTaps& taps : plan.axes) {
+    if (!taps.weights.empty()) {
+      if (!IsFloat(x.dtype)) e.Refuse(node, "interpolation of " + std::string(Name(x.dtype)));
+      x = Interpolate(e.b, x, taps.axis, taps.places, taps.weights);
       continue;
     }
-    if (!IsFloat(x.dtype)) e.Refuse(node, "interpolation of " + std::string(Name(x.dtype)));
-    x = Interpolate(e.b, x, a, places, weights);
+    const std::vector<std::int64_t>& low = taps.places[0];
+    const std::int64_t factor = taps.to / taps.from;
+    bool repeats = taps.to % taps.from == 0;
+    for (std::int64_t i = 0; repeats && i < taps.to; ++i) repeats = low[static_cast<std::size_t>(i)] == i / factor;
+    if (repeats) {  // [.., n, ..] -> [.., n, factor, ..] -> [.., n factor, ..]
+      Dims wide, spread, result = x.dims;
+      for (std::size_t d = 0; d < x.rank(); ++d) {
+        spread.push_back(static_cast<std::int64_t>(wide.size()));
+        wide.push_back(x.dims[d]);
+        if (d == taps.axis) wide.push_back(factor);
+      }
+      result[taps.axis] = taps.to;
+      x = e.b.Reshape(e.b.BroadcastInDim(x, std::move(wide), spread), std::move(result));
+    } else {
+      x = e.b.Gather(x, e.b.Ints(DType::kS32, {taps.to}, low), taps.axis);
+    }
   }
   e.Out(node, 0, x);
 }
