@@ -142,10 +142,16 @@ void DynamicQuantizeLinear(Emitter& e, const Node& node) {
   if (e.Wanted(node, 2)) e.Out(node, 2, e.b.Convert(q.zero, DType::kU8));
 }
 
+bool IsWeight(const Emitter& e, const Node& node, std::size_t input) {
+  const Value* value = node.input(input);
+  return value != nullptr && value->is_constant() && e.form() == ConstantForm::kPacked;
+}
+
 // Codes minus their zero point as i32: what integer products are made of. `axis`: of parameters that are not scalars.
 Tensor Centred(Emitter& e, const Node& node, std::size_t input, std::size_t zero_input, std::int64_t axis) {
-  const Tensor codes = e.In(node, input);
+  Tensor codes = e.In(node, input);
   if (!IsInteger(codes.dtype) || BitWidth(codes.dtype) > 16) e.Refuse(node, "codes of " + codes.type());
+  if (IsWeight(e, node, input)) codes = e.b.Barrier(codes);  // IREE would store what follows, in 32 bits
   Tensor wide = e.b.Convert(codes, DType::kS32);
   if (!e.Has(node, zero_input)) return wide;
   Tensor zero = e.b.Convert(e.In(node, zero_input), DType::kS32);
@@ -169,7 +175,8 @@ void MatMulInteger(Emitter& e, const Node& node) {
 }
 
 void ConvInteger(Emitter& e, const Node& node) {
-  e.Out(node, 0, Convolve(e, node, Centred(e, node, 0, 2, 1), Centred(e, node, 1, 3, 0)));
+  const KernelFrom from = IsWeight(e, node, 1) ? KernelFrom::kComputed : KernelFrom::kStored;
+  e.Out(node, 0, Convolve(e, node, Centred(e, node, 0, 2, 1), Centred(e, node, 1, 3, 0), from));
 }
 
 // saturate(round_half_even(acc * (x_scale w_scale / y_scale)) + y_zero) of an i32 accumulator.
@@ -204,7 +211,8 @@ void QLinearMatMul(Emitter& e, const Node& node) {
 }
 
 void QLinearConv(Emitter& e, const Node& node) {
-  Tensor acc = Convolve(e, node, Centred(e, node, 0, 2, 1), Centred(e, node, 3, 5, 0));
+  const KernelFrom from = IsWeight(e, node, 3) ? KernelFrom::kComputed : KernelFrom::kStored;
+  Tensor acc = Convolve(e, node, Centred(e, node, 0, 2, 1), Centred(e, node, 3, 5, 0), from);
   if (e.Has(node, 8)) {
     const Tensor bias = e.In(node, 8);
     if (bias.rank() != 1 || bias.dims[0] != acc.dims[1] || bias.dtype != DType::kS32) {

@@ -148,6 +148,13 @@ TEST(Stablehlo, KernelsOfCodesAreLaidOutOnceBeforeTheirConvolution) {
   StablehloOptions codes;
   codes.constants = ConstantForm::kCodes;
   EXPECT_THAT(WriteText(m, codes), ::testing::Not(HasSubstr("[0, 1, i, o]")));
+  const std::string integers = WriteText(ModelOf(R"(graph @g(%x: u8[1,4,9,9]) -> (%y) {
+  %w = constant s8[6,4,3,2] splat(3)
+  %y: s32[1,6,7,8] = ConvInteger(%x, %w)
+}
+)"));
+  EXPECT_THAT(integers, ContainsRegex("optimization_barrier %[0-9]+ : tensor<6x4x3x2xi8>"));  // stored in 8 bits
+  EXPECT_THAT(integers, ContainsRegex("optimization_barrier %[0-9]+ : tensor<3x2x4x6xi32>"));
 }
 
 TEST(Stablehlo, ShapesThatAreComputedAreKnown) {
