@@ -43,6 +43,16 @@ Value* In16Bits(Value* v) {
   return dequantize->input(0)->is_constant() ? nullptr : v;
 }
 
+// A layer of the model multiplies computed numbers of 8 bits.
+bool HasLayersOf8Bits(const Graph& graph) {
+  const std::vector<Node*> nodes = graph.nodes();
+  return std::any_of(nodes.begin(), nodes.end(), [](const Node* node) {
+    if (!node->Is("MatMul") && !node->Is("Gemm") && !node->Is("Conv") && !node->Is("ConvTranspose")) return false;
+    const Node* dequantize = MakerOf(node->input(0), "DequantizeLinear");
+    return (IsOf(DType::kU8, dequantize) || IsOf(DType::kS8, dequantize)) && !dequantize->input(0)->is_constant();
+  });
+}
+
 class Centered {
  public:
   Centered(Graph& graph, Node* product, Value* v) : graph_(graph), product_(product), v_(v), base_(v->name() + "_") {}
@@ -110,7 +120,7 @@ class Centered {
 
 std::int64_t CenterAttention(Model& model, std::int64_t least_rows) {
   constexpr std::int64_t kOpset = 21;  // of Q/DQ to 16 bits
-  if (model.OpsetVersion() < kOpset) return 0;
+  if (model.OpsetVersion() < kOpset || HasLayersOf8Bits(*model.graph)) return 0;
   std::int64_t count = 0;
   for (Node* node : model.graph->nodes()) {
     if (!node->Is("MatMul") || !IsSoftmax(node->input(0))) continue;

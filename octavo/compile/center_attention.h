@@ -15,8 +15,9 @@ namespace octavo {
 // same in real numbers; but where the device rounds p down (up to 257 numbers a row each half a step too low: the whole
 // row 0.2 % too low), what is lost is lost of v - m, whose rows add up to 0. The step of v is half a step of the
 // product, which is rounded down too. Products stay as they are over fewer rows than `least_rows` (a finer step of v
-// would be given up for nothing), or whose number of rows is not known; and all where the operator set is below 21.
-// Returns how many were changed.
+// would be given up for nothing), or whose number of rows is not known; and all where the operator set is below 21, or
+// where a layer of the model reads computed numbers of 8 bits: what those lose is more, and a ViT of both widths came
+// out 0.2 and 1.6 dB worse on four samples each. Returns how many were changed.
 std::int64_t CenterAttention(Model& model, std::int64_t least_rows);
 
 }  // namespace octavo

@@ -14,22 +14,27 @@ namespace {
 constexpr const char* kHead = "ir_version = 10\nopset \"\" = 21\n";
 
 struct Form {
-  std::string softmax = "Softmax(%x)", p = "u16", v = "u16", rows = "4", y = "u16";
+  std::string softmax = "Softmax(%x)", p = "u16", v = "u16", rows = "4", y = "u16", layer = "", layer_dtype = "u8";
 };
 
-// Attention over four rows of v; v is s16 where it is multiplied.
+// Attention over four rows of v, which is s16 where it is multiplied, and a layer of its own beside it, or none.
 Model Attention(const Form& f = {}) {
-  return Parse(std::string(kHead) + "graph @g(%x: f32[1,2," + f.rows + "], %cv: " + f.v + "[1," + f.rows +
-               ",3]) -> (%o) {\n%sp = constant f32[] 0.25\n%zp = constant " + f.p +
-               "[] 0\n%sv = constant f32[] 0.5\n%zv = constant " + f.v +
-               "[] 7\n%sw = constant f32[] 0.75\n%zw = constant s16[] 0\n%so = constant f32[] 2\n%zo = constant " +
-               f.y + "[] 5\n%q: f32[1,2," + f.rows + "] = " + f.softmax + "\n%cp: " + f.p + "[1,2," + f.rows +
-               "] = QuantizeLinear(%q, %sp, %zp)\n%p: f32[1,2," + f.rows +
-               "] = DequantizeLinear(%cp, %sp, %zp)\n%v: f32[1," + f.rows +
-               ",3] = DequantizeLinear(%cv, %sv, %zv)\n%cw: s16[1," + f.rows +
-               ",3] = QuantizeLinear(%v, %sw, %zw)\n%w: f32[1," + f.rows +
-               ",3] = DequantizeLinear(%cw, %sw, %zw)\n%y: f32[1,2,3] = MatMul(%p, %w)\n%o: " + f.y +
-               "[1,2,3] = QuantizeLinear(%y, %so, %zo)\n}\n");
+  const bool more = !f.layer.empty();
+  return Parse(
+      std::string(kHead) + "graph @g(%x: f32[1,2," + f.rows + "], %cv: " + f.v + "[1," + f.rows + ",3]" +
+      (more ? ", %c8: " + f.layer_dtype + "[4,4]) -> (%o, %n" : ") -> (%o") +
+      ") {\n%sp = constant f32[] 0.25\n%zp = constant " + f.p + "[] 0\n%sv = constant f32[] 0.5\n%zv = constant " +
+      f.v + "[] 7\n%sw = constant f32[] 0.75\n%zw = constant s16[] 0\n%so = constant f32[] 2\n%zo = constant " + f.y +
+      "[] 5\n%q: f32[1,2," + f.rows + "] = " + f.softmax + "\n%cp: " + f.p + "[1,2," + f.rows +
+      "] = QuantizeLinear(%q, %sp, %zp)\n%p: f32[1,2," + f.rows + "] = DequantizeLinear(%cp, %sp, %zp)\n%v: f32[1," +
+      f.rows + ",3] = DequantizeLinear(%cv, %sv, %zv)\n%cw: s16[1," + f.rows +
+      ",3] = QuantizeLinear(%v, %sw, %zw)\n%w: f32[1," + f.rows +
+      ",3] = DequantizeLinear(%cw, %sw, %zw)\n%y: f32[1,2,3] = MatMul(%p, %w)\n%o: " + f.y +
+      "[1,2,3] = QuantizeLinear(%y, %so, %zo)\n" +
+      (more ? "%z8 = constant " + f.layer_dtype + "[] 0\n%n8: f32[4,4] = DequantizeLinear(%c8, %so, %z8)\n" +
+                  "%n: f32[4,4] = " + f.layer + "(%n8, %n8)\n"
+            : "") +
+      "}\n");
 }
 
 TEST(CenterAttention, TheRowsOfVLoseTheirMean) {
@@ -97,6 +102,17 @@ TEST(CenterAttention, WhatIsNoSoftmaxInU16OverEnoughRowsStays) {
   EXPECT_EQ(centered({.y = "u8"}), 0);
   EXPECT_EQ(centered({.rows = "n"}), 0);
   EXPECT_EQ(centered({}, 5), 0);
+}
+
+TEST(CenterAttention, BesideLayersOf8BitsAllStays) {
+  const auto centered = [](const std::string& dtype, const std::string& op) {
+    Model model = Attention({.layer = op, .layer_dtype = dtype});
+    return CenterAttention(model, 4);
+  };
+  EXPECT_EQ(centered("u8", "MatMul"), 0);
+  EXPECT_EQ(centered("s8", "Gemm"), 0);
+  EXPECT_EQ(centered("u8", "Add"), 1);
+  EXPECT_EQ(centered("u16", "MatMul"), 1);
 }
 
 TEST(CenterAttention, IsForTheDeviceThatRoundsDown) {
