@@ -221,8 +221,10 @@ class Folder {
     } else {
       Type type = QuantizedType(params, x->type);
       if (!type.shape.has_value()) type.shape = codes->type.shape;
-      Node* node = graph_.AddNode(std::string(kQuantize), std::string(kIrDomain), {x},
-                                  {{x->name() + "_q", std::move(type)}}, &q);
+      // In a chain of quantizations each takes its name from the file, or names would grow with the chain.
+      const std::string& base = x->type.quant ? codes->name() : x->name();
+      Node* node =
+          graph_.AddNode(std::string(kQuantize), std::string(kIrDomain), {x}, {{base + "_q", std::move(type)}}, &q);
       node->name = q.name;
       node->form = QuantForm::kQdq;
       quantized = node->output();
