@@ -230,6 +230,9 @@ def test_recurrent_operators(octavo, tmp_path, kind, quantized):
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", F32, [7, 2, 5])], [helper.make_tensor_value_info("y", F32, [7, 2, 2, 6])], init)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(tmp_path / "m.onnx"))
     export(octavo, tmp_path / "m.onnx", tmp_path / "m.circle")
+    model, _, _, tensors = consumers.read(tmp_path / "m.circle")
+    held = [bytes(model.Buffers(i).DataAsNumpy()) for i in range(model.BuffersLength()) if model.Buffers(i).DataLength()]
+    assert len(held) == len(set(held)), "the steps share their weights"
     sample = {"x": rng.normal(size=(7, 2, 5)).astype(np.float32)}
     want, got = named(tmp_path / "m.onnx", [sample], optimize=False)[0]["y"], consumers.litert(tmp_path / "m.circle", [sample])[0]["y"]
     if quantized:  # on the grid of the codes, a step from a rounding at a half at most

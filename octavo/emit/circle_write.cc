@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <string_view>
 #include <unordered_map>
 
 #include "octavo/base/error.h"
@@ -57,11 +58,10 @@ class Writer {
 
  private:
   std::uint32_t AddBuffer(const TensorRef& data) {
-    const auto [it, fresh] =
-        buffer_of_.try_emplace(data.bytes.data(), std::vector<std::pair<std::size_t, std::uint32_t>>{});
-    for (const auto& [size, index] : it->second) {
-      if (size == data.bytes.size()) return index;
-    }
+    // Equal constants are one buffer: the steps of a recurrent operator read the same weights.
+    const std::string_view bytes_of(reinterpret_cast<const char*>(data.bytes.data()), data.bytes.size());
+    const auto [it, fresh] = buffer_of_.try_emplace(bytes_of, static_cast<std::uint32_t>(buffers_.size()));
+    if (!fresh) return it->second;
     const auto index = static_cast<std::uint32_t>(buffers_.size());
     if (payload_) {
       buffers_.push_back(fbs::CreateBuffer(builder_, 0, *payload_ + end_, data.bytes.size()));
@@ -73,7 +73,6 @@ class Writer {
           builder_.CreateVector(reinterpret_cast<const std::uint8_t*>(data.bytes.data()), data.bytes.size());
       buffers_.push_back(fbs::CreateBuffer(builder_, bytes));
     }
-    it->second.emplace_back(data.bytes.size(), index);
     return index;
   }
 
@@ -218,7 +217,7 @@ class Writer {
   std::vector<flatbuffers::Offset<fbs::OperatorCode>> codes_;
   std::unordered_map<std::string, std::uint32_t> code_of_;
   std::unordered_map<const Value*, std::int32_t> tensor_of_;
-  std::unordered_map<const std::byte*, std::vector<std::pair<std::size_t, std::uint32_t>>> buffer_of_;
+  std::unordered_map<std::string_view, std::uint32_t> buffer_of_;  // by the bytes that it holds
   std::vector<const TensorRef*> outside_;
 };
 
