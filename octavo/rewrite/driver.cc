@@ -1,3 +1,4 @@
+#include <bit>
 #include <deque>
 #include <unordered_map>
 
@@ -114,7 +115,10 @@ void Rewriter::EraseIfDead(Node& node) {
     for (Value* input : inputs) {
       if (input == nullptr || !seen.insert(input).second) continue;
       if (!input->dead()) {
-        Touch(input);  // one use less: a rule that wants a single use may match now
+        // One use less: a rule that wants a single use, or one kind of users, may match now. Of a value with many users
+        // these are visited when their number has halved, or erasing them one by one would take quadratic time.
+        const std::size_t left = input->uses().size();
+        if (left <= 16 || std::has_single_bit(left)) Touch(input);
       } else if (input->is_constant()) {
         input->graph()->Erase(input);
       } else if (input->producer() != nullptr) {

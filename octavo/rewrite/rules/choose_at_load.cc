@@ -4,6 +4,7 @@
 // saturate. A product of full-range constants that saturates there tells which machine it is. Its inputs are constant,
 // so the runtime computes it when it loads the model, and puts the chosen branch in the place of the If.
 #include <algorithm>
+#include <unordered_set>
 
 #include "octavo/rewrite/rules/quantized.h"
 
@@ -125,13 +126,15 @@ class ChooseAtLoadRule final : public PatternRule<Choice> {
     Value *weight = c.node->input(c.weight), *zero = c.node->input(c.zero);
     // All products of this weight at once: its signed codes exist once.
     std::vector<Node*> nodes{c.node};
+    std::unordered_set<const Node*> seen{c.node};
     for (const Use& use : weight->uses()) {
-      if (use.node == c.node || std::find(nodes.begin(), nodes.end(), use.node) != nodes.end()) continue;
+      if (seen.contains(use.node)) continue;
       const MatchOr<Choice> other = Match(*use.node);
       const Choice* found = std::get_if<Choice>(&other);
       if (found != nullptr && found->weight == c.weight && found->zero == c.zero && use.index == c.weight &&
           use.node->input(c.zero) == zero) {
         nodes.push_back(use.node);
+        seen.insert(use.node);
       }
     }
     Value* exact = Probe(*rewriter.model().graph, rewriter);
