@@ -16,6 +16,7 @@ RuleSet FloatRules() {
   rules.push_back(FoldBatchNorm());
   rules.push_back(FoldScale());
   rules.push_back(SplitBatchNorm());
+  rules.push_back(EinsumToMatMul());
   return rules;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <optional>
+#include <string>
 
 #include "octavo/rewrite/rules/linear.h"
 
@@ -33,6 +34,22 @@ inline Value* OtherThan(const Node* node, std::string_view op, double c) {
     if (value && Near(*value, c)) return node->input(1 - i);
   }
   return nullptr;
+}
+
+inline Type TypeOf(DType dtype, const Dims& dims) {
+  Type type;
+  type.dtype = dtype;
+  type.shape.emplace();
+  for (const std::int64_t d : dims) type.shape->push_back(Dim{d, {}});
+  return type;
+}
+
+// A Reshape of `x` to known dimensions in front of `before`; names are made unique from `base`.
+inline Node* AddReshape(Value* x, const Dims& to, const std::string& base, Node* before) {
+  Graph& graph = *before->graph();
+  Value* dims = graph.AddConstant(graph.UniqueName(base + "_shape"),
+                                  TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(to.size())}, to));
+  return graph.AddNode("Reshape", "", {x, dims}, {{graph.UniqueName(base), TypeOf(x->type.dtype, to)}}, before);
 }
 
 // `node`'s only output takes over the place of `last`'s, in name too; what nobody reads then goes.

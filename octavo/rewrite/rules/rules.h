@@ -14,6 +14,7 @@ std::unique_ptr<Rule> FoldShape();       // Shape and Size of a value with a sta
 std::unique_ptr<Rule> FoldBatchNorm();   // BatchNormalization into the layer before it
 std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
 std::unique_ptr<Rule> FoldScale();       // Mul, Div, Add, Sub by constants into the layer before it
+std::unique_ptr<Rule> EinsumToMatMul();  // Einsum of two tensors -> MatMul between Transposes and Reshapes
 
 // For devices that take a function as one operator (FusePatterns).
 std::unique_ptr<Rule> FuseFastLayerNorm();    // the same with a variance of means of squares, over any axis
