@@ -17,6 +17,9 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   }
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());
+  rules.push_back(FewerDimsTranspose());
+  rules.push_back(ReshapeTwice());
+  rules.push_back(OneAxisLayerNorm());
   rules.push_back(ReciprocalToDiv());
   rules.push_back(RemoveInfiniteBound());
   rules.push_back(MaxToRelu());

@@ -10,16 +10,6 @@ bool IsPlainConstant(const Value* value) {
   return value != nullptr && value->is_constant() && value->data.has_value() && !value->type.quant;
 }
 
-Node* AddReshape(Graph& graph, Value* x, const Dims& to, const std::string& name, Node* before) {
-  Value* dims = graph.AddConstant(graph.UniqueName(name + "_shape"),
-                                  TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(to.size())}, to));
-  Type type;
-  type.dtype = x->type.dtype;
-  type.shape.emplace();
-  for (const std::int64_t d : to) type.shape->push_back(Dim{d, {}});
-  return graph.AddNode("Reshape", "", {x, dims}, {{graph.UniqueName(name), type}}, before);
-}
-
 struct GatheredAll {
   Node* node;
   Dims dims;  // of the result
@@ -58,7 +48,7 @@ class GatherAllRule final : public PatternRule<GatheredAll> {
   }
   void Apply(const GatheredAll& match, Rewriter& rewriter) const override {
     Node& node = *match.node;
-    Node* reshape = AddReshape(*node.graph(), node.input(0), match.dims, node.output()->name() + "_all", &node);
+    Node* reshape = AddReshape(node.input(0), match.dims, node.output()->name() + "_all", &node);
     TakePlace(*reshape, node, rewriter);
   }
 };
@@ -113,7 +103,7 @@ class GatherNdToGatherRule final : public PatternRule<Flattened> {
     Node& node = *match.node;
     Graph& graph = *node.graph();
     const std::string base = node.output()->name();
-    Node* flat = AddReshape(graph, node.input(0), match.dims, base + "_flat", &node);
+    Node* flat = AddReshape(node.input(0), match.dims, base + "_flat", &node);
     Value* indices = graph.AddConstant(graph.UniqueName(base + "_at"),
                                        TensorRef::FromInts(DType::kS64, match.index_dims, match.indices));
     Node* gather =

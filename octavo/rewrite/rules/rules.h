@@ -10,6 +10,7 @@ namespace octavo {
 std::unique_ptr<Rule> RemoveIdentity();  // Identity, Dropout, Cast to the same type
 std::unique_ptr<Rule> RemoveNeutral();   // x * 1, x / 1, x - 0
 std::unique_ptr<Rule> RemoveAddZero();   // x + 0
+std::unique_ptr<Rule> CeilToPads();      // AveragePool with ceil_mode -> with pads
 std::unique_ptr<Rule> FoldShape();       // Shape and Size of a value with a static shape
 std::unique_ptr<Rule> FoldBatchNorm();   // BatchNormalization into the layer before it
 std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
@@ -28,6 +29,9 @@ std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an imag
 std::unique_ptr<Rule> FarTapsToSlices();      // a Conv of taps far apart -> one of single taps over their slices
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
 std::unique_ptr<Rule> GatherNdToGather();     // GatherND at known places -> Gather of a Reshape
+std::unique_ptr<Rule> FewerDimsTranspose();   // Transpose of more than 5 dimensions -> of fewer, between Reshapes
+std::unique_ptr<Rule> ReshapeTwice();         // a Reshape to more than 5 dimensions and back -> one
+std::unique_ptr<Rule> OneAxisLayerNorm();     // LayerNormalization over several axes -> over one, between Reshapes
 std::unique_ptr<Rule> GatherAll();            // Gather of all there is, in order -> Reshape
 std::unique_ptr<Rule> ScaleLog();             // log(a x + b), a big -> log(a x / 2^k + b / 2^k) + k log(2)
 
