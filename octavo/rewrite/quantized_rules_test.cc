@@ -769,6 +769,16 @@ std::vector<Case> Mutations() {
                    two("s8(scale=0.05, zero=0)", "Softmax(%x)", "u8(scale=0.00390625, zero=0)", "2,128", "2,128")});
   cases.push_back({"qlinear-pool/one-type", two("s8(scale=0.05, zero=0)", "GlobalAveragePool(%x)",
                                                 "u8(scale=0.01, zero=100)", "2,2,8,8", "2,2,1,1")});
+  cases.push_back({"qlinear-pool/ratio", two("u8(scale=1000, zero=100)", "GlobalAveragePool(%x)",
+                                             "u8(scale=0.00001, zero=100)", "2,2,1,2", "2,2,1,1")});
+  const auto pairs = [](const std::string& op, const std::string& x, const std::string& w, const std::string& y) {
+    return "graph @g(%a: u8[256,1], %b: u8[1,256]) -> (%o) {\n%x: f32[256,1] # u8(scale=" + x +
+           ", zero=7) = StorageCast(%a)\n%w: f32[1,256] # u8(scale=" + w + ", zero=200) = StorageCast(%b)\n" +
+           "%y: f32[256,256] # u8(scale=" + y + ", zero=128) = " + op +
+           "(%x, %w)\n%o: u8[256,256] = StorageCast(%y)\n}";
+  };
+  cases.push_back({"qlinear-binary/ratio", pairs("Add", "12345.678", "9876.543", "0.0001")});
+  cases.push_back({"qlinear-binary/ratio", pairs("Mul", "0.0153", "0.301", "1e-30")});
   cases.push_back({"qlinear-pool/plain",
                    two(p, "AveragePool(%x) {kernel_shape=[2,2], dilations=[2,2]}", p, "1,1,16,16", "1,1,14,14")});
   const std::string small = "%w: f32[4,4,1] # u8(scale=0.01, zero=100) = constant u8[4,4,1]" + codes;
@@ -782,6 +792,11 @@ std::vector<Case> Mutations() {
        "graph @g(%a: u8[1,4,6]) -> (%o, %c) {\n%x: f32[1,4,6] # u8(scale=0.02, zero=3) = StorageCast(%a)\n" + small +
            "\n%k = constant f32[4,1] [1,2,-1,0.5]\n%c: f32[1,4,6] = Conv(%x, %w)\n%y: f32[1,4,6] # u8(scale=0.1, "
            "zero=100) = Add(%c, %k)\n%o: u8[1,4,6] = StorageCast(%y)\n}"});
+  cases.push_back({"add-into-bias/below-half-a-step",
+                   "graph @g(%a: u8[1,4,6]) -> (%o) {\n%x: f32[1,4,6] # u8(scale=0.02, zero=3) = StorageCast(%a)\n%w: "
+                   "f32[4,4,1] # u8(scale=10, zero=0) = constant u8[4,4,1] splat(0)\n%k = constant f32[4,1] "
+                   "[0.09,0.08,-0.07,0.05]\n%c: f32[1,4,6] = Conv(%x, %w)\n%y: f32[1,4,6] # u8(scale=0.01, zero=100) = "
+                   "Add(%c, %k)\n%o: u8[1,4,6] = StorageCast(%y)\n}"});
   cases.push_back({"add-into-bias/fits-int32",
                    "graph @g(%a: u8[1,4,6]) -> (%o) {\n%x: f32[1,4,6] # u8(scale=0.02, zero=3) = StorageCast(%a)\n" +
                        small +

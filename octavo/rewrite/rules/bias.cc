@@ -179,7 +179,7 @@ class AddIntoBiasRule final : public PatternRule<BiasMatch> {
             "%c : f32 = Conv (%x : u8), (%w : u8);  %y : u8 = Add %c, %k",
             "%y : u8 = Conv (%x : u8), (%w : u8), (%k : s32)",
             "|error| <= s_x * s_w / 2 instead of the rounding of a float sum (Bias.ErrorIsBelowHalfAStep)",
-            {"add-into-bias/one-use", "add-into-bias/fits-int32"}};
+            {"add-into-bias/one-use", "add-into-bias/fits-int32", "add-into-bias/below-half-a-step"}};
   }
   MatchOr<BiasMatch> Match(Node& node) const override {
     if (!node.domain().empty() || node.inputs().size() != 2 || !Scalar8(node.output())) return Refusal{};
@@ -213,6 +213,12 @@ class AddIntoBiasRule final : public PatternRule<BiasMatch> {
     if (!Holds("add-into-bias/fits-int32", !bad)) {
       return Refusal{"the sum " + Text((*bias)[*bad]) + " in channel " + std::to_string(*bad) + " is beyond int32 at " +
                      Text(At(s->product, *bad))};
+    }
+    const double coarsest = *std::max_element(s->product.begin(), s->product.end());
+    const double step = Scalar8(node.output())->scale;
+    if (!Holds("add-into-bias/below-half-a-step", coarsest <= step)) {
+      return Refusal{"the step of its products, " + Text(coarsest) + ", is larger than that of its output, " +
+                     Text(step)};
     }
     if (!Rewriter::CanBypass(node, *y)) return Refusal{"it gives a graph output its name"};
     return match;

@@ -39,6 +39,31 @@ class KernelRule : public PatternRule<Node*> {
     }
     return {};
   }
+  // Kernels that multiply by the scales' ratios in f32: steps of the inputs that are thousands of the output's would
+  // cancel each other to less than they are rounded to, products of tiny scales would be zero, and results of 2^31
+  // steps and more would get the other sign.
+  static std::string Ratios(std::string_view rule, const Node& node) {
+    constexpr double kLeast = 1.0 / 1024, kMost = 200;
+    const double y = Scalar8(node.output())->scale;
+    double product = 1;
+    bool fits = true;
+    std::string text;
+    for (const Value* v : node.inputs()) {
+      const std::optional<ScalarParams> x = Scalar8(v);
+      if (!x) continue;
+      product *= x->scale;
+      if (node.Is("Mul")) continue;
+      // Small addends are rounded alike; of a mean the runtime refuses ratios beyond its fixed point.
+      fits = fits && x->scale <= kMost * y && (node.Is("Add") || x->scale >= kLeast * y);
+      if (text.empty() && !fits) text = Text(x->scale) + " of its input '" + v->name() + "'";
+    }
+    if (node.Is("Mul")) {
+      fits = product >= 1e-30 && product <= 1e30 && product / y >= 1e-30 && product / y <= 1e4;  // below 2^31 steps
+      text = Text(product) + " of its products";
+    }
+    if (Holds(std::string(rule) + "/ratio", fits)) return {};
+    return "the step " + text + " is too far from that of its output, " + Text(y) + ", for the kernel's arithmetic";
+  }
   MatchOr<Node*> MatchOneType(std::string_view rule, Node& node) const {
     bool concerned = false;
     std::string why = OneType(rule, node, concerned);
@@ -59,9 +84,14 @@ class QLinearBinaryRule final : public KernelRule {
             "%y : u8 = Add (%a : u8), (%b : u8)",
             "%y_codes = QLinearAdd %a_codes, s_a, z_a, %b_codes, s_b, z_b, s_y, z_y",
             "all 65,536 pairs of codes for each of a set of parameters, against the QDQ form (Exhaustive.Binary)",
-            {"qlinear-binary/one-type"}};
+            {"qlinear-binary/one-type", "qlinear-binary/ratio"}};
   }
-  MatchOr<Node*> Match(Node& node) const override { return MatchOneType(name(), node); }
+  MatchOr<Node*> Match(Node& node) const override {
+    MatchOr<Node*> match = MatchOneType(name(), node);
+    if (std::holds_alternative<Refusal>(match)) return match;
+    if (std::string why = Ratios(name(), node); !why.empty()) return Refusal{std::move(why)};
+    return match;
+  }
 };
 
 class QLinearJoinRule final : public KernelRule {
@@ -107,7 +137,7 @@ class QLinearPoolRule final : public KernelRule {
             "%y : u8 = GlobalAveragePool (%x : u8)",
             "%y_codes = QLinearGlobalAveragePool %x_codes, s_x, z_x, s_y, z_y",
             "every sum that a window of 1 to 9 codes can have, for each of a set of parameters (Exhaustive.Pool)",
-            {"qlinear-pool/one-type", "qlinear-pool/plain"}};
+            {"qlinear-pool/one-type", "qlinear-pool/plain", "qlinear-pool/ratio"}};
   }
   MatchOr<Node*> Match(Node& node) const override {
     bool concerned = false;
@@ -119,6 +149,7 @@ class QLinearPoolRule final : public KernelRule {
     if (!Holds("qlinear-pool/plain", !dilated && node.IntAttribute("ceil_mode", 0) == 0)) {
       return Refusal{"its windows are dilated, or their number is rounded up: the integer kernel does neither"};
     }
+    if (why = Ratios(name(), node); !why.empty()) return Refusal{std::move(why)};
     return &node;
   }
 };
