@@ -17,7 +17,9 @@
 namespace octavo {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr std::string_view kHead = "ir_version = 10\nopset \"\" = 21\n";
 
@@ -188,16 +190,23 @@ TEST(CircleRefusals, OfArithmeticThatNoConsumerHas) {
               HasSubstr("the exponent has another type than the base"));
 }
 
-TEST(CircleRefusals, OfResizesWhosePixelsLieElsewhere) {
+// Consumers step by the sizes: what they would read elsewhere is gathered.
+TEST(CircleLowering, ResizesWhosePixelsLieElsewhereAreGathered) {
   const auto resize = [](const std::string& scales, const std::string& sizes, const std::string& attributes) {
-    return RefusalOf("graph @g(%x: f32[1,1,2,4]) -> (%y) {\n  %s = constant f32[4] [1, 1, " + scales +
-                     "]\n  %y: f32[1,1," + sizes + "] = Resize(%x, _, %s) {" + attributes + "}\n}");
+    return Lowered("graph @g(%x: f32[1,1,2,4]) -> (%y) {\n  %s = constant f32[4] [1, 1, " + scales +
+                   "]\n  %y: f32[1,1," + sizes + "] = Resize(%x, _, %s) {" + attributes + "}\n}");
   };
-  EXPECT_EQ(resize("2, 2", "4,8", "mode=\"linear\""), "lowered");
-  EXPECT_THAT(resize("0.6, 0.6", "1,2", "mode=\"linear\""), HasSubstr("a scale that does not make whole pixels"));
-  EXPECT_EQ(resize("2, 2", "4,8", "mode=\"nearest\""), "lowered");
-  EXPECT_THAT(resize("2, 2", "4,8", "mode=\"nearest\", nearest_mode=\"ceil\""),
-              HasSubstr("nearest with half_pixel, ceil"));
+  EXPECT_THAT(resize("2, 2", "4,8", "mode=\"linear\""), HasSubstr("RESIZE_BILINEAR"));
+  EXPECT_THAT(resize("0.6, 0.6", "1,2", "mode=\"linear\""), AllOf(HasSubstr("GATHER"), Not(HasSubstr("RESIZE"))));
+  EXPECT_THAT(resize("2, 2", "4,8", "mode=\"nearest\""), Not(HasSubstr("GATHER")));
+  EXPECT_THAT(resize("2, 2", "4,8", "mode=\"nearest\", nearest_mode=\"ceil\""), HasSubstr("GATHER"));
+  const auto refusal = [](const std::string& attributes) {
+    return RefusalOf("graph @g(%x: f32[1,1,2,4]) -> (%y) {\n  %s = constant f32[4] [1, 1, 2, 2]\n" +
+                     ("  %y: f32[1,1,4,8] = Resize(%x, _, %s) {" + attributes) + "}\n}");
+  };
+  EXPECT_THAT(refusal("mode=\"cubic\", antialias=1"), HasSubstr("antialiasing"));
+  EXPECT_THAT(refusal("mode=\"linear\", coordinate_transformation_mode=\"tf_crop_and_resize\""),
+              HasSubstr("coordinate transformation 'tf_crop_and_resize'"));
 }
 
 TEST(CircleRefusals, OfAnAverageThatCountsSomeOfThePadding) {
