@@ -8,7 +8,9 @@ namespace {
 
 constexpr std::string_view kMs = "com.microsoft";
 
-const Value* Floats(const Value* v) {
+// The constant of floats that `v` is, if it is one; an exporter may share it through Identity.
+Value* Floats(Value* v) {
+  while (v != nullptr && v->producer() != nullptr && v->producer()->Is("Identity")) v = v->producer()->input(0);
   return v != nullptr && v->is_constant() && v->data && !v->type.quant && v->data->dtype == DType::kF32 ? v : nullptr;
 }
 
@@ -121,8 +123,8 @@ class DynamicMatMulRule final : public PatternRule<Chain> {
     c.unsigned_weight =
         SaturatesU8S8(device_) && c.weight.dtype == DType::kS8 && node.input(0)->type.dtype != DType::kS8;
     if (Node* add = follow(*c.scaled, "Add")) {
-      Value* bias = add->input(add->input(0) == c.scaled->output() ? 1 : 0);
-      if (Floats(bias) != nullptr &&
+      Value* bias = Floats(add->input(add->input(0) == c.scaled->output() ? 1 : 0));
+      if (bias != nullptr &&
           Holds("dynamic-matmul/bias-of-columns", bias->data->dims == Dims{static_cast<std::int64_t>(n)})) {
         c.add = add;
         c.bias = bias;
