@@ -252,9 +252,11 @@ def test_products_of_rows_that_no_tile_divides(octavo, tmp_path):
     c.add("MatMul", c.data(2, 13, 6), c.data(6, 4)), c.add("MatMul", c.data(7, 12), c.floats(12, 5)), c.add("MatMul", c.data(24, 12), c.floats(12, 5))
     c.add("Gemm", c.data(13, 6), c.floats(6, 4), c.floats(4), alpha=0.5), c.add("Gemm", c.data(19, 6), c.floats(4, 6), c.floats(19, 1), transB=1, beta=2.0)
     c.add("Gemm", c.data(6, 13), c.floats(6, 4), transA=1), c.add("MatMul", c.data(12), c.floats(12, 5))
+    c.add("MatMul", c.data(3, 34, 6), c.data(3, 6, 37)), c.add("MatMul", c.data(2, 1, 16, 6), c.data(3, 6, 38)), c.add("MatMul", c.data(3, 5, 17), c.data(3, 17, 4))
     c.check(octavo, tmp_path, 17, interpreter=True)
     text = (tmp_path / "m.mlir").read_text()
-    assert sorted(int(n) for n in re.findall(r"stablehlo.pad .*-> tensor<(\d+)x", text)) == [16, 24, 24, 32, 72, 264]
+    assert sorted(int(n) for n in re.findall(r"stablehlo.pad .*-> tensor<(\d+)x\d+xf32", text)) == [16, 24, 24, 32, 72, 264]
+    assert re.findall(r"stablehlo.pad .*-> tensor<(\S+x\d+x\d+)xf32>", text) == ["3x40x6", "3x6x40", "2x3x6x40"]
 
 
 def test_reductions_and_normalizations(octavo, tmp_path):

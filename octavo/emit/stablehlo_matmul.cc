@@ -11,9 +11,9 @@ namespace {
 // times as long.
 constexpr std::uint64_t kFewRows = 8;
 
-// IREE (3.13) cuts the rows of a product into tiles that divide them, and is three to fifteen times slower where there
-// are none: where no number from 8 to 32 divides them that has no prime factor above 7. A transformer's 257 rows (with
-// 256 patches and one for the class) are such.
+// IREE (3.13) cuts the rows (of a batch of products the columns too) into tiles that divide them, and is three to
+// fifteen times slower where there are none: where no number from 8 to 32 divides them that has no prime factor
+// above 7. A transformer's 257 rows (with 256 patches and one for the class) are such.
 bool CutsIntoTiles(std::uint64_t rows) {
   for (std::uint64_t tile = 8; tile <= 32; ++tile) {
     std::uint64_t rest = tile;
@@ -25,21 +25,30 @@ bool CutsIntoTiles(std::uint64_t rows) {
   return false;
 }
 
-// a: [.., K]; w: a matrix whose dimension `k` is K. Rows that cut badly get rows of zeros behind them.
+// x with zeros behind a dimension of a product's result that cuts badly.
+Tensor Tiled(Builder& b, const Tensor& x, std::size_t axis) {
+  constexpr std::int64_t kTile = 8;
+  const std::int64_t n = x.dims[axis];
+  if (n <= static_cast<std::int64_t>(kFewRows) || !IsFloat(x.dtype) || CutsIntoTiles(static_cast<std::uint64_t>(n))) {
+    return x;
+  }
+  Dims none(x.rank(), 0), behind(x.rank(), 0);
+  behind[axis] = (kTile - n % kTile) % kTile;
+  return b.Pad(x, b.Splat(x.dtype, {}, 0), none, behind);
+}
+
+// a: [.., K]; w: a matrix whose dimension `k` is K.
 Tensor RowsTimes(Builder& b, const Tensor& a, const Tensor& w, std::int64_t k) {
-  const std::int64_t contract_a[] = {static_cast<std::int64_t>(a.rank()) - 1}, contract_w[] = {k};
-  const std::int64_t inner = a.dims.back();
-  const std::uint64_t rows = inner > 0 ? ElementCount(a.dims) / static_cast<std::uint64_t>(inner) : 0;
-  if (rows <= kFewRows || !IsFloat(a.dtype) || a.uniform || CutsIntoTiles(rows)) {
+  const std::int64_t inner = a.dims.back(), contract_rows[] = {1}, contract_w[] = {k};
+  const auto rows = inner > 0 ? static_cast<std::int64_t>(ElementCount(a.dims)) / inner : 0;
+  if (rows <= static_cast<std::int64_t>(kFewRows) || CutsIntoTiles(static_cast<std::uint64_t>(rows))) {
+    const std::int64_t contract_a[] = {static_cast<std::int64_t>(a.rank()) - 1};
     return b.Dot(a, w, {}, {}, contract_a, contract_w);
   }
-  constexpr std::int64_t kTile = 8;
-  const auto count = static_cast<std::int64_t>(rows);
-  const std::int64_t none[] = {0, 0}, behind[] = {(kTile - count % kTile) % kTile, 0}, contract_rows[] = {1};
-  const Tensor padded = b.Pad(b.Reshape(a, {count, inner}), b.Splat(a.dtype, {}, 0), none, behind);
   Dims dims(a.dims.begin(), a.dims.end() - 1);
   dims.push_back(w.dims[k == 0 ? 1 : 0]);
-  return b.Reshape(b.SliceAxis(b.Dot(padded, w, {}, {}, contract_rows, contract_w), 0, 0, count), std::move(dims));
+  const Tensor y = b.Dot(Tiled(b, b.Reshape(a, {rows, inner}), 0), w, {}, {}, contract_rows, contract_w);
+  return b.Reshape(b.SliceAxis(y, 0, 0, rows), std::move(dims));
 }
 
 // numpy.matmul of operands that have at least two dimensions.
@@ -65,7 +74,11 @@ Tensor Product(Emitter& e, const Node& node, const Tensor& a, const Tensor& b) {
   std::iota(axes.begin(), axes.end(), 0);
   const auto last = static_cast<std::int64_t>(batch->size());
   const std::int64_t contract_a[] = {last + 1}, contract_b[] = {last};
-  return e.b.Dot(e.b.BroadcastTo(a, full_a), e.b.BroadcastTo(b, full_b), axes, axes, contract_a, contract_b);
+  const std::size_t rows = batch->size(), columns = rows + 1;
+  const Tensor left = Tiled(e.b, e.b.BroadcastTo(a, full_a), rows);
+  const Tensor right = Tiled(e.b, e.b.BroadcastTo(b, full_b), columns);
+  const Tensor y = e.b.Dot(left, right, axes, axes, contract_a, contract_b);
+  return e.b.SliceAxis(e.b.SliceAxis(y, rows, 0, full_a[rows]), columns, 0, full_b[columns]);
 }
 
 void MatMul(Emitter& e, const Node& node) {
