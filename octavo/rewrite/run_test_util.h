@@ -1,6 +1,9 @@
 // Running IR models in the tests, optimizations off.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <random>
@@ -56,6 +59,16 @@ inline bool SameBits(const std::vector<TensorRef>& a, const std::vector<TensorRe
     if (!SameContent(a[i], b[i])) return false;
   }
   return true;
+}
+
+// The first outputs of both on the same random inputs.
+inline void ExpectSameNumbers(const Model& before, const Model& after, float tolerance, const std::string& where) {
+  const std::vector<TensorRef> inputs = RandomInputs(before, 3);
+  const TensorRef want = RunModel(before, inputs)[0], got = RunModel(after, inputs)[0];
+  EXPECT_EQ(want.dims, got.dims) << where;
+  const std::vector<float> x = want.ToFloats(), y = got.ToFloats();
+  EXPECT_EQ(x.size(), y.size()) << where;
+  for (std::size_t i = 0; i < std::min(x.size(), y.size()); ++i) EXPECT_NEAR(x[i], y[i], tolerance) << where << i;
 }
 
 }  // namespace octavo::testing

@@ -41,12 +41,7 @@ Ran Apply(const std::string& graph, std::int64_t opset = 20) {
     ran.transposes += node->Is("Transpose") ? 1 : 0;
     ran.most = std::max(ran.most, node->output()->type.shape ? node->output()->type.shape->size() : 0);
   }
-  const std::vector<TensorRef> inputs = testing::RandomInputs(before, 3);
-  const TensorRef a = testing::RunModel(before, inputs)[0], b = testing::RunModel(model, inputs)[0];
-  EXPECT_EQ(a.dims, b.dims) << graph;
-  const std::vector<float> x = a.ToFloats(), y = b.ToFloats();
-  EXPECT_EQ(x.size(), y.size());
-  for (std::size_t i = 0; i < std::min(x.size(), y.size()); ++i) EXPECT_NEAR(x[i], y[i], 1e-5f) << graph << i;
+  testing::ExpectSameNumbers(before, model, 1e-5f, graph);
   return ran;
 }
 
