@@ -189,6 +189,11 @@ const Node* OnlyReader(const Value* v) {
   return v == nullptr || v->is_graph_output() || v->uses().size() != 1 ? nullptr : v->uses()[0].node;
 }
 
+Value* Ints(Graph& graph, const std::string& name, const Dims& values) {
+  return graph.AddConstant(graph.UniqueName(name),
+                           TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
+}
+
 // Before: Conv(x) {one tap, strides}, x: a sum that only it reads, with one dimension of more than one element
 // After:  Conv(DequantizeLinear(QuantizeLinear(Slice(x)))) {strides = 1}, in the parameters of x
 bool TakeStridesOut(Model& model, const Layer& layer) {
@@ -222,16 +227,13 @@ bool TakeStridesOut(Model& model, const Layer& layer) {
     starts.push_back(0);
     (*type.shape)[i + 2] = Dim{(ends[i] + (*strides)[i] - 1) / (*strides)[i], {}};
   }
-  const auto constant = [&](const char* what, const Dims& values) {
-    return graph.AddConstant(graph.UniqueName(base + what),
-                             TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
-  };
-  Value* sliced = graph
-                      .AddNode("Slice", "",
-                               {layer.node->input(0), constant("_starts", starts), constant("_ends", ends),
-                                constant("_axes", axes), constant("_steps", *strides)},
-                               {{graph.UniqueName(base), std::move(type)}}, layer.node)
-                      ->output();
+  Value* sliced =
+      graph
+          .AddNode("Slice", "",
+                   {layer.node->input(0), Ints(graph, base + "_starts", starts), Ints(graph, base + "_ends", ends),
+                    Ints(graph, base + "_axes", axes), Ints(graph, base + "_steps", *strides)},
+                   {{graph.UniqueName(base), std::move(type)}}, layer.node)
+          ->output();
   layer.node->SetInput(0, Requantized(graph, sliced, layer.x.dequantize->input(1), layer.x.dequantize->input(2),
                                       layer.x.storage, base, layer.node));
   layer.node->SetAttribute("strides", std::vector<std::int64_t>(strides->size(), 1));
@@ -321,6 +323,22 @@ void InsertClip(Model& model, Node* node, float low, float high) {
   node->SetInput(0, graph.AddNode("Clip", "", {x, least, most}, {{graph.UniqueName(base), x->type}}, node)->output());
 }
 
+// Before: QuantizeLinear(Tanh(x)), from u16 to u16
+// After:  QuantizeLinear(Clip(Tanh(x), -1, 1)), whose Tanh is float then
+bool KeepTanhFloat(Model& model, const Node* node) {
+  if (!node->Is("Tanh")) return false;
+  const std::optional<Codes> x = Behind(node->input(0));
+  if (!x || x->storage != DType::kU16) return false;
+  std::vector<Node*> quantizes;
+  for (const Use& use : node->output()->uses()) {
+    const Value* zero = use.node->input(2);
+    if (use.index != 0 || !use.node->Is("QuantizeLinear") || zero == nullptr || !zero->data) continue;
+    if (zero->data->dtype == DType::kU16) quantizes.push_back(use.node);
+  }
+  for (Node* quantize : quantizes) InsertClip(model, quantize, -1.0f, 1.0f);
+  return !quantizes.empty();
+}
+
 // Before: Tanh(Add(a, b)), in float
 // After:  Tanh(Clip(Add(a, b), -bound, bound))
 bool Bound(Model& model, Node* node, float bound) {
@@ -376,6 +394,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   for (Node* node : model.graph->nodes()) {
+    if (arithmetic.multiplies_tanh16_wrongly && clips_to_inputs && KeepTanhFloat(model, node)) ++form.bounded;
     for (const WidenedInput& wide : arithmetic.widened) {
       if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;
     }

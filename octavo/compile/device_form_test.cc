@@ -263,5 +263,23 @@ TEST(DeviceForm, AnLrnIsKeptFromCodes) {
   EXPECT_EQ(bounded("Neg", "%d"), 0);
 }
 
+TEST(DeviceForm, ATanhInSixteenBitsIsFloat) {
+  const auto of = [](const std::string& op, const std::string& dtype) {
+    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%x: " + dtype +
+                 "[4]) -> (%y) {\n%s = constant f32[] 0.5\n" + "%z = constant " + dtype +
+                 "[] 0\n%d: f32[4] = DequantizeLinear(%x, %s, %z)\n%t: f32[4] = " + op + "(%d)\n%y: " + dtype +
+                 "[4] = QuantizeLinear(%t, %s, %z)\n}\n");
+  };
+  Model model = of("Tanh", "u16");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).bounded, 1);
+  const Node* clip = model.graph->FindValue("y")->producer()->input(0)->producer();
+  ASSERT_TRUE(clip->Is("Clip"));
+  EXPECT_TRUE(clip->input(0)->producer()->Is("Tanh"));
+  EXPECT_EQ(clip->input(1)->data->ToFloats(), (std::vector<float>{-1}));
+  const auto bounded = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).bounded; };
+  EXPECT_EQ(bounded(of("Sigmoid", "u16")), 0);
+  EXPECT_EQ(bounded(of("Tanh", "u8")), 0);
+}
+
 }  // namespace
 }  // namespace octavo

@@ -21,7 +21,8 @@ struct Case {
   std::int64_t gates;
   std::string attributes;
   std::int64_t directions = 1;
-  bool states = false;  // with initial states
+  bool states = false;                     // with initial states
+  std::vector<std::int64_t> lengths = {};  // of the sequences, computed; empty: none are given
 };
 
 std::string Numbers(std::int64_t n, unsigned seed) {
@@ -41,8 +42,8 @@ std::string Sizes(std::vector<std::int64_t> dims) {
 Model Recurrent(const Case& c, const std::string& x = Sizes({kSteps, kBatch, kInputs})) {
   const std::int64_t d = c.directions, rows = c.gates * kHidden;
   const bool cell = c.op == "LSTM";
-  std::string text =
-      "ir_version = 10\nopset \"\" = 17\ngraph @g(%x: " + x + ") -> (%y, %h" + (cell ? ", %c" : "") + ") {\n";
+  std::string text = "ir_version = 10\nopset \"\" = 17\ngraph @g(%x: " + x + (c.lengths.empty() ? "" : ", %n: s32[2]") +
+                     ") -> (%y, %h" + (cell ? ", %c" : "") + ") {\n";
   text += "%w = constant " + Sizes({d, rows, kInputs}) + " " + Numbers(d * rows * kInputs, 1) + "\n";
   text += "%r = constant " + Sizes({d, rows, kHidden}) + " " + Numbers(d * rows * kHidden, 2) + "\n";
   text += "%b = constant " + Sizes({d, 2 * rows}) + " " + Numbers(2 * d * rows, 3) + "\n";
@@ -51,29 +52,31 @@ Model Recurrent(const Case& c, const std::string& x = Sizes({kSteps, kBatch, kIn
   text += "%y: " + Sizes({kSteps, d, kBatch, kHidden}) + ", %h: " + Sizes({d, kBatch, kHidden});
   if (cell) text += ", %c: " + Sizes({d, kBatch, kHidden});
   text += " = " + c.op + "(%x, %w, %r, %b";
-  if (c.states) text += std::string(", _, %h0") + (cell ? ", %c0" : "");
+  if (c.states || !c.lengths.empty()) text += c.lengths.empty() ? ", _" : ", %n";
+  if (c.states) text += std::string(", %h0") + (cell ? ", %c0" : "");
   return Parse(text + ") {hidden_size=4" + (c.attributes.empty() ? "" : ", ") + c.attributes + "}\n}\n");
 }
 
-std::vector<TensorRef> Outputs(const Model& model) {
+std::vector<TensorRef> Outputs(const Model& model, const std::vector<std::int64_t>& lengths = {}) {
   OnnxSkeleton s = SerializeSkeleton(model);
   SessionOptions options;
   options.optimization = GraphOptimization::kNone;
   options.intra_op_threads = 1;
   std::vector<float> x;
   for (std::int64_t i = 0; i < kSteps * kBatch * kInputs; ++i) x.push_back(std::sin(static_cast<float>(i) * 0.7f));
-  const TensorRef input = TensorRef::FromFloats({kSteps, kBatch, kInputs}, x);
-  return Session(s.bytes, std::move(s.externals), options).Run(std::span(&input, 1));
+  std::vector<TensorRef> inputs = {TensorRef::FromFloats({kSteps, kBatch, kInputs}, x)};
+  if (!lengths.empty()) inputs.push_back(TensorRef::FromInts(DType::kS32, {kBatch}, lengths));
+  return Session(s.bytes, std::move(s.externals), options).Run(inputs);
 }
 
 class UnrollKinds : public testing::TestWithParam<Case> {};
 
 TEST_P(UnrollKinds, GivesTheSameNumbers) {
   Model model = Recurrent(GetParam());
-  const std::vector<TensorRef> before = Outputs(model);
+  const std::vector<TensorRef> before = Outputs(model, GetParam().lengths);
   ASSERT_EQ(UnrollRecurrent(model, kSteps), 1);
   for (const Node* node : model.graph->nodes()) EXPECT_NE(node->op(), GetParam().op);
-  const std::vector<TensorRef> after = Outputs(model);
+  const std::vector<TensorRef> after = Outputs(model, GetParam().lengths);
   ASSERT_EQ(after.size(), before.size());
   for (std::size_t o = 0; o < before.size(); ++o) {
     ASSERT_EQ(after[o].dims, before[o].dims);
@@ -90,7 +93,11 @@ INSTANTIATE_TEST_SUITE_P(Kinds, UnrollKinds,
                                          Case{"GRU", 3, "direction=\"bidirectional\"", 2},
                                          Case{"GRU", 3, "direction=\"bidirectional\", linear_before_reset=1", 2, true},
                                          Case{"RNN", 1, "direction=\"reverse\""},
-                                         Case{"RNN", 1, "direction=\"bidirectional\"", 2, true}));
+                                         Case{"RNN", 1, "direction=\"bidirectional\"", 2, true},
+                                         Case{"LSTM", 4, "", 1, false, {5, 3}}, Case{"LSTM", 4, "", 1, true, {2, 5}},
+                                         Case{"GRU", 3, "direction=\"reverse\"", 1, true, {3, 1}},
+                                         Case{"GRU", 3, "direction=\"bidirectional\"", 2, false, {4, 2}},
+                                         Case{"RNN", 1, "direction=\"bidirectional\"", 2, true, {1, 5}}));
 
 TEST(UnrollRecurrent, WhatItDoesNotKnowStays) {
   const auto unrolled = [](const Case& c, std::int64_t most_steps = kSteps) {

@@ -33,6 +33,9 @@ struct DeviceArithmetic {
   bool conv16_pads_5x5_wrongly = false;  // depthwise 5x5 of stride 2: padding is not the input's zero
   // Convolutions of one tap and a stride, in one dimension, of a sum that nobody else reads: the stride counts twice.
   bool conv16_strides_twice = false;
+  // Products of what a Tanh gives in 16 bits, moved or in parts, are wrong in some graphs; of a float Tanh they are
+  // right.
+  bool multiplies_tanh16_wrongly = false;
   std::span<const WidenedInput> widened = {};
   bool lacks_float = false;         // float operators that it has not, or in few bits (compile/spell_float.h)
   bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs

@@ -10,10 +10,11 @@ namespace octavo {
 std::unique_ptr<Rule> RemoveIdentity();  // Identity, Dropout, Cast to the same type
 std::unique_ptr<Rule> RemoveNeutral();   // x * 1, x / 1, x - 0
 std::unique_ptr<Rule> RemoveAddZero();   // x + 0
-std::unique_ptr<Rule> CeilToPads();      // AveragePool with ceil_mode -> with pads
+std::unique_ptr<Rule> TopKOfOne();       // the greatest of one element
 std::unique_ptr<Rule> FoldShape();       // Shape and Size of a value with a static shape
 std::unique_ptr<Rule> FoldBatchNorm();   // BatchNormalization into the layer before it
 std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
+std::unique_ptr<Rule> CeilToPads();      // AveragePool with ceil_mode -> with pads
 std::unique_ptr<Rule> FoldScale();       // Mul, Div, Add, Sub by constants into the layer before it
 std::unique_ptr<Rule> EinsumToMatMul();  // Einsum of two tensors -> MatMul between Transposes and Reshapes
 

@@ -163,6 +163,27 @@ TEST(ScaleLog, BringsFactorAndAddendIntoTheRangeOfHalves) {
   EXPECT_EQ(run("[3] [1048576, 1, 1]", "[] 1").applied, 0);
 }
 
+TEST(TopKOfOne, TakesWhereThereIsNothingToChoose) {
+  const auto run = [](const std::string& x, const std::string& k, const std::string& out) {
+    return Apply(TopKOfOne(), "graph @g(%x: s32" + x + ") -> (%y, %z) {\n %k = constant s64[1] " + k + "\n %v: s32" +
+                                  out + ", %i: s64" + out + " = TopK(%x, %k) {axis=0}\n %y: s32" + out +
+                                  " = Neg(%v)\n %z: s64" + out + " = Neg(%i)\n}");
+  };
+  EXPECT_EQ(run("[1,2]", "[1]", "[1,2]").text, Canonical(R"(graph @g(%x: s32[1,2]) -> (%y, %z) {
+    %i_zero: s64[1,2] = constant s64[1,2] [0, 0]
+    %y: s32[1,2] = Neg(%x)
+    %z: s64[1,2] = Neg(%i_zero)
+  })"));
+  EXPECT_THAT(run("[2,2]", "[1]", "[1,2]").refusal, HasSubstr("it chooses"));
+  EXPECT_THAT(run("[n,2]", "[1]", "[1,2]").refusal, HasSubstr("not known"));
+  EXPECT_THAT(Apply(TopKOfOne(), R"(graph @g(%x: s32[1]) -> (%v, %i) {
+    %k = constant s64[1] [1]
+    %v: s32[1], %i: s64[1] = TopK(%x, %k)
+  })")
+                  .refusal,
+              HasSubstr("graph output"));
+}
+
 TEST(RemoveInfiniteBound, TakesOnlyWhatBoundsNothing) {
   const auto run = [](const std::string& op, const std::string& bound) {
     return Apply(RemoveInfiniteBound(), "graph @g(%x: f32[3]) -> (%y) {\n %b = constant " + bound +
