@@ -272,7 +272,7 @@ def test_reductions_and_normalizations(octavo, tmp_path):
     c.add("InstanceNormalization", x, c.floats(6), c.floats(6))
     c.add("LRN", x, size=3, alpha=0.5, bias=2.0, beta=0.6), c.add("LRN", x, size=5, alpha=0.9)
     c.add("LayerNormalization", x, c.floats(3), c.floats(3)), c.add("LayerNormalization", x, c.floats(4, 3), axis=2, epsilon=1e-2)
-    c.check(octavo, tmp_path, 17, interpreter=True)
+    c.check(octavo, tmp_path, 17, interpreter=True, tolerance=1e-5)  # terms of a sum may cancel
     old = Cases()
     old.add("Softmax", old.data(2, 3, 4), axis=1), old.add("Softmax", old.data(2, 3, 4)), old.add("Clip", old.data(4), min=-0.5, max=1.0)
     old.add("Upsample", old.data(1, 2, 3, 3), scales=[1.0, 1.0, 2.0, 2.0], mode="nearest")
@@ -887,7 +887,8 @@ def test_quantized_models(octavo, models, data, name, precision, tmp_path):
     octavo("quantize", models[name], "-o", tmp_path / "q.onnx", "--precision", precision, *calibration, *dims(name))
     octavo("export", tmp_path / "q.onnx", "--to", "stablehlo", "-o", tmp_path / "m.mlir")
     program = tools.program(tmp_path / "m.mlir")
-    samples = load_samples(data[name])[-(64 if name == "cls" else 8):]
+    # Between 8 samples of the ViT and 8 others the difference varies by 4 dB, either way (bench/stablehlo_models.py).
+    samples = load_samples(data[name])[-(64 if name in ("cls", "vit") else 8):]
     order = [i.name for i in session(models[name]).get_inputs()]
     got = [program(*[s[n] for n in order]) for s in samples]
     reference_ = outputs(models[name], samples)
