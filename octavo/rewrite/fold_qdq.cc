@@ -12,6 +12,7 @@
 #include "octavo/numerics/affine.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/rule.h"
 
 namespace octavo {
@@ -24,10 +25,6 @@ bool IsQ(const Node& node) {
 }
 bool IsDq(const Node& node) {
   return node.op() == "DequantizeLinear" && (node.domain().empty() || node.domain() == kContrib);
-}
-
-bool IsPlainConstant(const Value* value) {
-  return value != nullptr && value->is_constant() && value->data.has_value() && !value->type.quant.has_value();
 }
 
 struct Params {

@@ -5,37 +5,24 @@
 #include <array>
 #include <string>
 
-#include "octavo/ir/text.h"
-#include "octavo/ir/verify.h"
+#include "octavo/rewrite/rules/apply_test_util.h"
 #include "octavo/rewrite/rules/rules.h"
-#include "octavo/rewrite/run_test_util.h"
 
 namespace octavo {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-struct Ran {
-  std::string text, refusal;
-};
+using testing::Ran;
 
 Ran Apply(const std::string& equation, const std::string& a, const std::string& b, const std::string& y) {
   const std::string inputs = b.empty() ? "%a: f32" + a : "%a: f32" + a + ", %b: f32" + b;
-  Model model = Parse("opset \"\" = 17\ngraph @g(" + inputs + ") -> (%y) {\n  %y: f32" + y + " = Einsum(%a" +
-                      (b.empty() ? "" : ", %b") + ") {equation=\"" + equation + "\"}\n}");
-  const Model before = Clone(model);
   RuleSet rules;
   rules.push_back(EinsumToMatMul());
-  const RewriteResult result = RunRules(model, rules, RuleClass::kImproves);
-  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << equation;
-  Ran ran{Print(*model.graph), {}};
-  for (const TraceEntry& entry : result.trace) {
-    if (!entry.applied && ran.refusal.empty()) ran.refusal = entry.reason;
-  }
-  if (a.find('n') != std::string::npos) return ran;  // no sizes to run it with
-  testing::ExpectSameNumbers(before, model, 1e-5f, equation);
-  return ran;
+  const bool has_sizes = a.find('n') == std::string::npos;
+  return testing::ApplyRules("opset \"\" = 17\ngraph @g(" + inputs + ") -> (%y) {\n  %y: f32" + y + " = Einsum(%a" +
+                                 (b.empty() ? "" : ", %b") + ") {equation=\"" + equation + "\"}\n}",
+                             rules, RuleClass::kImproves, has_sizes ? 1e-5f : -1);
 }
 
 TEST(Einsum, ProductsOfAttention) {

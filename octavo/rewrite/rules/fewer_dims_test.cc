@@ -4,10 +4,8 @@
 
 #include <string>
 
-#include "octavo/ir/text.h"
-#include "octavo/ir/verify.h"
+#include "octavo/rewrite/rules/apply_test_util.h"
 #include "octavo/rewrite/rules/rules.h"
-#include "octavo/rewrite/run_test_util.h"
 
 namespace octavo {
 namespace {
@@ -15,33 +13,23 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-struct Ran {
-  std::string text, refusal;
+struct Ran : testing::Ran {
   std::size_t most = 0;  // dimensions of a value
   std::int64_t transposes = 0;
 };
 
 Ran Apply(const std::string& graph, std::int64_t opset = 20) {
-  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\n" + graph);
-  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << graph;
-  const Model before = Clone(model);
   RuleSet rules;
   rules.push_back(FewerDimsTranspose());
   rules.push_back(ReshapeTwice());
   rules.push_back(OneAxisLayerNorm());
   rules.push_back(CeilToPads());
-  const RewriteResult result = RunRules(model, rules, RuleClass::kOneLsb);
-  model.graph->EraseDead();
-  EXPECT_EQ(Verify(model), std::vector<std::string>{});
-  Ran ran{Print(*model.graph), {}, 0, 0};
-  for (const TraceEntry& entry : result.trace) {
-    if (!entry.applied && ran.refusal.empty()) ran.refusal = entry.reason;
-  }
-  for (const Node* node : model.graph->nodes()) {
+  Ran ran{
+      testing::ApplyRules("opset \"\" = " + std::to_string(opset) + "\n" + graph, rules, RuleClass::kOneLsb, 1e-5f)};
+  for (const Node* node : ran.model.graph->nodes()) {
     ran.transposes += node->Is("Transpose") ? 1 : 0;
     ran.most = std::max(ran.most, node->output()->type.shape ? node->output()->type.shape->size() : 0);
   }
-  testing::ExpectSameNumbers(before, model, 1e-5f, graph);
   return ran;
 }
 

@@ -1,14 +1,11 @@
 #include <algorithm>
 
+#include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/rules/pattern.h"
 #include "octavo/rewrite/rules/rules.h"
 
 namespace octavo {
 namespace {
-
-bool IsPlainConstant(const Value* value) {
-  return value != nullptr && value->is_constant() && value->data.has_value() && !value->type.quant;
-}
 
 struct GatheredAll {
   Node* node;

@@ -4,44 +4,21 @@
 
 #include <string>
 
-#include "octavo/ir/text.h"
-#include "octavo/ir/verify.h"
+#include "octavo/rewrite/rules/apply_test_util.h"
 #include "octavo/rewrite/rules/rules.h"
-#include "octavo/rewrite/run_test_util.h"
 
 namespace octavo {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
+using testing::Ran;
 
-struct Ran {
-  std::string text, refusal;
-};
-
-// Runs both rules, and the model before and after where something was applied.
 Ran Apply(const std::string& graph) {
-  Model model = Parse("opset \"\" = 20\n" + graph);
-  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << graph;
-  Model before = Clone(model);
   RuleSet rules;
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());
-  const RewriteResult result = RunRules(model, rules, RuleClass::kExact);
-  EXPECT_EQ(Verify(model), std::vector<std::string>{});
-  Ran ran{Print(*model.graph), {}};
-  bool applied = false;
-  for (const TraceEntry& entry : result.trace) {
-    applied |= entry.applied;
-    if (!entry.applied && ran.refusal.empty()) ran.refusal = entry.reason;
-  }
-  if (applied) {
-    const std::vector<TensorRef> inputs = testing::RandomInputs(before, 3);
-    const std::vector<TensorRef> a = testing::RunModel(before, inputs), b = testing::RunModel(model, inputs);
-    EXPECT_EQ(a[0].dims, b[0].dims) << graph;
-    EXPECT_EQ(a[0].ToFloats(), b[0].ToFloats()) << graph;
-  }
-  return ran;
+  return testing::ApplyRules("opset \"\" = 20\n" + graph, rules, RuleClass::kExact, 0);
 }
 
 TEST(GatherKnown, AllInOrderIsAReshape) {
@@ -57,7 +34,7 @@ TEST(GatherKnown, OtherGathersStay) {
   for (const auto& [indices, why] : {std::pair{"s64[3] [0, 2, 1]", "another order"},
                                      std::pair{"s64[2] [0, 1]", "takes some"}, std::pair{"s64[] 0", "takes some"}}) {
     const Ran ran = Apply("graph @g(%x: f32[2,3]) -> (%y) {\n  %i = constant " + std::string(indices) +
-                          "\n  %a = Gather(%x, %i) {axis=1}\n  %y = Relu(%a)\n}");
+                                   "\n  %a = Gather(%x, %i) {axis=1}\n  %y = Relu(%a)\n}");
     EXPECT_THAT(ran.text, HasSubstr("Gather(")) << indices;
     EXPECT_THAT(ran.refusal, HasSubstr(why)) << indices;
   }
