@@ -16,6 +16,7 @@
 #include "octavo/ir/copy_nodes.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/quantized.h"
+#include "octavo/rewrite/replace_node.h"
 
 namespace octavo {
 namespace {
@@ -69,23 +70,7 @@ class Unfolded {
 
   // The If goes; `made[i]` is what its output i was.
   void Replace(std::vector<Value*> made) {
-    std::vector<std::pair<Value*, std::string>> outputs;
-    for (std::size_t i = 0; i < made.size(); ++i) {
-      Value* old = node_.output(i);
-      if (old == nullptr) continue;
-      if (old->is_graph_output()) {
-        Value* v = made[i];
-        if (v->kind() != ValueKind::kResult || v->graph() != &graph_ || v->is_graph_output()) {
-          made[i] = graph_.AddNode("Identity", "", {v}, {{old->name() + "_same", old->type}}, &node_)->output();
-        }
-        made[i]->type = old->type;  // as the model declares it
-        made[i]->extras = old->extras;
-        outputs.emplace_back(made[i], old->name());
-      }
-      graph_.ReplaceAllUses(old, made[i]);
-    }
-    graph_.Erase(&node_);
-    for (auto& [value, name] : outputs) graph_.Rename(value, name);
+    ReplaceNode(node_, std::move(made));
     std::sort(names_.begin(), names_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
     for (auto& [value, name] : names_) {
       if (!value->is_graph_output() && !graph_.NameTaken(name)) graph_.Rename(value, name);

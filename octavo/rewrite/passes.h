@@ -47,6 +47,19 @@ std::int64_t SelectBranches(Model& model);
 // For any device, after SimplifyFloat: the first half of that, and only where a default session refuses the model.
 std::int64_t DropImpossibleBranches(Model& model);
 
+// For a compiler that has no loops, after SimplifyFloat: a Loop or Scan becomes its steps (loop_steps.h: where their
+// number is known, up to 256), in the main graph and in branches, and the loops in those; at most 20,000 operators in
+// all. What it collects is a Concat. What steps compute from their slices of something outside alone is computed once
+// for all of them; the sums of such a MatMul may be added up in another order, everything else is the same bit for bit.
+// Nodes that are equal become one then. Types inside are to be inferred again. Returns how many loops went.
+std::int64_t UnrollLoops(Model& model);
+// Why UnrollLoops leaves this one as it is, in words that end a sentence about it; empty: it does not.
+std::string WhyLoopStays(const Model& model, const Node& node);
+
+// Nodes of the graph (not of its subgraphs) that compute the same from the same values become one, and constants of up
+// to 64 KiB that are equal. Returns how many nodes went.
+std::int64_t MergeEqual(Graph& graph);
+
 // For a device of static shapes, after SimplifyFloat, which leaves them alone: the Shape of a graph output becomes a
 // constant where the runtime infers it, whatever is declared of the output. Returns how many; SimplifyFloat folds on.
 std::int64_t FoldOutputShapes(Model& model);
