@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "octavo/compile/center_attention.h"
-#include "octavo/compile/float_constant.h"
-#include "octavo/compile/spell_float.h"
 #include "octavo/compile/unroll_recurrent.h"
 #include "octavo/device/arithmetic.h"
+#include "octavo/rewrite/float_constant.h"
+#include "octavo/rewrite/spell_float.h"
 
 namespace octavo {
 namespace {
@@ -390,7 +390,9 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   DeviceForm form;
   const bool has_16_bits = model.OpsetVersion() >= 21;      // Q/DQ to them
   const bool clips_to_inputs = model.OpsetVersion() >= 11;  // bounds of a Clip are inputs
-  if (arithmetic.lacks_float) form.spelled = SpellFloat(model);
+  if (!arithmetic.lacked.empty()) {
+    form.spelled = SpellFloat(model, [&](const Node& node) { return Lacks(arithmetic, node); });
+  }
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   for (Node* node : model.graph->nodes()) {

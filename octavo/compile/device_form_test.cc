@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "octavo/ir/text.h"
+#include "octavo/ir/verify.h"
 
 namespace octavo {
 namespace {
@@ -279,6 +280,25 @@ TEST(DeviceForm, ATanhInSixteenBitsIsFloat) {
   const auto bounded = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).bounded; };
   EXPECT_EQ(bounded(of("Sigmoid", "u16")), 0);
   EXPECT_EQ(bounded(of("Tanh", "u8")), 0);
+}
+
+TEST(DeviceForm, WhatTheDeviceLacksIsSpelledOut) {
+  const auto spelled = [](const std::string& op, const std::string& codes, const char* device = "qnn") {
+    Model model = Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%x: " + codes +
+                        "[2,4]) -> (%y) {\n%s = constant f32[] 0.5\n%z = constant " + codes +
+                        "[] 0\n%d: f32[2,4] = DequantizeLinear(%x, %s, %z)\n%o: f32[2,4] = " + op + "\n%y: " + codes +
+                        "[2,4] = QuantizeLinear(%o, %s, %z)\n}\n");
+    const std::int64_t count = ToDeviceForm(model, *FindDevice(device)).spelled;
+    EXPECT_EQ(Verify(model), std::vector<std::string>{}) << op;
+    return count;
+  };
+  EXPECT_EQ(spelled("Mish(%d)", "u8"), 1);
+  EXPECT_EQ(spelled("Mish(%d)", "u8", "cpu"), 0);
+  EXPECT_EQ(spelled("Softplus(%d)", "u8"), 0);  // a table has it
+  EXPECT_EQ(spelled("Softplus(%d)", "u16"), 1);
+  EXPECT_EQ(spelled("LpNormalization(%d)", "u8"), 1);
+  EXPECT_EQ(spelled("LpNormalization(%d)", "u16"), 0);
+  EXPECT_EQ(spelled("LpNormalization(%d) {p=1}", "u16"), 1);
 }
 
 }  // namespace

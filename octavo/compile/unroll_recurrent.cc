@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/compile/float_constant.h"
+#include "octavo/rewrite/float_constant.h"
 
 namespace octavo {
 namespace {

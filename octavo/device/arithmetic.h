@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "octavo/device/descriptor.h"
+#include "octavo/ir/graph.h"
 
 namespace octavo {
 
@@ -24,6 +25,12 @@ struct BoundedInput {
   float bound;
 };
 
+// A float operator that the device has not, or in few bits, and that becomes others (rewrite/spell_float.h).
+struct LackedOp {
+  std::string_view op;
+  bool (*when)(const Node&) = nullptr;  // null: always
+};
+
 struct DeviceArithmetic {
   std::string_view device;  // the descriptor's name
   // Convolutions of 16-bit activations and 8-bit weights. Their sums of products lose this many low bits, rounded down;
@@ -37,7 +44,7 @@ struct DeviceArithmetic {
   // right.
   bool multiplies_tanh16_wrongly = false;
   std::span<const WidenedInput> widened = {};
-  bool lacks_float = false;         // float operators that it has not, or in few bits (compile/spell_float.h)
+  std::span<const LackedOp> lacked = {};
   bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs
   // LSTM, GRU and RNN of up to so many steps are better as operators of their own; 0: none is.
   std::int64_t unrolled_steps = 0;
@@ -49,6 +56,9 @@ struct DeviceArithmetic {
   // Float operators that are taken for operators on codes where they read these, and refused or coarse then.
   std::span<const BoundedInput> taken_for_codes = {};
 };
+
+// Whether `node` is one of the lacked operators.
+bool Lacks(const DeviceArithmetic& arithmetic, const Node& node);
 
 // Of this device; one without entries for a device that computes what is meant.
 const DeviceArithmetic& ArithmeticOf(const DeviceDescriptor& device);

@@ -1,4 +1,4 @@
-#include "octavo/compile/float_constant.h"
+#include "octavo/rewrite/float_constant.h"
 
 #include <cstring>
 #include <utility>
