@@ -243,7 +243,7 @@ void AddOptions(std::vector<Option>& options, ConfigFlags& flags, unsigned group
 void AddBuildOptions(std::vector<Option>& o, BuildFlags& f, const std::string& g) {
   o.push_back({"-o,--output OUT/", &f.out, "the directory to make", g});
   o.push_back({"--validate-samples N", &f.validate_samples, "samples to validate on, at most (64)", g});
-  o.push_back({"--no-cache", &f.no_cache, "do not reuse or keep calibration statistics", g});
+  o.push_back({"--no-cache", &f.no_cache, "do not reuse finished stages, keep none for later", g});
   o.push_back({"--epoption K=V", &f.epoptions, "for the device's execution provider (repeatable)", g});
   o.push_back({"--embed-context", &f.embed_context, "put the compiled context into the model", g});
 }
@@ -398,6 +398,7 @@ int RunBuild(BuildConfig config, const BuildFlags& flags) {
     if (common.json) WriteJson(common, ReadManifest(options.out));
     return 0;
   }
+  if (result.reused) return Finish(common, result.manifest_json, ReusedSummary(result, options.out));
   return Finish(common, result.manifest_json, Summary(result, options.out));
 }
 

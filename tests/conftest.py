@@ -5,6 +5,7 @@ Everything goes through the command line, as a user would; ONNX Runtime's Python
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 
 import numpy as np
@@ -50,21 +51,24 @@ class Result:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def environment():
     env = dict(os.environ)
-    env["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("xdg"))
     env.pop("OCTAVO_REQUIRE_DATA", None)
     return env
 
 
 @pytest.fixture(scope="session")
-def octavo(environment):
-    """octavo("build", "--onnx", ...) -> Result. `code` is what the exit code must be (None: not checked)."""
+def octavo(environment, tmp_path_factory):
+    """octavo("build", "--onnx", ...) -> Result. `code` is what the exit code must be (None: not checked).
+
+    Each call has a cache of its own, so that a build that is made twice is made; a test of the cache names one."""
     assert OCTAVO.exists(), f"{OCTAVO} is missing: run `make`"
 
     def run(*args, code=0, cwd=None, env=None, timeout=600):
+        cache = str(tmp_path_factory.mktemp("xdg"))
         process = subprocess.run([str(OCTAVO), *map(str, args)], capture_output=True, text=True, cwd=cwd,
-                                 env={**environment, **(env or {})}, timeout=timeout, stdin=subprocess.DEVNULL)
+                                 env={**environment, "XDG_CACHE_HOME": cache, **(env or {})}, timeout=timeout, stdin=subprocess.DEVNULL)
+        shutil.rmtree(cache)
         result = Result(process)
         if code is not None:
             assert result.code == code, f"octavo {' '.join(map(str, args))}\nexit {result.code}, expected {code}\n{result.out}\n{result.err}"

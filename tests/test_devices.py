@@ -77,6 +77,34 @@ def test_compile_takes_a_quantized_model(octavo, small_cnn, small_data, tmp_path
     assert manifest(tmp_path / "c")["compile"]["ep_context_nodes"] == 1
 
 
+@needs_qnn
+def test_a_compiled_context_is_reused_for_the_same_model_and_options_only(octavo, small_cnn, small_data, tmp_path):
+    env = qnn_env(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    stage = lambda out: {s["name"]: s["status"] for s in manifest(out)["stages"]}
+    build(octavo, small_cnn, small_data, tmp_path / "a", env=env)
+    r = build(octavo, small_cnn, small_data, tmp_path / "b", env=env)
+    assert "from the cache" in r.out and stage(tmp_path / "b")["validate"] == "reused"
+    octavo("perf", tmp_path / "b", "--iterations", "2", env=env)
+    build(octavo, small_cnn, small_data, tmp_path / "c", "--min-sqnr", "5", env=env)
+    assert (stage(tmp_path / "c")["compile"], stage(tmp_path / "c")["validate"]) == ("reused", "done")
+    a, c = manifest(tmp_path / "a"), manifest(tmp_path / "c")
+    assert a["validate"]["outputs"] == c["validate"]["outputs"] and a["device"] == c["device"]
+    assert {k: a["compile"][k] for k in ("ep_context_nodes", "cpu_fallback_nodes")} == {k: c["compile"][k] for k in ("ep_context_nodes", "cpu_fallback_nodes")}
+    for n, more in enumerate((("--epoption", "htp_arch=75"), ("--embed-context",), ("--epoption", "vtcm_mb=4"), ("-p", "w8a16"))):
+        build(octavo, small_cnn, small_data, tmp_path / f"d{n}", *more, env=env)
+        assert stage(tmp_path / f"d{n}")["compile"] == "done", more
+    library = tmp_path / "plugin" / PLUGIN.parent.name  # the same with another byte
+    library.mkdir(parents=True)
+    for file in [*PLUGIN.parent.iterdir(), *PLUGIN.parent.parent.iterdir()]:
+        place = (library if file.parent == PLUGIN.parent else library.parent) / file.name
+        if not place.exists():
+            place.symlink_to(file)
+    (library / PLUGIN.name).unlink()
+    (library / PLUGIN.name).write_bytes(PLUGIN.read_bytes() + b"\0")
+    build(octavo, small_cnn, small_data, tmp_path / "e", env={**env, "OCTAVO_QNN_LIBRARY": str(library / PLUGIN.name)})
+    assert stage(tmp_path / "e")["compile"] == "done"
+
+
 def token_model(path):
     """Integer inputs, one handed through to an output; the Shape of another output, declared with symbols of its own,
     decides how the mask is expanded."""

@@ -1,4 +1,5 @@
 """Wrong inputs: one line that says what, where and how to go on, the right exit code, nothing half written."""
+import hashlib
 import json
 import os
 import pathlib
@@ -433,17 +434,59 @@ def test_the_cache_gives_the_same_model(octavo, small_cnn, small_data, tmp_path)
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     build = ["build", "--onnx", small_cnn, "--data", small_data, "--samples", "16", "-p", "int8"]
     octavo(*build, "-o", tmp_path / "a", env=env)
+    shutil.rmtree(tmp_path / "cache" / "octavo" / "builds")
     octavo(*build, "-o", tmp_path / "b", env=env)
     status = {s["name"]: s["status"] for s in manifest(tmp_path / "b")["stages"]}
-    assert status["quantize"] == "reused"
+    assert status["quantize"] == "reused" and status["validate"] == "done"
     assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
     a, b = manifest(tmp_path / "a")["calibration"], manifest(tmp_path / "b")["calibration"]
     assert a == b and a["source"] == "data" and a["samples"] == 16
+    shutil.rmtree(tmp_path / "cache" / "octavo" / "builds")
     [kept] = (tmp_path / "cache" / "octavo" / "calibration").iterdir()
     kept.write_text(kept.read_text()[:1000])
     r = octavo(*build, "-o", tmp_path / "c", env=env)
     assert "damaged" in r.err
     assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "c" / "model.onnx").read_bytes()
+
+
+def test_a_build_that_is_finished_comes_from_the_cache(octavo, small_cnn, small_data, tmp_path):
+    """Other places, the same contents. Warnings are repeated; one bit of one byte and nothing is reused."""
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    octavo("build", "--onnx", small_cnn, "--dim", "n=1", "-o", tmp_path / "a", env=env)
+    moved = shutil.copy(small_cnn, tmp_path / "moved.onnx")
+    r = octavo("build", "--onnx", moved, "--dim", "n=1", "-o", tmp_path / "b", "--json", tmp_path / "b.json", env=env)
+    assert "from the cache" in r.out and r.err.count("NOT validated") == 1
+    a, b = manifest(tmp_path / "a"), manifest(tmp_path / "b")
+    assert b == json.loads((tmp_path / "b.json").read_text()) and b["source"]["path"] == str(moved)
+    assert [s["status"] for s in b["stages"] if s["name"] in ("quantize", "validate")] == ["reused", "reused"]
+    assert a["validate"] == b["validate"] and a["inputs_sha256"] == b["inputs_sha256"]
+    for artifact in b["artifacts"]:
+        assert hashlib.sha256((tmp_path / "b" / artifact["path"]).read_bytes()).hexdigest() == artifact["sha256"]
+    assert "from the cache" not in octavo("build", "--onnx", moved, "--dim", "n=1", "-o", tmp_path / "c", "--no-cache", env=env).out
+    model = onnx.load(moved)
+    weight = np.frombuffer(model.graph.initializer[0].raw_data, np.uint8).copy()
+    weight[0] ^= 1
+    model.graph.initializer[0].raw_data = weight.tobytes()
+    onnx.save(model, moved)
+    assert "from the cache" not in octavo("build", "--onnx", moved, "--dim", "n=1", "-o", tmp_path / "d", env=env).out
+    [entry] = [p for p in (tmp_path / "cache" / "octavo" / "builds").iterdir() if p.name == a["inputs_sha256"]]
+    damaged = bytearray((entry / "model.onnx").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (entry / "model.onnx").write_bytes(damaged)
+    r = octavo("build", "--onnx", small_cnn, "--dim", "n=1", "-o", tmp_path / "e", env=env)
+    assert "damaged" in r.err and "from the cache" not in r.out
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "e" / "model.onnx").read_bytes()
+
+
+def test_two_builds_of_the_same_inputs_at_once(small_cnn, small_data, tmp_path):
+    command = [str(OCTAVO), "build", "--onnx", str(small_cnn), "--data", str(small_data), "--samples", "8", "-o", str(tmp_path / "out")]
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    runs = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [(*run.communicate(), run.returncode) for run in runs]
+    assert [s[2] for s in said] == [0] * 4, said
+    assert sum("built" in s[0] for s in said) == 1 and sum("up to date" in s[0] for s in said) == 3, said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "out"]
+    assert "up to date" in subprocess.run(command, env=env, capture_output=True, text=True).stdout
 
 
 def test_missing_parents_of_the_output(octavo, small_cnn, small_data, tmp_path):

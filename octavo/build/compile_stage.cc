@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
+#include "octavo/base/sha256.h"
+#include "octavo/build/stage_cache.h"
 #include "octavo/validate/compare_device.h"
 #include "octavo/validate/json_writer.h"
 
@@ -61,6 +64,67 @@ void Record(const CompileReport& report, Manifest& manifest) {
     // A path of this machine says nothing about the artifact.
     manifest.device_options.emplace_back(name, std::filesystem::path(value).filename().string());
   }
+}
+
+namespace {
+
+CompileReport ReportFromJson(const std::string& text, const std::filesystem::path& folder) {
+  const nlohmann::json j = nlohmann::json::parse(text);
+  CompileReport report;
+  report.compiled = true;
+  report.ep_context_nodes = j.at("ep_context_nodes").get<std::int64_t>();
+  report.boundary_nodes = j.at("boundary_nodes").get<std::int64_t>();
+  for (const auto& node : j.at("cpu_fallback_nodes")) {
+    report.cpu_nodes.push_back(
+        {node.at("node").get<std::string>(), node.at("op").get<std::string>(), node.at("reason").get<std::string>()});
+  }
+  report.seconds = j.at("seconds").get<double>();
+  report.ep_version = j.at("ep_version").get<std::string>();
+  for (const auto& file : j.at("files")) report.files.push_back(folder / file.get<std::string>());
+  return report;
+}
+
+std::string ToJson(const CompileReport& report) {
+  JsonWriter json;
+  json.BeginObject().Field("ep_context_nodes", report.ep_context_nodes).Field("boundary_nodes", report.boundary_nodes);
+  json.Key("cpu_fallback_nodes").BeginArray();
+  for (const CpuNode& node : report.cpu_nodes) {
+    json.BeginObject().Field("node", node.node).Field("op", node.op).Field("reason", node.reason).EndObject();
+  }
+  json.EndArray().Field("seconds", report.seconds).Field("ep_version", report.ep_version).Key("files").BeginArray();
+  for (const std::filesystem::path& file : report.files) json.String(file.filename().string());
+  return json.EndArray().EndObject().Take();
+}
+
+}  // namespace
+
+CompileReport CompileOrReuse(const OnnxFiles& source, const std::filesystem::path& out, const CompileContext& context,
+                             const std::string& versions, bool cache, bool& reused) {
+  const DeviceDescriptor& device = *context.device;
+  reused = false;
+  if (!cache || !device.compiles || device.plugin == nullptr) return CompileModelFor(source.model, out, context);
+  Sha256 key;
+  key.Update(versions + "device " + std::string(device.name) + "\nprovider " + ProviderIdentity(device) + "\n");
+  for (const auto& [name, value] : EffectiveOptions(context)) key.Update("option " + name + "=" + value + "\n");
+  key.Update(context.embed ? "embedded\n" : "beside\n");
+  key.Update("model " + Sha256::OfFile(source.model) + "\n");
+  for (const std::filesystem::path& file : source.data) {
+    key.Update("data " + file.filename().string() + " " + Sha256::OfFile(file) + "\n");
+  }
+  const StageCache kept("compile", key.HexDigest());
+  const std::filesystem::path folder = out.parent_path();
+  if (const std::optional<std::string> text = kept.Take(folder)) {
+    CompileReport report = ReportFromJson(*text, folder);
+    report.ep = ProviderFor(out, device, context);
+    reused = true;
+    return report;
+  }
+  CompileReport report = CompileModelFor(source.model, out, context);
+  if (!report.compiled) return report;
+  std::vector<std::string> names;
+  for (const std::filesystem::path& file : report.files) names.push_back(file.filename().string());
+  kept.Keep(folder, names, ToJson(report));
+  return report;
 }
 
 namespace {
@@ -124,18 +188,6 @@ void ValidateArtifact(const std::filesystem::path& source, const std::filesystem
                 "the compiled model gives other results than what was compiled: %.1f dB, %.1f dB on the CPU", on_device,
                 *manifest.quantized_on_cpu_db);
   throw Error(ExitCode::kGate, text, report.ep->name, "choose another precision, or stop before it (--no-compile)");
-}
-
-std::string ToJson(const CompileReport& report) {
-  JsonWriter json;
-  json.BeginObject().Field("compiled", report.compiled);
-  if (!report.not_compiled_here.empty()) json.Field("not_compiled_here", report.not_compiled_here);
-  json.Field("ep_context_nodes", report.ep_context_nodes).Field("boundary_nodes", report.boundary_nodes);
-  json.Key("cpu_fallback_nodes").BeginArray();
-  for (const CpuNode& node : report.cpu_nodes) {
-    json.BeginObject().Field("node", node.node).Field("op", node.op).Field("reason", node.reason).EndObject();
-  }
-  return json.EndArray().Field("seconds", report.seconds).EndObject().Take();
 }
 
 }  // namespace octavo

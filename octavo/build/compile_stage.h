@@ -7,6 +7,7 @@
 #include "octavo/build/config.h"
 #include "octavo/build/manifest.h"
 #include "octavo/compile/compile.h"
+#include "octavo/emit/onnx.h"
 #include "octavo/import/data.h"
 #include "octavo/validate/compare.h"
 
@@ -28,15 +29,16 @@ std::string Describe(const CompileReport& report);
 // Takes the report over into the manifest.
 void Record(const CompileReport& report, Manifest& manifest);
 
+// CompileModelFor, or what it gave before for the same bytes, options, provider and `versions` (of Octavo and the
+// runtime), from the cache. Kept there only where it was compiled.
+CompileReport CompileOrReuse(const OnnxFiles& source, const std::filesystem::path& out, const CompileContext& context,
+                             const std::string& versions, bool cache, bool& reused);
+
 // The artifact against the source model: on the device (or its emulator) where the report says it was compiled, else on
 // the CPU. For a compiled one `portable`, what it was compiled from, is compared on the CPU too, on the same samples
 // with optimizations off; its figure goes to the manifest.
 void ValidateArtifact(const std::filesystem::path& source, const std::filesystem::path& portable,
                       const CompileReport& report, const DataSource& data, const CompareOptions& options,
                       Manifest& manifest);
-
-// `octavo compile Q.onnx --device D -o OUT/`: a build whose quantization is what the model has. The compile section of
-// the configuration may hold a quantization: then the model is quantized first.
-std::string ToJson(const CompileReport& report);
 
 }  // namespace octavo

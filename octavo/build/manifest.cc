@@ -1,5 +1,6 @@
 #include "octavo/build/manifest.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "octavo/base/error.h"
@@ -156,6 +157,50 @@ std::string ToJson(const QuantizeResult& q) {
   json.Key("rewrite");
   WriteRewrites(json, q, {});
   return json.EndObject().Take();
+}
+
+std::string ReusedManifest(const std::string& kept, const Manifest& now) {
+  try {
+    nlohmann::ordered_json j = nlohmann::ordered_json::parse(kept);
+    j.at("source")["path"] = now.source.path;
+    if (!now.source_external.empty()) {
+      nlohmann::ordered_json& external = j.at("source")["external"];
+      external = nlohmann::ordered_json::array();
+      for (const FileRecord& file : now.source_external) {
+        external.push_back({{"path", file.path}, {"sha256", file.sha256}, {"bytes", file.bytes}});
+      }
+    }
+    for (auto& stage : j.at("stages")) {
+      const auto mine = std::find_if(now.stages.begin(), now.stages.end(),
+                                     [&](const StageRecord& s) { return s.name == stage.at("name"); });
+      if (mine != now.stages.end()) {
+        stage["seconds"] = mine->seconds;
+        stage["peak_rss_bytes"] = mine->peak_rss_bytes;
+        continue;
+      }
+      stage["seconds"] = 0;
+      stage["peak_rss_bytes"] = 0;
+      if (stage.at("status") == "skipped" || stage.at("name") == "publish") continue;
+      stage["status"] = "reused";
+      stage["note"] = "from the cache, where a build of the same inputs left it (--no-cache does it again)";
+    }
+    for (auto& artifact : j.at("artifacts")) {
+      for (const FileRecord& file : now.artifacts) {
+        if (artifact.at("path") != file.path) continue;
+        artifact["sha256"] = file.sha256;
+        artifact["bytes"] = file.bytes;
+      }
+    }
+    return j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  } catch (const nlohmann::ordered_json::exception& error) {
+    ThrowInternal(std::string("a manifest of the cache has another form: ") + error.what(), now.inputs_sha256);
+  }
+}
+
+std::vector<std::string> WarningsOf(const std::string& manifest_json) {
+  const nlohmann::json j = nlohmann::json::parse(manifest_json, nullptr, false);
+  if (!j.is_object() || !j.contains("warnings")) return {};
+  return j["warnings"].get<std::vector<std::string>>();
 }
 
 std::optional<EarlierBuild> EarlierBuildFromJson(const std::string& text) {

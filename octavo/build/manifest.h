@@ -68,6 +68,11 @@ inline constexpr const char* kManifestName = "manifest.json";
 
 std::string ToJson(const Manifest& manifest);
 
+// The manifest of an earlier build of the same inputs for a run that reuses all of it: with the source, the stages and
+// the artifacts of `now` in the place of those of that run (artifacts: where the path is the same). `kept` is ToJson's.
+std::string ReusedManifest(const std::string& kept, const Manifest& now);
+std::vector<std::string> WarningsOf(const std::string& manifest_json);
+
 // What "up to date" needs of an earlier build: nullopt when `out` holds no manifest of this schema.
 struct EarlierBuild {
   std::string inputs_sha256;

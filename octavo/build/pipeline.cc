@@ -19,6 +19,7 @@
 #include "octavo/build/compile_stage.h"
 #include "octavo/build/read_model.h"
 #include "octavo/build/rewrite.h"
+#include "octavo/build/stage_cache.h"
 #include "octavo/build/version.h"
 #include "octavo/build/weights.h"
 #include "octavo/build/write_checked.h"
@@ -102,6 +103,12 @@ class Stage {
   Stopwatch time_;
 };
 
+void WriteText(const fs::path& path, const std::string& text) {
+  OutputFile file(path);
+  file.Write(text);
+  file.Commit();
+}
+
 // The configuration without the names of files: content decides, not where it lies.
 std::string ConfigIdentity(const BuildConfig& config) {
   BuildConfig c = config;
@@ -126,10 +133,34 @@ std::string ConfigIdentity(const BuildConfig& config) {
   return ToJson(c) + "loaded " + loaded + "\n";
 }
 
-std::string RuntimeIdentity() {
-  std::error_code error;
-  const auto size = fs::file_size(OrtLibraryPath(), error);
-  return OrtVersion() + " " + (error ? "?" : std::to_string(size));
+const std::string& RuntimeIdentity() {
+  static const std::string identity = OrtVersion() + " " + Sha256::OfFile(OrtLibraryPath());
+  return identity;
+}
+
+// Of the configuration what decides the calibration statistics.
+std::string CalibrationIdentity(const BuildConfig& config) {
+  BuildConfig c = config;
+  c.quantization = EffectiveQuantization(config);
+  c.compile = {};
+  c.validate_samples = BuildConfig{}.validate_samples;
+  c.min_sqnr.reset();
+  return ConfigIdentity(c);
+}
+
+// What a build of the same inputs made, with this run's stages, paths and configuration file. `out` has the files.
+BuildResult Reused(Manifest& now, const std::string& kept, const BuildConfig& config, const fs::path& out) {
+  WriteText(out / "config.json", ToJson(config));
+  now.artifacts = {RecordFile(out / "config.json", "config.json")};
+  BuildResult result;
+  result.reused = true;
+  result.manifest_json = ReusedManifest(kept, now);
+  const std::vector<std::string> said = TakeWarnings();
+  for (const std::string& warning : WarningsOf(result.manifest_json)) {
+    if (std::find(said.begin(), said.end(), warning) == said.end()) LogWarning(warning);
+  }
+  WriteText(out / kManifestName, result.manifest_json);
+  return result;
 }
 
 bool SameFiles(const fs::path& out, const std::vector<FileRecord>& artifacts) {
@@ -140,6 +171,12 @@ bool SameFiles(const fs::path& out, const std::vector<FileRecord>& artifacts) {
       return false;
   }
   return !artifacts.empty();
+}
+
+// Whether `out` holds, undamaged, what a build of these inputs wrote.
+bool IsBuiltFrom(const std::string& inputs_sha256, const fs::path& out) {
+  const std::optional<EarlierBuild> earlier = ReadEarlierBuild(out);
+  return earlier && earlier->inputs_sha256 == inputs_sha256 && SameFiles(out, earlier->artifacts);
 }
 
 bool IsEmptyDirectory(const fs::path& path) {
@@ -195,35 +232,6 @@ void MeasureLatency(const fs::path& source, const fs::path& artifact, const Data
   manifest.float_seconds = perf.against->latency.p50 / 1e3;
 }
 
-// The calibration statistics that were kept under this key, and a way to keep new ones. Nothing about a cache ends a
-// build: a damaged file (a machine that went down) is made again, one that cannot be written is done without.
-StatisticsCache OpenStatisticsCache(const std::string& key) {
-  StatisticsCache cache;
-  if (CacheDirectory().empty()) return cache;
-  const fs::path path = CacheDirectory() / "calibration" / (key + ".json");
-  cache.keep = [path](const Statistics& statistics) {
-    try {
-      fs::create_directories(path.parent_path());
-      SaveStatistics(statistics, path);
-    } catch (const Error& error) {
-      if (error.code() != ExitCode::kBadInput) throw;
-      LogWarning(std::string("the calibration statistics are not kept for later builds: ") + error.what());
-    } catch (const fs::filesystem_error& error) {
-      LogWarning(std::string("the calibration statistics are not kept for later builds: ") + error.what());
-    }
-  };
-  std::error_code error;
-  if (!fs::exists(path, error)) return cache;
-  try {
-    cache.found = LoadStatistics(path);
-  } catch (const Error& e) {
-    if (e.code() == ExitCode::kInterrupted) throw;
-    LogWarning(std::string("a damaged file of the cache is made again: ") + e.what());
-    fs::remove(path, error);
-  }
-  return cache;
-}
-
 // Publishes the portable form: the same bytes as the device's artifact where the device takes QDQ as it is.
 void LinkOrCopy(const fs::path& from, const fs::path& to) {
   std::error_code error;
@@ -231,12 +239,6 @@ void LinkOrCopy(const fs::path& from, const fs::path& to) {
   if (!error) return;
   fs::copy_file(from, to, error);  // a file system without hard links
   if (error) ThrowBadInput("cannot write file (" + error.message() + ")", to.string());
-}
-
-void WriteText(const fs::path& path, const std::string& text) {
-  OutputFile file(path);
-  file.Write(text);
-  file.Commit();
 }
 
 }  // namespace
@@ -256,8 +258,7 @@ const DeviceDescriptor& RequireDevice(const std::string& name) {
   if (const DeviceDescriptor* device = FindDevice(name)) return *device;
   std::vector<std::string> known;
   for (const DeviceDescriptor& device : Devices()) known.emplace_back(device.name);
-  const std::string how = DidYouMean(name, known);
-  ThrowUsage("unknown device '" + name + "'", "--device", how.empty() ? "known are cpu, qnn, openvino, dml" : how);
+  ThrowUsage("unknown device '" + name + "'", "--device", DidYouMean(name, known));
 }
 
 Model ReadSource(const BuildConfig& config, std::optional<WeightReplacement>& weights) {
@@ -314,13 +315,6 @@ DataPlan OpenSamples(const Model& model, const BuildConfig& config, bool require
   return plan;
 }
 
-fs::path CacheDirectory() {
-  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg == '/') return fs::path(xdg) / "octavo";
-  if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/')
-    return fs::path(home) / ".cache" / "octavo";
-  return {};
-}
-
 BuildResult Build(const BuildOptions& options) {
   const RuntimePreload preload;
   const BuildConfig& config = options.config;
@@ -353,7 +347,9 @@ BuildResult Build(const BuildOptions& options) {
   }
   const std::string data_hash = data.synthetic ? "synthetic" : data.source->ContentHash();
   Sha256 identity;
-  identity.Update(std::string("octavo ") + Version() + " " + BuildId() + "\nruntime " + RuntimeIdentity() + "\n");
+  const std::string versions =
+      std::string("octavo ") + Version() + " " + BuildId() + "\nruntime " + RuntimeIdentity() + "\n";
+  identity.Update(versions);
   identity.Update("model " + manifest.source.sha256 + "\n");
   for (const FileRecord& file : manifest.source_external) identity.Update("external " + file.sha256 + "\n");
   Sha256 calibration_identity = identity;  // what decides the calibration statistics
@@ -366,10 +362,8 @@ BuildResult Build(const BuildOptions& options) {
   std::error_code error;
   const bool exists = fs::exists(fs::symlink_status(options.out, error));
   if (exists) {
-    const std::optional<EarlierBuild> earlier = ReadEarlierBuild(options.out);
     const bool statistics_there = quantization.save_path.empty() || fs::exists(quantization.save_path, error);
-    if (earlier && earlier->inputs_sha256 == manifest.inputs_sha256 && statistics_there && !options.force &&
-        SameFiles(options.out, earlier->artifacts)) {
+    if (statistics_there && !options.force && IsBuiltFrom(manifest.inputs_sha256, options.out)) {
       result.up_to_date = true;
       return result;
     }
@@ -387,6 +381,26 @@ BuildResult Build(const BuildOptions& options) {
   OutputDirectory out(options.out);
   import.Finish();
 
+  const auto publish_out = [&] {
+    CheckInterrupt();
+    try {
+      out.Commit(options.force || IsEmptyDirectory(options.out));
+    } catch (const Error& taken) {
+      // Another build of the same inputs was faster.
+      if (taken.code() != ExitCode::kUsage || !IsBuiltFrom(manifest.inputs_sha256, options.out)) throw;
+      result.up_to_date = true;
+    }
+  };
+  const bool cached = options.cache && quantization.save_path.empty();  // statistics that are asked for must be made
+  const StageCache kept("builds", manifest.inputs_sha256);
+  if (cached) {
+    if (const std::optional<std::string> text = kept.Take(out.path())) {
+      result = Reused(manifest, *text, config, out.path());
+      publish_out();
+      return result;
+    }
+  }
+
   manifest.device = device.name;
   manifest.ep = device.ep;
   manifest.ep_version = OrtVersion();
@@ -400,7 +414,7 @@ BuildResult Build(const BuildOptions& options) {
   StatisticsCache cache;
   if (calibrates && options.cache && quantization.save_path.empty()) {
     calibration_identity.Update("data " + (data.synthetic ? data_hash : data.source->ContentHash()) + "\n");
-    calibration_identity.Update(ConfigIdentity(config));
+    calibration_identity.Update(CalibrationIdentity(config));
     cache = OpenStatisticsCache(calibration_identity.HexDigest());
   }
   manifest.quantize = quantizer.Run(model, {data.source.get(), data.synthetic, options.threads, &cache});
@@ -470,12 +484,17 @@ BuildResult Build(const BuildOptions& options) {
                    "as big as that of fp16; quantized.onnx holds them packed");
       }
     }
-    compiled = CompileModelFor(source.model, out.path() / "model.onnx", context);
+    bool reused = false;
+    compiled = CompileOrReuse(source, out.path() / "model.onnx", context, versions, options.cache, reused);
     if (source.model != files.model) {
       fs::remove(source.model, error);
       for (const fs::path& file : source.data) fs::remove(file, error);
     }
-    compile.Note(Describe(compiled));
+    if (reused) {
+      compile.Reused(Describe(compiled) + ": from the cache (--no-cache compiles again)");
+    } else {
+      compile.Note(Describe(compiled));
+    }
     if (!compiled.compiled) LogWarning(Describe(compiled));
     Record(compiled, manifest);
   } else if (!config.compile.enabled) {
@@ -580,8 +599,14 @@ BuildResult Build(const BuildOptions& options) {
   publish.Finish();
   result.manifest_json = ToJson(manifest);
   WriteText(out.path() / kManifestName, result.manifest_json);
-  CheckInterrupt();
-  out.Commit(options.force || IsEmptyDirectory(options.out));
+  publish_out();
+  if (cached && !result.up_to_date) {
+    std::vector<std::string> names;
+    for (const FileRecord& file : manifest.artifacts) {
+      if (file.path != "config.json") names.push_back(file.path);
+    }
+    kept.Keep(out.path(), names, result.manifest_json);
+  }
   return result;
 }
 

@@ -26,11 +26,12 @@ struct BuildOptions {
   int threads = 0;            // 0: all cores; decides speed only, never the artifact
   bool force = false;         // replaces an existing OUT
   bool require_data = false;  // no --data is an error (also OCTAVO_REQUIRE_DATA=1)
-  bool cache = true;          // calibration statistics in $XDG_CACHE_HOME/octavo
+  bool cache = true;          // finished stages in $XDG_CACHE_HOME/octavo (stage_cache.h)
 };
 
 struct BuildResult {
   bool up_to_date = false;  // OUT is what these inputs give; nothing was done and manifest is empty
+  bool reused = false;      // all of it came from the cache; `manifest` is empty, manifest_json is not
   Manifest manifest;
   std::string manifest_json;
 };
@@ -93,8 +94,5 @@ std::string ToJson(const CalibrateFileResult& result);
 
 // The text of OUT/manifest.json.
 std::string ReadManifest(const std::filesystem::path& out);
-
-// $XDG_CACHE_HOME/octavo, ~/.cache/octavo, or empty when neither variable is set.
-std::filesystem::path CacheDirectory();
 
 }  // namespace octavo

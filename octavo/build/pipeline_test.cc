@@ -167,15 +167,91 @@ TEST_F(PipelineTest, ConfigRepeatsTheBuildToTheSameBytes) {
 
 TEST_F(PipelineTest, CachedStatisticsGiveTheSameModel) {
   Build(Options("a"));
+  fs::remove_all(folder_ / "cache" / "octavo" / "builds");
   Build(Options("b"));
   EXPECT_EQ(Slurp(folder_ / "a" / "model.onnx"), Slurp(folder_ / "b" / "model.onnx"));
   EXPECT_EQ(ManifestOf("a")["stages"][1]["status"], "done");
   EXPECT_EQ(ManifestOf("b")["stages"][1]["status"], "reused");
+  EXPECT_EQ(ManifestOf("b")["stages"][4]["status"], "done");
   EXPECT_EQ(ManifestOf("b")["calibration"], ManifestOf("a")["calibration"]);
   BuildOptions fresh = Options("c");
   fresh.cache = false;
   Build(fresh);
   EXPECT_EQ(ManifestOf("c")["stages"][1]["status"], "done");
+  BuildOptions gate = Options("d");  // decides no statistics
+  gate.config.min_sqnr = 1;
+  gate.config.validate_samples = 7;
+  Build(gate);
+  EXPECT_EQ(ManifestOf("d")["stages"][1]["status"], "reused");
+  EXPECT_EQ(ManifestOf("d")["validate"]["samples"], 7);
+}
+
+TEST_F(PipelineTest, AFinishedBuildComesFromTheCache) {
+  Build(Options("a"));
+  const BuildResult again = Build(Options("b"));
+  EXPECT_TRUE(again.reused);
+  EXPECT_THAT(ReusedSummary(again, "b"), AllOf(HasSubstr("from the cache"), HasSubstr(" dB")));
+  Json a = ManifestOf("a"), b = ManifestOf("b");
+  ASSERT_EQ(b["stages"].size(), 6U);
+  for (std::size_t i = 1; i < 6; ++i) EXPECT_EQ(b["stages"][i]["seconds"], 0) << i;
+  EXPECT_EQ(b["stages"][1]["status"], "reused");
+  EXPECT_EQ(b["stages"][4]["status"], "reused");
+  for (Json* m : {&a, &b}) m->erase("stages");
+  EXPECT_EQ(a, b);
+  for (const char* file : {"model.onnx", "quantized.onnx", "config.json"}) {
+    EXPECT_EQ(Slurp(folder_ / "a" / file), Slurp(folder_ / "b" / file)) << file;
+  }
+  EXPECT_TRUE(Build(Options("b")).up_to_date);
+  EXPECT_TRUE(Build(Options("a")).up_to_date);
+}
+
+TEST_F(PipelineTest, TheCacheFollowsContentsNotNames) {
+  Build(Options("a"));
+  fs::rename(folder_ / "m.onnx", folder_ / "other.onnx");
+  fs::rename(folder_ / "data", folder_ / "samples");
+  BuildOptions moved = Options("b");
+  moved.config.model = folder_ / "other.onnx";
+  moved.config.data->path = folder_ / "samples";
+  EXPECT_TRUE(Build(moved).reused);
+  EXPECT_EQ(ManifestOf("b")["source"]["path"], (folder_ / "other.onnx").string());
+  EXPECT_EQ(ReadBuildConfig(folder_ / "b" / "config.json").model, folder_ / "other.onnx");
+  for (const Json& artifact : ManifestOf("b")["artifacts"]) {
+    EXPECT_EQ(artifact["sha256"], Sha256::OfFile(folder_ / "b" / artifact["path"].get<std::string>()));
+  }
+  moved.out = folder_ / "c";
+  moved.config.quantization->samples = 15;
+  EXPECT_FALSE(Build(moved).reused);
+  moved.out = folder_ / "d";
+  EXPECT_TRUE(Build(moved).reused);
+  std::string sample = Slurp(folder_ / "samples" / "023.npy");
+  sample[sample.size() - 4] ^= 1;  // the last bit of the last number
+  std::ofstream(folder_ / "samples" / "023.npy", std::ios::binary) << sample;
+  moved.out = folder_ / "e";
+  EXPECT_FALSE(Build(moved).reused);
+}
+
+TEST_F(PipelineTest, ADamagedCacheIsMadeAgain) {
+  Build(Options("a"));
+  const std::string model = Slurp(folder_ / "a" / "model.onnx");
+  int n = 0;
+  for (const char* file : {"model.onnx", "quantized.onnx", "entry.json"}) {
+    for (const bool gone : {false, true}) {
+      const fs::path entry = fs::directory_iterator(folder_ / "cache" / "octavo" / "builds")->path();
+      std::string bytes = Slurp(entry / file);
+      bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+      if (gone) {
+        fs::remove(entry / file);
+      } else {
+        std::ofstream(entry / file, std::ios::binary) << bytes;
+      }
+      const BuildResult result = Build(Options("n" + std::to_string(n)));
+      EXPECT_FALSE(result.reused) << file;
+      EXPECT_EQ(Slurp(folder_ / ("n" + std::to_string(n)) / "model.onnx"), model);
+      EXPECT_THAT(result.manifest_json, HasSubstr("damaged"));
+      ++n;
+      EXPECT_TRUE(Build(Options("again" + std::to_string(n))).reused) << file;
+    }
+  }
 }
 
 TEST_F(PipelineTest, UpToDateRefusedForced) {

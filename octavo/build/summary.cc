@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "octavo/validate/compare.h"
 
@@ -104,6 +106,27 @@ std::string Summary(const BuildResult& result, const std::filesystem::path& out)
     table = end == std::string::npos ? "" : table.substr(end + 1);
   }
   return text;
+}
+
+std::string ReusedSummary(const BuildResult& result, const std::filesystem::path& out) {
+  const nlohmann::json m = nlohmann::json::parse(result.manifest_json);
+  std::string text =
+      "built " + out.string() + ": " + m["precision"].get<std::string>() + " for " +
+      m["device"]["name"].get<std::string>() +
+      ", all of it from the cache, where a build of the same inputs left it (--no-cache does it again)\n";
+  for (const char* side : {"weights", "activations"}) {
+    const std::string types = m["effective_types"][side].get<std::string>();
+    if (!types.empty()) text += "  " + std::string(side) + std::string(13 - std::strlen(side), ' ') + types + "\n";
+  }
+  const auto& validate = m["validate"];
+  text += "  accuracy     ";
+  for (const auto& output : validate["outputs"]) {
+    char db[48];
+    std::snprintf(db, sizeof db, " %.2f dB, ", output["sqnr_db"].get<double>());
+    text += output["name"].get<std::string>() + db;
+  }
+  return text + std::to_string(validate["samples"].get<std::uint64_t>()) + " samples (" +
+         validate["validated_on"].get<std::string>() + ")\n";
 }
 
 }  // namespace octavo

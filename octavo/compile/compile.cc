@@ -243,10 +243,8 @@ std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileC
     if (known == device.options.end()) {
       std::vector<std::string> names;
       for (const EpOption& o : device.options) names.emplace_back(o.name);
-      const std::string how = DidYouMean(name, names);
-      if (!how.empty()) ThrowUsage("unknown option '" + name + "' of " + std::string(device.ep), "--epoption", how);
-      LogWarning("option '" + name + "' is not known to Octavo and is passed to " + std::string(device.ep) +
-                 " as it is");
+      ThrowUsage("unknown option '" + name + "' of " + std::string(device.ep), "--epoption",
+                 DidYouMean(name, names) + " (octavo devices lists all)");
     }
     const auto old = std::find_if(out.begin(), out.end(),
                                   [&, key = std::string_view(name)](const auto& o) { return o.first == key; });

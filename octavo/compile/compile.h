@@ -40,8 +40,8 @@ struct CompileReport {
   std::optional<EpSpec> ep;                  // to run it with
 };
 
-// The provider's options in force: the device's defaults, then the user's. Errors: kUsage for a value that is not among
-// the known choices of an option, and for an option of a device that takes none.
+// The provider's options in force: the device's defaults, then the user's. Errors: kUsage for an option that the device
+// does not list, and for a value that is not among the choices of one; kUnsupported for a device that takes none.
 std::vector<std::pair<std::string, std::string>> EffectiveOptions(const CompileContext& context);
 
 // Whether the device's plugin and backend are here, and the runtime is new enough; nothing is loaded. Errors:

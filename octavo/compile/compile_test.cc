@@ -41,6 +41,8 @@ TEST(EffectiveOptions, DefaultsThenTheUsers) {
   const auto options = EffectiveOptions(For("qnn", {{"htp_arch", "75"}}));
   EXPECT_THAT(options, Contains(Pair("htp_arch", "75")));
   EXPECT_THAT(options, Contains(Pair("soc_model", "60")));
+  EXPECT_THAT(EffectiveOptions(For("qnn", {{"qnn_context_priority", "high"}})),
+              Contains(Pair("qnn_context_priority", "high")));
   EXPECT_EQ(std::count_if(options.begin(), options.end(), [](const auto& o) { return o.first == "htp_arch"; }), 1);
 }
 
@@ -53,6 +55,9 @@ TEST(EffectiveOptions, WrongOnesAreRefusedByName) {
   EXPECT_THAT(refuse("qnn", "soc_model", "sixty", ExitCode::kUsage), HasSubstr("is no number"));
   EXPECT_THAT(refuse("qnn", "soc_model", "", ExitCode::kUsage), HasSubstr("is no number"));
   EXPECT_THAT(refuse("qnn", "htp_arhc", "73", ExitCode::kUsage), HasSubstr("htp_arch"));
+  // The provider takes both of these without a word.
+  EXPECT_THAT(refuse("qnn", "htp_performance_mode", "fastest", ExitCode::kUsage), HasSubstr("burst"));
+  EXPECT_THAT(refuse("qnn", "no_such_thing_at_all", "1", ExitCode::kUsage), HasSubstr("octavo devices lists all"));
   EXPECT_THAT(refuse("cpu", "htp_arch", "73", ExitCode::kUnsupported), HasSubstr("takes no options"));
 }
 

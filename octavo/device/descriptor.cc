@@ -159,7 +159,13 @@ constexpr EpOption kQnnOptions[] = {
     {"soc_model", "60", "#", "number of the SoC in the QNN SDK (60: Snapdragon X Elite)"},
     {"offload_graph_io_quantization", "0", "0|1", "1: the CPU quantizes inputs and dequantizes outputs"},
     {"htp_graph_finalization_optimization_mode", "", "0|1|2|3", "3: the longest compile, the fastest graph"},
-    {"htp_performance_mode", "", "", "how the device clocks itself"},
+    {"htp_performance_mode", "",
+     "default|burst|balanced|high_performance|high_power_saver|low_balanced|extreme_power_saver|low_power_saver|"
+     "power_saver|sustained_high_performance",
+     "how the device clocks itself"},
+    {"rpc_control_latency", "", "#", "microseconds that a call of the device may wait"},
+    {"qnn_context_priority", "", "low|normal|normal_high|high", "of the context beside others on the device"},
+    {"enable_htp_spill_fill_buffer", "", "0|1", "1: contexts share the buffer for what the on-chip memory lacks"},
     {"enable_htp_fp16_precision", "", "0|1", "1: float graphs run in fp16"},
     {"vtcm_mb", "", "#", "on-chip memory for the graph"},
 };
@@ -176,6 +182,11 @@ constexpr PluginLibrary kOpenVinoLibrary = {
 constexpr EpOption kOpenVinoOptions[] = {
     {"device_type", "", "", "CPU, GPU or NPU; where it is not set, what the provider finds"},
     {"num_of_threads", "", "#", "of inference on the CPU"},
+    {"num_streams", "", "#", "requests that run at once"},
+    {"precision", "", "", "of inference: FP32, FP16 or ACCURACY (as the model has it)"},
+    {"model_priority", "", "", "LOW, MEDIUM, HIGH or DEFAULT, beside other models on the device"},
+    {"enable_qdq_optimizer", "", "", "the provider's own pass over Q/DQ, for the NPU"},
+    {"load_config", "", "", "a JSON file of OpenVINO's properties"},
 };
 
 constexpr DeviceDescriptor kDevices[] = {

@@ -27,7 +27,7 @@ struct OpSupport {
   bool unsigned_weight = false;  // takes u8 weights only, whatever the precision says
 };
 
-// An option of the execution provider that Octavo knows: its default, and what it may be.
+// An option of the execution provider that Octavo passes on: its default, and what it may be.
 struct EpOption {
   std::string_view name;
   std::string_view value;    // the default; empty: not set unless the user does
@@ -67,7 +67,7 @@ struct DeviceDescriptor {
   // input scale * weight scale / output scale that rescaling takes at least; 0: any
   float least_rescale = 0;
   const PluginLibrary* plugin = nullptr;   // null: the provider is in the runtime
-  std::span<const EpOption> options = {};  // known ones; others are passed on as they are
+  std::span<const EpOption> options = {};  // others are refused: providers ignore what they do not know
   std::string_view system = {};            // the one system that has the provider ("Windows"); empty: this one
   std::string_view float_note = {};        // how f32 and f16 models run here, where that is not as they are
 
