@@ -11,6 +11,7 @@ RuleSet FloatRules() {
   RuleSet rules;
   rules.push_back(RemoveIdentity());
   rules.push_back(FoldShape());
+  rules.push_back(FillToNumber());
   rules.push_back(RemoveNeutral());
   rules.push_back(RemoveAddZero());
   rules.push_back(TopKOfOne());

@@ -110,8 +110,59 @@ class GatherNdToGatherRule final : public PatternRule<Flattened> {
   }
 };
 
+struct Reversed {
+  Node* node;
+  std::int64_t axis;                 // of time
+  std::vector<std::int64_t> places;  // along it
+};
+
+// Before:  %y = ReverseSequence %x, [3]  (time axis 0, %x : [4, 1, 2])        After:  %y = Gather %x, [2, 1, 0, 3]
+// Exact. All sequences of the batch are of one length, which is known.
+class ReverseToGatherRule final : public PatternRule<Reversed> {
+ public:
+  std::string_view name() const override { return "reverse-to-gather"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"ReverseSequence"}; }
+  MatchOr<Reversed> Match(Node& node) const override {
+    const Value* x = node.input(0);
+    if (!node.domain().empty() || x == nullptr || node.output() == nullptr) return Refusal{};
+    if (!IsPlainConstant(node.input(1))) return Refusal{"the lengths are computed"};
+    const std::optional<Dims> shape = StaticShape(x->type);
+    if (!shape || shape->size() < 2) return Refusal{"the shape of its input is not known"};
+    const std::int64_t axis = node.IntAttribute("time_axis", 0);
+    if (axis < 0 || axis > 1) return Refusal{};
+    const std::int64_t steps = (*shape)[static_cast<std::size_t>(axis)];
+    const std::vector<std::int64_t> lengths = node.input(1)->data->ToInts();
+    if (lengths.empty() || steps > kMostPlaces) return Refusal{};
+    const std::int64_t length = lengths[0];
+    if (std::any_of(lengths.begin(), lengths.end(), [&](std::int64_t n) { return n != length; })) {
+      return Refusal{"the sequences are of several lengths"};
+    }
+    if (length < 0 || length > steps) return Refusal{};
+    Reversed match{&node, axis, {}};
+    for (std::int64_t t = 0; t < steps; ++t) match.places.push_back(t < length ? length - 1 - t : t);
+    return match;
+  }
+  void Apply(const Reversed& match, Rewriter& rewriter) const override {
+    Node& node = *match.node;
+    Graph& graph = *node.graph();
+    const std::string base = node.output()->name();
+    Value* places = graph.AddConstant(
+        graph.UniqueName(base + "_at"),
+        TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(match.places.size())}, match.places));
+    Node* gather =
+        graph.AddNode("Gather", "", {node.input(0), places}, {{graph.UniqueName(base + "_reversed"), {}}}, &node);
+    gather->SetAttribute("axis", match.axis);
+    TakePlace(*gather, node, rewriter);
+  }
+
+ private:
+  static constexpr std::int64_t kMostPlaces = 1 << 20;
+};
+
 }  // namespace
 
+std::unique_ptr<Rule> ReverseToGather() { return std::make_unique<ReverseToGatherRule>(); }
 std::unique_ptr<Rule> GatherAll() { return std::make_unique<GatherAllRule>(); }
 std::unique_ptr<Rule> GatherNdToGather() { return std::make_unique<GatherNdToGatherRule>(); }
 

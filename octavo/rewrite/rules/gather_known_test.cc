@@ -18,6 +18,7 @@ Ran Apply(const std::string& graph) {
   RuleSet rules;
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());
+  rules.push_back(ReverseToGather());
   return testing::ApplyRules("opset \"\" = 20\n" + graph, rules, RuleClass::kExact, 0);
 }
 
@@ -34,7 +35,7 @@ TEST(GatherKnown, OtherGathersStay) {
   for (const auto& [indices, why] : {std::pair{"s64[3] [0, 2, 1]", "another order"},
                                      std::pair{"s64[2] [0, 1]", "takes some"}, std::pair{"s64[] 0", "takes some"}}) {
     const Ran ran = Apply("graph @g(%x: f32[2,3]) -> (%y) {\n  %i = constant " + std::string(indices) +
-                                   "\n  %a = Gather(%x, %i) {axis=1}\n  %y = Relu(%a)\n}");
+                          "\n  %a = Gather(%x, %i) {axis=1}\n  %y = Relu(%a)\n}");
     EXPECT_THAT(ran.text, HasSubstr("Gather(")) << indices;
     EXPECT_THAT(ran.refusal, HasSubstr(why)) << indices;
   }
@@ -75,6 +76,32 @@ TEST(GatherKnown, PointsThatAreNotKnownStay) {
   })")
                   .refusal,
               HasSubstr("not known"));
+}
+
+TEST(GatherKnown, SequencesOfOneLengthBackwards) {
+  const Ran ran = Apply(R"(graph @g(%x: f32[4,2,3]) -> (%y) {
+    %n = constant s64[2] [3, 3]
+    %y: f32[4,2,3] = ReverseSequence(%x, %n)
+  })");
+  EXPECT_THAT(ran.text, HasSubstr("= constant s64[4] [2, 1, 0, 3]"));
+  EXPECT_THAT(ran.text, Not(HasSubstr("ReverseSequence")));
+  const Ran other = Apply(R"(graph @g(%x: f32[2,4,3]) -> (%y) {
+    %n = constant s64[2] [4, 4]
+    %y: f32[2,4,3] = ReverseSequence(%x, %n) {batch_axis=0, time_axis=1}
+  })");
+  EXPECT_THAT(other.text, HasSubstr("{axis=1}"));
+}
+
+TEST(GatherKnown, SequencesOfSeveralLengthsStay) {
+  EXPECT_THAT(Apply(R"(graph @g(%x: f32[4,2,3]) -> (%y) {
+    %n = constant s64[2] [3, 4]
+    %y: f32[4,2,3] = ReverseSequence(%x, %n)
+  })")
+                  .refusal,
+              HasSubstr("several lengths"));
+  EXPECT_THAT(
+      Apply(R"(graph @g(%x: f32[4,2,3], %n: s64[2]) -> (%y) { %y: f32[4,2,3] = ReverseSequence(%x, %n) })").refusal,
+      HasSubstr("computed"));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ namespace octavo {
 std::unique_ptr<Rule> RemoveIdentity();  // Identity, Dropout, Cast to the same type
 std::unique_ptr<Rule> RemoveNeutral();   // x * 1, x / 1, x - 0
 std::unique_ptr<Rule> RemoveAddZero();   // x + 0
+std::unique_ptr<Rule> FillToNumber();    // x * ConstantOfShape(1) -> x * 1
 std::unique_ptr<Rule> TopKOfOne();       // the greatest of one element
 std::unique_ptr<Rule> FoldShape();       // Shape and Size of a value with a static shape
 std::unique_ptr<Rule> FoldBatchNorm();   // BatchNormalization into the layer before it
@@ -29,6 +30,7 @@ std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
 std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
 std::unique_ptr<Rule> FarTapsToSlices();      // a Conv of taps far apart -> one of single taps over their slices
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
+std::unique_ptr<Rule> ReverseToGather();      // ReverseSequence of known lengths -> Gather
 std::unique_ptr<Rule> GatherNdToGather();     // GatherND at known places -> Gather of a Reshape
 std::unique_ptr<Rule> FewerDimsTranspose();   // Transpose of more than 5 dimensions -> of fewer, between Reshapes
 std::unique_ptr<Rule> ReshapeTwice();         // a Reshape to more than 5 dimensions and back -> one

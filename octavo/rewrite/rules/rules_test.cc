@@ -13,6 +13,7 @@ namespace octavo {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 struct Ran {
   std::string text;  // of the graph afterwards
@@ -161,6 +162,16 @@ TEST(ScaleLog, BringsFactorAndAddendIntoTheRangeOfHalves) {
   EXPECT_THAT(run("[] 1048576", "[] -1").refusal, HasSubstr("not positive"));
   EXPECT_THAT(run("[] 1048576", "[] 1", " %z: f32[3] = Neg(%s)\n").refusal, HasSubstr("others read"));
   EXPECT_EQ(run("[3] [1048576, 1, 1]", "[] 1").applied, 0);
+}
+
+TEST(FillToNumber, AnOperandOfOneNumber) {
+  const auto apply = [](const std::string& dims, const std::string& type, const std::string& attributes) {
+    return Apply(FillToNumber(), "graph @g(%x: f32[4,3]) -> (%y) {\n %s = constant s64[" + dims + "\n %f: f32[" + type +
+                                     "] = ConstantOfShape(%s)" + attributes + "\n %y = Mul(%f, %x)\n}");
+  };
+  EXPECT_THAT(apply("2] [4, 3]", "4,3", " {value=f32[1] [2]}").text, HasSubstr("f32[] 2"));
+  EXPECT_THAT(apply("1] [3]", "3", "").text, Not(HasSubstr("ConstantOfShape")));
+  EXPECT_THAT(apply("3] [2, 4, 3]", "2,4,3", "").text, HasSubstr("ConstantOfShape"));
 }
 
 TEST(TopKOfOne, TakesWhereThereIsNothingToChoose) {
