@@ -454,7 +454,40 @@ Reason PoolCeil(Node& node, const Context&) {
 }
 
 Reason RefuseScan(Node&, const Context&) { return "Scan changed its inputs in operator set 9"; }
-Reason RefuseGroupNorm(Node&, const Context&) { return "its scale and bias are per channel since operator set 21"; }
+
+// GroupNormalization at 21: from a scale and a bias a group to those a channel.
+//   Before: y = GroupNormalization(x, scale : [G], bias)
+//   After:  y = GroupNormalization(x, Reshape(Expand(Reshape(scale, [G, 1]), [G, C / G]), [C]), ...)
+Reason GroupNormChannels(Node& node, const Context&) {
+  const std::int64_t groups = node.IntAttribute("num_groups", 0);
+  const Value* x = node.input(0);
+  const bool known = x != nullptr && x->type.shape && x->type.shape->size() >= 2 && (*x->type.shape)[1].known();
+  const std::int64_t channels = known ? (*x->type.shape)[1].value : 0;
+  if (groups < 1 || channels < 1 || channels % groups != 0) {
+    return "its scale and bias are per channel since operator set 21, and the number of its channels is not known";
+  }
+  Graph& graph = *node.graph();
+  const auto ints = [&](const Dims& values) {
+    return graph.AddConstant(NewName(node, "shape"),
+                             TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
+  };
+  for (std::size_t i = 1; i <= 2; ++i) {
+    Value* v = node.input(i);
+    if (v == nullptr) return "it has no scale or no bias";
+    const auto add = [&](const char* op, const Dims& dims) {
+      Type type;
+      type.dtype = v->type.dtype;
+      type.shape.emplace();
+      for (const std::int64_t d : dims) type.shape->push_back(Dim{d, {}});
+      v = graph.AddNode(op, "", {v, ints(dims)}, {{NewName(node, "channels"), std::move(type)}}, &node)->output();
+    };
+    add("Reshape", {groups, 1});
+    add("Expand", {groups, channels / groups});
+    add("Reshape", {channels});
+    node.SetInput(i, v);
+  }
+  return {};
+}
 Reason RefuseDft(Node&, const Context&) { return "its axis became an input in operator set 20"; }
 
 struct Change {
@@ -472,7 +505,7 @@ constexpr Change kChanges[] = {
     {"Dropout", 10, DropoutMask},
     {"Dropout", 12, DropoutRatio},
     {"GridSample", 20, GridSampleMode},
-    {"GroupNormalization", 21, RefuseGroupNorm},
+    {"GroupNormalization", 21, GroupNormChannels},
     {"Hardmax", 13, FlattenSoftmax},
     {"LogSoftmax", 13, FlattenSoftmax},
     {"Pad", 11, PadToInputs},

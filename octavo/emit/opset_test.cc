@@ -163,6 +163,29 @@ TEST(RaiseOpset, SplitCounts) {
 )");
 }
 
+TEST(RaiseOpset, ScalesOfGroupsBecomeThoseOfChannels) {
+  EXPECT_EQ(Raised(18, 21, R"(graph @g(%x: f32[1,4,2], %s: f32[2], %b: f32[2]) -> (%y) {
+  %y: f32[1,4,2] = GroupNormalization(%x, %s, %b) {num_groups=2}
+}
+)"),
+            R"(graph @g(%x: f32[1,4,2], %s: f32[2], %b: f32[2]) -> (%y) {
+  %y_shape = constant s64[2] [2, 1]
+  %y_shape_1 = constant s64[2] [2, 2]
+  %y_shape_2 = constant s64[1] [4]
+  %y_shape_3 = constant s64[2] [2, 1]
+  %y_shape_4 = constant s64[2] [2, 2]
+  %y_shape_5 = constant s64[1] [4]
+  %y_channels: f32[2,1] = Reshape(%s, %y_shape)
+  %y_channels_1: f32[2,2] = Expand(%y_channels, %y_shape_1)
+  %y_channels_2: f32[4] = Reshape(%y_channels_1, %y_shape_2)
+  %y_channels_3: f32[2,1] = Reshape(%b, %y_shape_3)
+  %y_channels_4: f32[2,2] = Expand(%y_channels_3, %y_shape_4)
+  %y_channels_5: f32[4] = Reshape(%y_channels_4, %y_shape_5)
+  %y: f32[1,4,2] = GroupNormalization(%x, %y_channels_2, %y_channels_5) {num_groups=2}
+}
+)");
+}
+
 TEST(RaiseOpset, RefusalsNameTheOperatorAndWhy) {
   EXPECT_THAT(Refusal(11, 13, "graph @g(%x: f32[2]) -> (%y) {\n  %y: f32[2] = Foo(%x) @me\n}\n"), HasSubstr("me"));
   EXPECT_THAT(Refusal(18, 21, "graph @g(%x: f32[2]) -> (%y) {\n  %y: f32[2] = GroupNormalization(%x)\n}\n"),

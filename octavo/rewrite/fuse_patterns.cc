@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "octavo/base/error.h"
 #include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
@@ -21,17 +23,27 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   rules.push_back(FewerDimsTranspose());
   rules.push_back(ReshapeTwice());
   rules.push_back(OneAxisLayerNorm());
+  rules.push_back(TriluToWhere());
+  rules.push_back(PlainPad());
+  rules.push_back(FewOperands());
+  rules.push_back(FloatExponent());
+  rules.push_back(PlainGemm());
   rules.push_back(ReciprocalToDiv());
   rules.push_back(RemoveInfiniteBound());
   rules.push_back(MaxToRelu());
   rules.push_back(AverageToGlobal());
   rules.push_back(FarTapsToSlices());
   rules.push_back(ScaleLog());
-  constexpr std::int64_t kOpset = 20;  // of Gelu, the youngest of the operators that come in
-  if (model.OpsetVersion() < kOpset) {
+  // 20: of Gelu, the youngest of the operators that come in. 21: a GroupNormalization has scales a channel.
+  const std::vector<Node*> nodes = model.graph->nodes();
+  const bool groups =
+      std::any_of(nodes.begin(), nodes.end(), [](const Node* n) { return n->Is("GroupNormalization"); });
+  const std::int64_t opset = groups ? 21 : 20;
+  if (model.OpsetVersion() < opset) {
     Model raised = Clone(model);
     try {
-      RaiseOpset(raised, kOpset, "operator set 20, which LayerNormalization, Gelu and HardSwish need");
+      RaiseOpset(raised, opset,
+                 "operator set " + std::to_string(opset) + ", which LayerNormalization, Gelu and HardSwish need");
       model = std::move(raised);
     } catch (const Error& error) {
       LogWarning(std::string("patterns of operators stay as they are: ") + error.what());
@@ -39,6 +51,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
     }
   }
   InferTypes(model);
+  rules.push_back(NearestToGather(model.OpsetVersion()));
   std::vector<PassCount> counts;
   for (const RuleCount& count : RunRules(model, rules, RuleClass::kImproves).rules) {
     if (count.applied > 0) counts.push_back({count.rule, count.applied});

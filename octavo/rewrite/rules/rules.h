@@ -37,6 +37,13 @@ std::unique_ptr<Rule> ReshapeTwice();         // a Reshape to more than 5 dimens
 std::unique_ptr<Rule> OneAxisLayerNorm();     // LayerNormalization over several axes -> over one, between Reshapes
 std::unique_ptr<Rule> GatherAll();            // Gather of all there is, in order -> Reshape
 std::unique_ptr<Rule> ScaleLog();             // log(a x + b), a big -> log(a x / 2^k + b / 2^k) + k log(2)
+std::unique_ptr<Rule> TriluToWhere();         // Trilu -> Where with a constant mask
+std::unique_ptr<Rule> PlainPad();             // Pad of some axes, that takes off or wraps around -> Pad, Slice, Concat
+// Resize to the nearest, not each as often as the others -> Gather along each axis. `opset`: the model's.
+std::unique_ptr<Rule> NearestToGather(std::int64_t opset);
+std::unique_ptr<Rule> FewOperands();    // Mean of several -> Add, Mul; Max, Min, Sum, Mean of one -> nothing
+std::unique_ptr<Rule> FloatExponent();  // Pow to a constant integer -> to the same float
+std::unique_ptr<Rule> PlainGemm();      // alpha, beta and the shape of a bias -> into the constants
 
 // The rules of SimplifyFloat, in order of preference.
 RuleSet FloatRules();
