@@ -14,13 +14,13 @@
 #include "octavo/build/export.h"
 #include "octavo/build/pipeline.h"
 #include "octavo/compile/quantize_stage.h"
-#include "octavo/compile/unroll_recurrent.h"
 #include "octavo/emit/circle.h"
 #include "octavo/emit/lower_circle.h"
 #include "octavo/quantize/quantize.h"
 #include "octavo/quantize/select.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/unroll_recurrent.h"
 
 namespace octavo {
 namespace {

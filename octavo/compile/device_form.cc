@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "octavo/compile/center_attention.h"
-#include "octavo/compile/unroll_recurrent.h"
 #include "octavo/device/arithmetic.h"
 #include "octavo/rewrite/float_constant.h"
 #include "octavo/rewrite/spell_float.h"
+#include "octavo/rewrite/unroll_recurrent.h"
 
 namespace octavo {
 namespace {

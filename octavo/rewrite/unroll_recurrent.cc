@@ -1,4 +1,4 @@
-#include "octavo/compile/unroll_recurrent.h"
+#include "octavo/rewrite/unroll_recurrent.h"
 
 #include <algorithm>
 #include <cctype>
@@ -15,10 +15,6 @@ namespace {
 
 constexpr std::int64_t kLstmGates = 4, kGruGates = 3;
 constexpr std::int64_t kMostWeights = std::int64_t{1} << 24;  // of one matrix, zeros beside the diagonal included
-
-// Where lengths are computed, every step has a comparison and a choice more: nine GRUs of 16 steps in both directions
-// compile in a minute, of 64 not in nine.
-constexpr std::int64_t kMostStepsOfLengths = 16;
 
 // A node that can be unrolled.
 struct Recurrence {
@@ -113,7 +109,6 @@ std::optional<Recurrence> ReadRecurrence(Node* node, std::int64_t most_steps) {
     const std::vector<std::int64_t> ends = known ? lengths->data->ToInts() : std::vector<std::int64_t>{};
     const bool whole = std::all_of(ends.begin(), ends.end(), [&](std::int64_t n) { return n == out.steps; });
     if (!known || !whole) out.lengths = lengths;
-    if (out.lengths != nullptr && out.steps > kMostStepsOfLengths) return std::nullopt;
   }
   const Dims state = {out.directions, out.batch, out.hidden};
   if (!FitsState(node->input(5), state) || !FitsState(node->input(6), state) || node->input(7) != nullptr) {
@@ -137,10 +132,8 @@ class Unroller {
     std::vector<Value*> inputs = InputProducts();
     Value* h = State(5);
     Value* c = State(6);
-    const bool all = r_.node->output(0) != nullptr && !r_.node->output(0)->dead();
-    std::vector<Value*> states;
+    std::vector<Value*> hs = {h}, cs = {c};  // before the first step and behind each
     for (std::int64_t t = 0; t < r_.steps; ++t) {
-      Value *h_before = h, *c_before = c;
       if (r_.gates == kLstmGates) {
         LstmStep(inputs[static_cast<std::size_t>(t)], h, c);
       } else if (r_.gates == kGruGates) {
@@ -148,22 +141,19 @@ class Unroller {
       } else {
         RnnStep(inputs[static_cast<std::size_t>(t)], h);
       }
-      Value* state = h;
-      if (r_.lengths != nullptr) {
-        Value* running = Running(t);
-        h = Selected(running, h, h_before);
-        if (c != nullptr) c = Selected(running, c, c_before);
-        if (all) state = h_before == nullptr ? h : Selected(running, state, nullptr);
-      }
-      if (all) states.push_back(state);
+      hs.push_back(h);
+      cs.push_back(c);
     }
-    if (all) Replace(0, AllStates(states));
-    Replace(1, LastState(h));
-    if (r_.gates == kLstmGates) Replace(2, LastState(c));
+    if (Wants(0)) Replace(0, AllStates({hs.begin() + 1, hs.end()}));
+    if (Wants(1)) Replace(1, LastState(hs));
+    if (r_.gates == kLstmGates && Wants(2)) Replace(2, LastState(cs));
     graph_.Erase(r_.node);
   }
 
  private:
+  bool Wants(std::size_t output) const {
+    return r_.node->output(output) != nullptr && !r_.node->output(output)->dead();
+  }
   std::vector<Value*> Add(const char* op, std::vector<Value*> inputs, const std::vector<Dims>& dims) {
     std::vector<Graph::OutputSpec> outputs;
     for (const Dims& d : dims) {
@@ -237,6 +227,7 @@ class Unroller {
   }
 
   Value* Backwards(Value* x) {
+    if (r_.lengths != nullptr) return SequencesBackwards(x, r_.inputs);
     Dims order;
     for (std::int64_t t = r_.steps - 1; t >= 0; --t) order.push_back(t);
     Value* out = One("Gather", {x, Ints("_backwards", order)}, {r_.steps, r_.batch, r_.inputs});
@@ -244,34 +235,80 @@ class Unroller {
     return out;
   }
 
-  // Which sequences have not ended where step t is: [batch, 1]; for each number of the state [batch, width] where the
-  // directions are at different places.
-  Value* Running(std::int64_t t) {
+  // 1 where the numbers in `places` (of these dimensions) are the lengths of the sequences, else 0. Precondition: they
+  // are computed.
+  Value* WhereLength(const Dims& places, Dims dims) {
+    Value* is = Compared("Equal", places, dims);
+    return One("Where", {is, Constant("_one", {}, {1.0f}), Zero()}, Broadcast(std::move(dims)));
+  }
+  // Of places [rows, columns] and the lengths [batch, 1, 1]: [batch, rows, columns].
+  Value* Compared(const char* op, const Dims& places, const Dims& dims) {
     Type type = r_.lengths->type;
-    type.shape = std::vector<Dim>{{r_.batch, {}}, {1, {}}};
+    const auto shape = [&type](const Dims& to) {
+      type.shape.emplace();
+      for (const std::int64_t n : to) type.shape->push_back(Dim{n, {}});
+    };
     if (lengths_ == nullptr) {
+      shape({r_.batch, 1, 1});
       lengths_ = graph_
-                     .AddNode("Reshape", "", {r_.lengths, Ints("_lengths_dims", {r_.batch, 1})},
+                     .AddNode("Reshape", "", {r_.lengths, Ints("_lengths_dims", {r_.batch, 1, 1})},
                               {{graph_.UniqueName(base_ + "_lengths"), type}}, r_.node)
                      ->output();
     }
-    const std::int64_t columns = r_.directions == 2 ? r_.width() : 1;
-    Dims places(static_cast<std::size_t>(columns), r_.backward ? r_.steps - 1 - t : t);
-    for (std::int64_t i = r_.hidden; i < columns; ++i) places[static_cast<std::size_t>(i)] = r_.steps - 1 - t;
     Value* place =
-        graph_.AddConstant(graph_.UniqueName(base_ + "_place"), TensorRef::FromInts(DType::kS32, {1, columns}, places));
+        graph_.AddConstant(graph_.UniqueName(base_ + "_place"), TensorRef::FromInts(DType::kS32, dims, places));
     type.dtype = DType::kBool;
-    (*type.shape)[1] = Dim{columns, {}};
-    return graph_.AddNode("Less", "", {place, lengths_}, {{graph_.UniqueName(base_ + "_running"), type}}, r_.node)
+    shape(Broadcast(dims));
+    return graph_.AddNode(op, "", {place, lengths_}, {{graph_.UniqueName(base_ + "_compared"), type}}, r_.node)
         ->output();
   }
-  // `now` of the sequences that run, of the others `before`; null: zeros.
-  Value* Selected(Value* running, Value* now, Value* before) {
-    if (before == nullptr) {
-      if (zeros_ == nullptr) zeros_ = Constant("_zeros", {1, 1}, {0.0f});
-      before = zeros_;
+  Dims Broadcast(Dims dims) const {
+    dims.insert(dims.begin(), r_.batch);
+    return dims;
+  }
+  Value* Zero() {
+    if (zero_ == nullptr) zero_ = Constant("_zero", {}, {0.0f});
+    return zero_;
+  }
+  // [rows, batch, columns] and [batch, rows, columns], one to the other.
+  Value* BatchAside(Value* v, const Dims& to) { return r_.batch == 1 ? Reshape(v, to) : FirstTwoSwapped(v, to); }
+
+  // The steps of each sequence from its last one to its first one, zeros behind: of and to [steps, batch, columns].
+  // Before:  x: a b c 0        (a sequence of three)
+  // After:   MatMul [[0 0 1 0] [0 1 0 0] [1 0 0 0] [0 0 0 0]], x:    c b a 0
+  Value* SequencesBackwards(Value* x, std::int64_t columns) {
+    if (backwards_ == nullptr) {
+      Dims places;
+      for (std::int64_t t = 0; t < r_.steps; ++t) {
+        for (std::int64_t u = 0; u < r_.steps; ++u) places.push_back(t + u + 1);
+      }
+      backwards_ = WhereLength(places, {r_.steps, r_.steps});
     }
-    return Each("Where", {running, now, before}, r_.width());
+    const Dims aside = {r_.batch, r_.steps, columns};
+    return BatchAside(One("MatMul", {backwards_, BatchAside(x, aside)}, aside), {r_.steps, r_.batch, columns});
+  }
+  // Zeros behind the end of each sequence: of and to [steps, batch, columns].
+  Value* UpToTheirEnds(Value* y, std::int64_t columns) {
+    Dims places;
+    for (std::int64_t t = 0; t < r_.steps; ++t) places.push_back(t);
+    const Dims aside = {r_.batch, r_.steps, columns};
+    Value* out = One("Where", {Compared("Less", places, {r_.steps, 1}), BatchAside(y, aside), Zero()}, aside);
+    return BatchAside(out, {r_.steps, r_.batch, columns});
+  }
+  // The state behind as many steps as each sequence has: [batch, width]. No step chooses: those behind the end are
+  // computed and not taken.
+  Value* AtTheirEnds(std::vector<Value*> states) {
+    if (states[0] == nullptr) {
+      states[0] = Constant("_nothing", {r_.batch, r_.width()},
+                           std::vector<float>(static_cast<std::size_t>(r_.batch * r_.width()), 0.0f));
+    }
+    const std::int64_t count = r_.steps + 1;
+    Dims places;
+    for (std::int64_t t = 0; t < count; ++t) places.push_back(t);
+    if (ends_ == nullptr) ends_ = WhereLength(places, {1, count});
+    Value* all = Reshape(Concat(states, 0, {count * r_.batch, r_.width()}), {count, r_.batch, r_.width()});
+    all = BatchAside(all, {r_.batch, count, r_.width()});
+    return Reshape(One("MatMul", {ends_, all}, {r_.batch, 1, r_.width()}), {r_.batch, r_.width()});
   }
 
   // What the input adds to the gates, with the biases that are added to it as they are: of each step
@@ -378,19 +415,28 @@ class Unroller {
 
   // [steps, directions, batch, hidden]
   Value* AllStates(const std::vector<Value*>& states) {
-    const std::vector<Value*> reversed(states.rbegin(), states.rend());
     const std::int64_t rows = r_.steps * r_.batch;
-    const Dims one = {r_.steps, 1, r_.batch, r_.hidden};
-    if (r_.directions == 1) return Reshape(Concat(r_.backward ? reversed : states, 0, {rows, r_.hidden}), one);
+    const auto one = [&](Value* v, bool backward) {  // of [steps * batch, hidden], in the order of the steps taken
+      if (r_.lengths != nullptr) {
+        v = Reshape(v, {r_.steps, r_.batch, r_.hidden});
+        v = backward ? SequencesBackwards(v, r_.hidden) : UpToTheirEnds(v, r_.hidden);
+      }
+      return Reshape(v, {r_.steps, 1, r_.batch, r_.hidden});
+    };
+    const std::vector<Value*> reversed(states.rbegin(), states.rend());
+    // Where lengths are computed, turning back is a matrix's work.
+    const std::vector<Value*>& turned = r_.lengths == nullptr ? reversed : states;
+    if (r_.directions == 1) return one(Concat(r_.backward ? turned : states, 0, {rows, r_.hidden}), r_.backward);
     const Dims halves = {r_.hidden, r_.hidden};
     Value* forward = Columns(Concat(states, 0, {rows, r_.width()}), rows, halves)[0];
-    Value* backward = Columns(Concat(reversed, 0, {rows, r_.width()}), rows, halves)[1];
-    return Concat({Reshape(forward, one), Reshape(backward, one)}, 1, {r_.steps, 2, r_.batch, r_.hidden});
+    Value* backward = Columns(Concat(turned, 0, {rows, r_.width()}), rows, halves)[1];
+    return Concat({one(forward, false), one(backward, true)}, 1, {r_.steps, 2, r_.batch, r_.hidden});
   }
-  // [directions, batch, hidden]
-  Value* LastState(Value* h) {
-    if (r_.directions == 1) return Reshape(h, {1, r_.batch, r_.hidden});
-    return FirstTwoSwapped(Reshape(h, {r_.batch, 2, r_.hidden}), {2, r_.batch, r_.hidden});
+  // Of the states before the first step and behind each: [directions, batch, hidden]
+  Value* LastState(const std::vector<Value*>& states) {
+    Value* last = r_.lengths == nullptr ? states.back() : AtTheirEnds(states);
+    if (r_.directions == 1) return Reshape(last, {1, r_.batch, r_.hidden});
+    return FirstTwoSwapped(Reshape(last, {r_.batch, 2, r_.hidden}), {2, r_.batch, r_.hidden});
   }
 
   void Replace(std::size_t output, Value* by) {
@@ -404,8 +450,8 @@ class Unroller {
   Recurrence r_;
   std::string base_;
   Node* last_ = nullptr;
-  Value *weights_ = nullptr, *hidden_weights_ = nullptr, *hidden_bias_ = nullptr, *lengths_ = nullptr,
-        *zeros_ = nullptr;
+  Value *weights_ = nullptr, *hidden_weights_ = nullptr, *hidden_bias_ = nullptr, *lengths_ = nullptr, *zero_ = nullptr,
+        *backwards_ = nullptr, *ends_ = nullptr;
 };
 
 }  // namespace

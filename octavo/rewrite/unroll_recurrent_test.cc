@@ -1,4 +1,4 @@
-#include "octavo/compile/unroll_recurrent.h"
+#include "octavo/rewrite/unroll_recurrent.h"
 
 #include <gtest/gtest.h>
 
