@@ -191,7 +191,7 @@ void AddQuantizationOptions(std::vector<Option>& o, QuantizationFlags& f, unsign
   o.push_back(
       {"--symmetric", &f.symmetric, "activations with the zero point in the middle (the precision decides)", g});
   o.push_back({"--asymmetric", &f.asymmetric, "activations with a zero point of their own", g});
-  o.push_back({"--weight-type T", &f.weight_type, "u8|s8|u16|s16 (the precision's)", g});
+  o.push_back({"--weight-type T", &f.weight_type, "u8|s8|u16|s16; qnn: s4 too (the precision's)", g});
   o.push_back({"--activation-type T", &f.activation_type,
                "u8|s8|u16|s16, or the mx precision's own name (the precision's)", g});
   o.push_back({"--block N", &f.block, "values in a block of int4 and the mx formats (32)", g});

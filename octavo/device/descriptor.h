@@ -52,16 +52,18 @@ struct DeviceDescriptor {
   DType activation8, weight8_uint8, weight8_int8;  // 8-bit types that are exact here, for precision uint8 and int8
   // "int8" weights are symmetric per channel; stored as `weight8_int8`, u8 with zero point 128 where s8 is not exact.
   bool per_channel_int8;
-  bool one_zero_point_per_weight;  // all channels of a u8 weight share one zero point
+  bool one_zero_point_per_weight;  // all channels of a u8 weight share one zero point: the middle one
   std::string_view weight_note;    // the reason of weight8_int8, for the manifest
   std::span<const OpSupport> ops;  // an operator not listed is kFloatOnly
 
   // An NPU: only a graph in which every float tensor has parameters stays in one piece. Placement then quantizes all
   // that the device takes, not only what gains.
   bool whole_graph = false;
-  bool static_shapes = false;   // symbolic dimensions are refused
-  bool compiles = false;        // the Compile API makes an EPContext
-  bool integer_bias16 = false;  // int32 bias beside 16-bit activations too
+  bool static_shapes = false;         // symbolic dimensions are refused
+  bool compiles = false;              // the Compile API makes an EPContext
+  bool integer_bias16 = false;        // int32 bias beside 16-bit activations too
+  bool weights4 = false;              // s4 weights, symmetric, where an operator takes a scale a channel
+  bool unsigned_activations = false;  // s8 and s16 as u8 and u16: the codes and zero points plus the middle
   // Beside 16-bit activations weights have their zero point in the middle: what corrects for another is inexact.
   bool symmetric_weights16 = false;
   // input scale * weight scale / output scale that rescaling takes at least; 0: any

@@ -168,5 +168,28 @@ TEST(Precision, RefusesWhatIsNot) {
   EXPECT_THAT(Failure(ExitCode::kUsage, [&] { ResolvePrecision(c, cpu); }), HasSubstr("fp16"));
 }
 
+TEST(ResolvePrecision, AnNpuGetsTheTypesThatItTakes) {
+  const DeviceDescriptor &qnn = *FindDevice("qnn"), &cpu = *FindDevice("cpu");
+  QuantizationConfig c;
+  c.activation_type = DType::kS8;
+  ResolvedPrecision p = ResolvePrecision(c, qnn);
+  EXPECT_EQ(p.activation, DType::kU8);
+  EXPECT_THAT(p.activation_text, testing::HasSubstr("the codes of s8 plus 128"));
+  c.activation_type = DType::kS16;
+  EXPECT_EQ(ResolvePrecision(c, qnn).activation, DType::kU16);
+  EXPECT_EQ(ResolvePrecision(c, cpu).activation, DType::kS16);
+  c.activation_type.reset();
+  c.per_channel = true;  // channels with zero points of their own are refused by the device
+  EXPECT_TRUE(ResolvePrecision(c, qnn).weight_symmetric);
+  c.per_channel.reset();
+  c.weight_type = DType::kS4;
+  p = ResolvePrecision(c, qnn);
+  EXPECT_TRUE(p.weight == DType::kS4 && p.per_channel && p.weight_symmetric && p.activation == DType::kU8);
+  c.per_channel = false;
+  EXPECT_THROW(ResolvePrecision(c, qnn), Error);
+  c.per_channel.reset();
+  EXPECT_THROW(ResolvePrecision(c, cpu), Error);
+}
+
 }  // namespace
 }  // namespace octavo

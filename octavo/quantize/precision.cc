@@ -104,7 +104,13 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     return p;
   }
   if (config.weight_type) {
-    CheckType(*config.weight_type, "--weight-type");
+    const bool four = *config.weight_type == DType::kS4 && device.weights4;
+    if (!four) CheckType(*config.weight_type, "--weight-type");
+    if (four && config.per_channel == false) {
+      ThrowUnsupported("device '" + std::string(device.name) + "' takes s4 weights with a scale a channel only",
+                       "--per-tensor", "leave it out");
+    }
+    if (four) p.per_channel = true;
     p.weight = *config.weight_type;
     p.weight_symmetric = IsSignedInteger(p.weight);
     int8_weights = p.weight == DType::kS8;
@@ -113,6 +119,9 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
     CheckType(*config.activation_type, "--activation-type");
     p.activation = *config.activation_type;
   }
+  const DType asked = p.activation;
+  if (device.unsigned_activations && asked == DType::kS8) p.activation = DType::kU8;
+  if (device.unsigned_activations && asked == DType::kS16) p.activation = DType::kU16;
   if (config.per_channel) p.per_channel = *config.per_channel;
   p.activation_symmetric = config.symmetric.value_or(false);
   // 16-bit activations run in float between their Q and DQ: the codes of s8 are exact there as they are.
@@ -120,8 +129,14 @@ ResolvedPrecision ResolvePrecision(const QuantizationConfig& config, const Devic
   if (converted) p.weight = device.weight8_int8;
   // One zero point for all channels: only the middle code can be right for every channel.
   if (p.per_channel && device.one_zero_point_per_weight && Is8Bit(p.activation)) p.weight_symmetric = true;
+  if (device.symmetric_weights16 && config.weight_type && !Is8Bit(p.activation)) p.weight_symmetric = true;
   p.weight_text = Text(p, converted, device.weight_note);
   p.activation_text = std::string(Name(p.activation)) + (p.activation_symmetric ? ", symmetric" : "");
+  if (p.weight == DType::kS4) p.weight_text += ", s8 where the device takes one scale a tensor";
+  if (p.activation != asked) {
+    p.activation_text += " (the codes of " + std::string(Name(asked)) + " plus " + (Is8Bit(asked) ? "128" : "32768") +
+                         ", exactly the same numbers: the device takes no others)";
+  }
   p.weight_bits = BitWidth(p.weight);
   return p;
 }

@@ -239,9 +239,11 @@ class WholeGraph {
     Node& node = *job.node;
     Value* old = node.input(job.weight_index);
     Type type = TypeOfCodes(*old, TypeOf(job.weight));
-    Value* fresh = graph_.AddConstant(
-        old->name(), TensorRef::FromBuffer(job.weight.storage, old->data->dims, std::move(job.weight.codes)),
-        std::move(type));
+    TensorRef codes = BitWidth(job.weight.storage) == 4
+                          ? TensorRef::FromBytes(job.weight.storage, old->data->dims,
+                                                 PackNibbles({job.weight.codes.data(), job.weight.codes.size()}))
+                          : TensorRef::FromBuffer(job.weight.storage, old->data->dims, std::move(job.weight.codes));
+    Value* fresh = graph_.AddConstant(old->name(), std::move(codes), std::move(type));
     Replace(node, job.weight_index, fresh);
     if (job.bias.empty()) return;
     const auto channels = static_cast<std::int64_t>(job.bias.size());

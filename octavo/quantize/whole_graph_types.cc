@@ -136,6 +136,7 @@ WeightOptions WholeGraphTypes::OptionsOf(const Node& node, const OpSupport& row)
       options.per_channel = row.per_channel && config_.per_channel.value_or(true);
     }
   }
+  if (options.storage == DType::kS4 && !options.per_channel) options.storage = DType::kS8;
   if (by_channel.count(&node) > 0) options = {.storage = DType::kS8, .per_channel = true, .symmetric = true};
   if (wide_weights.count(&node) > 0) {
     options.storage = DType::kS16;  // 16-bit products are of s16 weights
