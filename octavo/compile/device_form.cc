@@ -9,6 +9,9 @@
 #include <vector>
 
 #include "octavo/compile/center_attention.h"
+#include "octavo/compile/codes.h"
+#include "octavo/compile/softmax_steps.h"
+#include "octavo/compile/split_depthwise.h"
 #include "octavo/device/arithmetic.h"
 #include "octavo/rewrite/float_constant.h"
 #include "octavo/rewrite/spell_float.h"
@@ -17,39 +20,8 @@
 namespace octavo {
 namespace {
 
-// The constant codes behind a DequantizeLinear, with its parameters. Null or empty where they are not constants.
-struct Codes {
-  const Node* dequantize = nullptr;
-  const Value* codes = nullptr;  // null: computed
-  std::vector<float> scales;
-  std::vector<std::int64_t> zeros;  // as many as scales
-  DType storage = DType::kUndefined;
-};
-
-std::optional<Codes> Behind(const Value* v) {
-  const Node* dequantize = v == nullptr ? nullptr : v->producer();
-  if (dequantize == nullptr || !dequantize->Is("DequantizeLinear")) return std::nullopt;
-  const Value* scale = dequantize->input(1);
-  const Value* zero = dequantize->input(2);  // absent: 0
-  if (scale == nullptr || !scale->data || (zero != nullptr && !zero->data)) return std::nullopt;
-  Codes out;
-  out.dequantize = dequantize;
-  if (dequantize->input(0)->is_constant()) out.codes = dequantize->input(0);
-  out.scales = scale->data->ToFloats();
-  out.zeros = zero == nullptr ? std::vector<std::int64_t>(out.scales.size(), 0) : zero->data->ToInts();
-  out.storage = zero == nullptr ? dequantize->input(0)->type.dtype : zero->data->dtype;
-  if (out.scales.empty() || out.zeros.size() != out.scales.size()) return std::nullopt;
-  return out;
-}
-
 bool AllAre(const std::vector<std::int64_t>* values, const auto& is) {
   return values != nullptr && !values->empty() && std::all_of(values->begin(), values->end(), is);
-}
-
-Type OfType(DType dtype) {
-  Type type;
-  type.dtype = dtype;
-  return type;
 }
 
 // A convolution of 16-bit codes with constant 8-bit weights.
@@ -96,6 +68,14 @@ std::int64_t WeightSum(const Layer& layer, const std::vector<std::int64_t>& code
   return sum;
 }
 
+// Whether all weights of output channel `c` are zero: its products are, of whatever scale they are written in.
+bool IsZero(const Layer& layer, const std::vector<std::int64_t>& codes, std::int64_t c) {
+  const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
+  if (layer.transposed) return std::all_of(codes.begin(), codes.end(), [&](auto w) { return w == zero; });
+  const std::int64_t each = static_cast<std::int64_t>(codes.size()) / layer.channels;
+  return std::all_of(codes.begin() + c * each, codes.begin() + (c + 1) * each, [&](auto w) { return w == zero; });
+}
+
 // Before: sum = floor(products / 2^n) + truncate(bias / 2^n), where the products of the input's zero point are rounded
 // to 2^n on their own.
 // After: the bias that makes the mean of that what it should be.
@@ -122,6 +102,7 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
   const std::vector<std::int64_t> codes = layer.w.codes->data->ToInts();
   for (std::int64_t c = 0; c < layer.channels; ++c) {
     auto& b = bias[static_cast<std::size_t>(c)];
+    if (IsZero(layer, codes, c)) continue;  // nothing is rounded
     // How many products a transposed convolution adds up differs from place to place.
     const std::int64_t products = layer.transposed ? 0 : WeightSum(layer, codes, c) * layer.x.zeros[0];
     b = std::clamp<std::int64_t>(MovedBias(b, products, unit), INT32_MIN, INT32_MAX);
@@ -146,18 +127,6 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
   if (scale->data->elements() > 1) dequantize->SetAttribute("axis", std::int64_t{0});
   layer.node->SetInput(2, dequantize->output());
   return true;
-}
-
-// DequantizeLinear(QuantizeLinear(x)) in the codes of `storage`, in front of `at`.
-Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name,
-                   Node* at) {
-  Value* codes =
-      graph.AddNode("QuantizeLinear", "", {x, scale, zero}, {{graph.UniqueName(name + "_q"), OfType(storage)}}, at)
-          ->output();
-  return graph
-      .AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(name + "_dq"), OfType(DType::kF32)}},
-               at)
-      ->output();
 }
 
 // Before: Conv(x) {pads}
@@ -192,6 +161,30 @@ const Node* OnlyReader(const Value* v) {
 Value* Ints(Graph& graph, const std::string& name, const Dims& values) {
   return graph.AddConstant(graph.UniqueName(name),
                            TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
+}
+
+// Before: AveragePool(x) {kernel_shape = strides = even numbers, no pads}, which lie over x without a rest
+// After:  AveragePool(x) {pads = [0, 0, 0, 1]}: no window reaches the pad
+bool PadTiles(Node* node) {
+  if (!node->Is("AveragePool")) return false;
+  const std::vector<std::int64_t>* kernel = node->IntsAttribute("kernel_shape");
+  const std::vector<std::int64_t>* strides = node->IntsAttribute("strides");
+  const std::vector<std::int64_t>* pads = node->IntsAttribute("pads");
+  const std::vector<std::int64_t>* dilations = node->IntsAttribute("dilations");
+  const std::optional<Dims> shape = node->input(0) == nullptr ? std::nullopt : StaticShape(node->input(0)->type);
+  if (!shape || shape->size() != 4 || strides == nullptr || kernel == nullptr || *strides != *kernel ||
+      kernel->size() != 2 || !AllAre(kernel, [](auto k) { return k > 0 && k % 2 == 0; }) ||
+      (*kernel)[0] + (*kernel)[1] <= 4 || (*shape)[2] % (*kernel)[0] != 0 || (*shape)[3] % (*kernel)[1] != 0 ||
+      ((*shape)[2] == (*kernel)[0] && (*shape)[3] == (*kernel)[1]) || node->IntAttribute("ceil_mode", 0) != 0 ||
+      node->StringAttribute("auto_pad", "NOTSET") == "SAME_UPPER" ||
+      node->StringAttribute("auto_pad", "NOTSET") == "SAME_LOWER" ||
+      (pads != nullptr && !AllAre(pads, [](auto p) { return p == 0; })) ||
+      (dilations != nullptr && !AllAre(dilations, [](auto d) { return d == 1; }))) {
+    return false;
+  }
+  node->SetAttribute("auto_pad", std::string("NOTSET"));
+  node->SetAttribute("pads", std::vector<std::int64_t>{0, 0, 0, 1});
+  return true;
 }
 
 // Before: Conv(x) {one tap, strides}, x: a sum that only it reads, with one dimension of more than one element
@@ -395,7 +388,10 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   }
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
+  form.refit = FitSoftmaxSteps(model, device, arithmetic.softmax16);
+  form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
   for (Node* node : model.graph->nodes()) {
+    if (arithmetic.averages_tiles_wrongly && PadTiles(node)) ++form.pads;
     if (arithmetic.multiplies_tanh16_wrongly && clips_to_inputs && KeepTanhFloat(model, node)) ++form.bounded;
     for (const WidenedInput& wide : arithmetic.widened) {
       if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;

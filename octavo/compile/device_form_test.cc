@@ -64,6 +64,41 @@ TEST(DeviceForm, AConvolutionWithoutABiasGetsOne) {
   EXPECT_EQ(BiasOf(model), (std::vector<std::int64_t>{0, 256 + 128}));
 }
 
+TEST(DeviceForm, TheBiasOfChannelsWithoutWeightsStays) {
+  // The second channel's weights are -2, its zero point too.
+  Model model = Layer("u16", "100", "[1000, -1000]", kPlain);
+  const_cast<Value*>(ConvOf(model).input(1)->producer()->input(2))->data =
+      TensorRef::FromInts(DType::kS8, {}, std::vector<std::int64_t>{-2});
+  ToDeviceForm(model, *FindDevice("qnn"));
+  EXPECT_EQ(BiasOf(model)[1], -1000);
+  EXPECT_NE(BiasOf(model)[0], 1000);
+}
+
+// An average over windows of a map of 8x8.
+Model Average(const std::string& attributes) {
+  return Parse(
+      "ir_version = 10\nopset \"\" = 21\ngraph @g(%x: f32[1,2,8,8]) -> (%y) {\n%y: f32[1,2,h,w] = AveragePool(%x) {" +
+      attributes + "}\n}\n");
+}
+
+TEST(DeviceForm, AveragesOverEvenTilesGetAPadThatNoWindowReaches) {
+  const auto pads = [](const std::string& attributes) {
+    Model model = Average(attributes);
+    const std::int64_t changed = ToDeviceForm(model, *FindDevice("qnn")).pads;
+    const std::vector<std::int64_t>* all = model.graph->outputs()[0]->producer()->IntsAttribute("pads");
+    const std::vector<std::int64_t> last = {0, 0, 0, 1};
+    EXPECT_EQ(changed == 1, all != nullptr && *all == last);
+    return changed;
+  };
+  EXPECT_EQ(pads("kernel_shape=[4, 4], strides=[4, 4]"), 1);
+  EXPECT_EQ(pads("kernel_shape=[2, 4], strides=[2, 4], pads=[0, 0, 0, 0]"), 1);
+  EXPECT_EQ(pads("kernel_shape=[2, 2], strides=[2, 2]"), 0);  // right as they are
+  EXPECT_EQ(pads("kernel_shape=[8, 8], strides=[8, 8]"), 0);  // one window
+  EXPECT_EQ(pads("kernel_shape=[4, 4], strides=[2, 2]"), 0);
+  EXPECT_EQ(pads("kernel_shape=[6, 6], strides=[6, 6]"), 0);  // leaves a rest
+  EXPECT_EQ(pads("kernel_shape=[4, 4], strides=[4, 4], pads=[2, 2, 2, 2]"), 0);
+}
+
 TEST(DeviceForm, WhatKeepsItsBitsStays) {
   const auto biases = [](const char* device, Model model) { return ToDeviceForm(model, *FindDevice(device)).biases; };
   EXPECT_EQ(biases("cpu", Layer("u16", "7", "[1, 2]", kPlain)), 0);
@@ -280,6 +315,32 @@ TEST(DeviceForm, ATanhInSixteenBitsIsFloat) {
   const auto bounded = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).bounded; };
   EXPECT_EQ(bounded(of("Sigmoid", "u16")), 0);
   EXPECT_EQ(bounded(of("Tanh", "u8")), 0);
+}
+
+TEST(DeviceForm, TheConstantOfAScaledSumComesFirst) {
+  const auto ordered = [](const std::string& add, const std::string& constant) {
+    Model model = Parse("opset \"\" = 20\ngraph @g(%x: f32[2,4]) -> (%y) {\n%c = constant f32" + constant +
+                        "\n%s = constant f32[] 0.5\n%a: f32[2,4] = " + add + "\n%y: f32[2,4] = Mul(%a, %s)\n}");
+    const std::int64_t count = ToDeviceForm(model, *FindDevice("qnn")).ordered;
+    if (count > 0) EXPECT_TRUE(model.graph->FindValue("a")->producer()->input(0)->is_constant());
+    return count;
+  };
+  EXPECT_EQ(ordered("Add(%x, %c)", "[4] [1, 2, 3, 4]"), 1);
+  EXPECT_EQ(ordered("Add(%c, %x)", "[4] [1, 2, 3, 4]"), 0);
+  EXPECT_EQ(ordered("Sub(%x, %c)", "[4] [1, 2, 3, 4]"), 0);
+  EXPECT_EQ(ordered("Add(%x, %c)", "[] 2"), 0);
+}
+
+TEST(DeviceForm, ALogOfSixteenBitsIsFloat) {
+  const auto bounded = [](const std::string& dtype) {
+    Model model = Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%x: " + dtype +
+                        "[4]) -> (%y) {\n%s = constant f32[] 0.5\n%z = constant " + dtype +
+                        "[] 0\n%d: f32[4] = DequantizeLinear(%x, %s, %z)\n%t: f32[4] = Log(%d)\n%y: " + dtype +
+                        "[4] = QuantizeLinear(%t, %s, %z)\n}\n");
+    return ToDeviceForm(model, *FindDevice("qnn")).bounded;
+  };
+  EXPECT_EQ(bounded("u16"), 1);
+  EXPECT_EQ(bounded("u8"), 0);
 }
 
 TEST(DeviceForm, WhatTheDeviceLacksIsSpelledOut) {

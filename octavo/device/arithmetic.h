@@ -31,6 +31,13 @@ struct LackedOp {
   bool (*when)(const Node&) = nullptr;  // null: always
 };
 
+// A Softmax of u16 codes computes with floor(step / unit) units for the step of its logits, and of less than `least`
+// units with nothing. Of more than `most` what is rounded down is lost in other errors.
+struct SoftmaxSteps {
+  double unit = 0;  // 0: with any step
+  std::int64_t least = 0, most = 0;
+};
+
 struct DeviceArithmetic {
   std::string_view device;  // the descriptor's name
   // Convolutions of 16-bit activations and 8-bit weights. Their sums of products lose this many low bits, rounded down;
@@ -50,6 +57,11 @@ struct DeviceArithmetic {
   std::int64_t unrolled_steps = 0;
   // Products of a Softmax in 16 bits, whose codes are rounded down, with so many rows or more are centered; 0: none is.
   std::int64_t centered_rows = 0;
+  SoftmaxSteps softmax16;
+  // Depthwise convolutions of one tap from u16 to u16 of more channels crash the compiler; 0: of none.
+  std::int64_t depthwise16_channels = 0;
+  // Averages over tiles of even sizes, in two dimensions, are wrong.
+  bool averages_tiles_wrongly = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};

@@ -1,0 +1,38 @@
+#include "octavo/compile/codes.h"
+
+namespace octavo {
+
+std::optional<Codes> Behind(const Value* v) {
+  const Node* dequantize = v == nullptr ? nullptr : v->producer();
+  if (dequantize == nullptr || !dequantize->Is("DequantizeLinear")) return std::nullopt;
+  const Value* scale = dequantize->input(1);
+  const Value* zero = dequantize->input(2);  // absent: 0
+  if (scale == nullptr || !scale->data || (zero != nullptr && !zero->data)) return std::nullopt;
+  Codes out;
+  out.dequantize = dequantize;
+  if (dequantize->input(0)->is_constant()) out.codes = dequantize->input(0);
+  out.scales = scale->data->ToFloats();
+  out.zeros = zero == nullptr ? std::vector<std::int64_t>(out.scales.size(), 0) : zero->data->ToInts();
+  out.storage = zero == nullptr ? dequantize->input(0)->type.dtype : zero->data->dtype;
+  if (out.scales.empty() || out.zeros.size() != out.scales.size()) return std::nullopt;
+  return out;
+}
+
+Type OfType(DType dtype) {
+  Type type;
+  type.dtype = dtype;
+  return type;
+}
+
+Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name,
+                   Node* at) {
+  Value* codes =
+      graph.AddNode("QuantizeLinear", "", {x, scale, zero}, {{graph.UniqueName(name + "_q"), OfType(storage)}}, at)
+          ->output();
+  return graph
+      .AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(name + "_dq"), OfType(DType::kF32)}},
+               at)
+      ->output();
+}
+
+}  // namespace octavo

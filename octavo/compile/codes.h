@@ -1,0 +1,31 @@
+// The Q/DQ operators beside an operator, for passes that change them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "octavo/ir/graph.h"
+
+namespace octavo {
+
+// The codes behind a DequantizeLinear, with its constant parameters.
+struct Codes {
+  const Node* dequantize = nullptr;
+  const Value* codes = nullptr;  // null: computed
+  std::vector<float> scales;
+  std::vector<std::int64_t> zeros;  // as many as scales
+  DType storage = DType::kUndefined;
+};
+
+// nullopt where `v` is null, is not made by a DequantizeLinear, or its parameters are computed.
+std::optional<Codes> Behind(const Value* v);
+
+// A type without a shape.
+Type OfType(DType dtype);
+
+// DequantizeLinear(QuantizeLinear(x)) in the codes of `storage`, in front of `at`; names are made from `name`.
+Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name, Node* at);
+
+}  // namespace octavo
