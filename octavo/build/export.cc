@@ -110,6 +110,17 @@ static bool HasMxFakeQuantize(const Model& model) {
   return found;
 }
 
+namespace {
+
+bool HoldsLoops(const Model& model) {
+  bool any = false;
+  VisitNodes(static_cast<const Graph&>(*model.graph),
+             [&](const Node& node) { any = any || node.Is("Loop") || node.Is("Scan"); });
+  return any;
+}
+
+}  // namespace
+
 Model PrepareExport(const ExportRequest& request) {
   const BuildConfig& config = request.config;
   if (!request.quantize) {
@@ -123,6 +134,7 @@ Model PrepareExport(const ExportRequest& request) {
         (request.to == "onnx" && IsQuantized(model)) || (request.to == "circle" && HasMxFakeQuantize(model));
     const RuleClass most = exact ? RuleClass::kExact : RuleClass::kImproves;
     SimplifyFloat(model, most);
+    if (request.to == "circle") UnrollAndSimplify(model, most);  // it has no loops
     // The shape of an output may follow from that of another one.
     while (StaticShapes(request) && FoldOutputShapes(model) > 0) SimplifyFloat(model, most);
     FoldQdq(model);
@@ -130,6 +142,10 @@ Model PrepareExport(const ExportRequest& request) {
     return model;
   }
   Model model = ImportModel(config);
+  if (request.to == "circle" && HoldsLoops(model)) {  // Circle has none
+    SimplifyFloat(model);
+    UnrollAndSimplify(model);
+  }
   Validate(config);
   DeviceDescriptor device = RequireDevice(config.device);
   device.static_shapes = device.static_shapes || StaticShapes(request);

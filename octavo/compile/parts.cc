@@ -140,6 +140,12 @@ class SameValues {
   std::unordered_map<const Value*, const Value*> first_;
 };
 
+// Of a loop: why its steps were not written out.
+std::string WhyNoSteps(const Model& model, const Node& node) {
+  const std::string why = node.Is("Loop") || node.Is("Scan") ? WhyLoopStays(model, node) : std::string();
+  return why.empty() ? why : "; its steps are not written out: " + why;
+}
+
 using Region = std::vector<std::size_t>;  // indices of work, in execution order
 
 class Splitter {
@@ -163,7 +169,7 @@ class Splitter {
       index_[node] = work_.size();
       work_.push_back({node, true, 0});
       if (!node->subgraphs().empty()) {
-        ToCpu(index_[node], "it holds subgraphs, which the device does not run");
+        ToCpu(index_[node], "it holds subgraphs, which the device does not run" + WhyNoSteps(model_, *node));
       } else if (const Value* v = OfUnknownShape(*node); v != nullptr) {
         ToCpu(index_[node], "the shape of '" + v->name() + "' is not known before the model runs");
       } else if (const Value* made = OfFixed(*node); made != nullptr) {

@@ -211,6 +211,18 @@ TEST_F(PartsTest, AnIfAndWhatItCapturesStay) {
   ExpectSame(model, 2);
 }
 
+TEST_F(PartsTest, ALoopWhoseEndDependsOnDataStays) {
+  const Model model =
+      Text(Quantized("a", "Relu(%x)") +
+               "    %i: f32[2,4] = Loop(_, %c, %a) {body=graph @b(%k: s64[], %go: bool[], %h: f32[2,4]) -> "
+               "(%no, %n) { %n: f32[2,4] = Neg(%h)\n %no: bool[] = Not(%go) }}\n" +
+               Quantized("b", "Sigmoid(%a)") + Quantized("y", "Mul(%b, %a)"),
+           "%y, %i");
+  const InParts parts = Split(model);
+  ASSERT_EQ(parts.reasons.size(), 1u);
+  EXPECT_THAT(parts.reasons.begin()->second, HasSubstr("whether it takes a first step is computed"));
+}
+
 TEST_F(PartsTest, MovingDataAloneIsNoWork) {
   const Model model = Text(Quantized("e", "Erf(%x)") + Quantized("i", "Identity(%e)") + Quantized("d", "Erf(%i)") +
                                Quantized("y", "Tanh(%d)"),

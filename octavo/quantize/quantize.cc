@@ -154,10 +154,8 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
   for (const PassCount& pass : SimplifyFloat(model)) {
     if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
   }
-  // Loops in loops may count by shapes that only the steps of the outer one tell.
-  for (std::int64_t loops = 0; device.whole_graph && (loops = UnrollLoops(model)) > 0;) {
-    if (applied != nullptr) applied->emplace_back("unroll-loop", loops);
-    for (const PassCount& pass : SimplifyFloat(model)) {
+  if (device.whole_graph) {
+    for (const PassCount& pass : UnrollAndSimplify(model)) {
       if (applied != nullptr && pass.applied > 0) applied->emplace_back(pass.rule, pass.applied);
     }
   }

@@ -17,7 +17,6 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
     rules.push_back(FuseHardSwish());
     rules.push_back(FuseLinear());
   }
-  rules.push_back(ReverseToGather());
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());
   rules.push_back(FewerDimsTranspose());

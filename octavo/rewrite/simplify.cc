@@ -15,6 +15,7 @@ RuleSet FloatRules() {
   rules.push_back(RemoveNeutral());
   rules.push_back(RemoveAddZero());
   rules.push_back(TopKOfOne());
+  rules.push_back(ReverseToGather());
   rules.push_back(CeilToPads());
   rules.push_back(FoldBatchNorm());
   rules.push_back(FoldScale());

@@ -390,6 +390,15 @@ std::int64_t UnrollLoops(Model& model) {
   return unrolled;
 }
 
+std::vector<PassCount> UnrollAndSimplify(Model& model, RuleClass most) {
+  std::vector<PassCount> applied;
+  for (std::int64_t loops = 0; (loops = UnrollLoops(model)) > 0;) {
+    applied.push_back({"unroll-loop", loops});
+    for (PassCount& pass : SimplifyFloat(model, most)) applied.push_back(std::move(pass));
+  }
+  return applied;
+}
+
 std::string WhyLoopStays(const Model& model, const Node& node) {
   return WhyNotWritten(node, ReadLoopSteps(model, node), kMostNodes);
 }

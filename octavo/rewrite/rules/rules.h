@@ -7,17 +7,18 @@
 
 namespace octavo {
 
-std::unique_ptr<Rule> RemoveIdentity();  // Identity, Dropout, Cast to the same type
-std::unique_ptr<Rule> RemoveNeutral();   // x * 1, x / 1, x - 0
-std::unique_ptr<Rule> RemoveAddZero();   // x + 0
-std::unique_ptr<Rule> FillToNumber();    // x * ConstantOfShape(1) -> x * 1
-std::unique_ptr<Rule> TopKOfOne();       // the greatest of one element
-std::unique_ptr<Rule> FoldShape();       // Shape and Size of a value with a static shape
-std::unique_ptr<Rule> FoldBatchNorm();   // BatchNormalization into the layer before it
-std::unique_ptr<Rule> SplitBatchNorm();  // BatchNormalization into Mul and Add
-std::unique_ptr<Rule> CeilToPads();      // AveragePool with ceil_mode -> with pads
-std::unique_ptr<Rule> FoldScale();       // Mul, Div, Add, Sub by constants into the layer before it
-std::unique_ptr<Rule> EinsumToMatMul();  // Einsum of two tensors -> MatMul between Transposes and Reshapes
+std::unique_ptr<Rule> RemoveIdentity();   // Identity, Dropout, Cast to the same type
+std::unique_ptr<Rule> RemoveNeutral();    // x * 1, x / 1, x - 0
+std::unique_ptr<Rule> RemoveAddZero();    // x + 0
+std::unique_ptr<Rule> ReverseToGather();  // ReverseSequence of known lengths -> Gather
+std::unique_ptr<Rule> FillToNumber();     // x * ConstantOfShape(1) -> x * 1
+std::unique_ptr<Rule> TopKOfOne();        // the greatest of one element
+std::unique_ptr<Rule> FoldShape();        // Shape and Size of a value with a static shape
+std::unique_ptr<Rule> FoldBatchNorm();    // BatchNormalization into the layer before it
+std::unique_ptr<Rule> SplitBatchNorm();   // BatchNormalization into Mul and Add
+std::unique_ptr<Rule> CeilToPads();       // AveragePool with ceil_mode -> with pads
+std::unique_ptr<Rule> FoldScale();        // Mul, Div, Add, Sub by constants into the layer before it
+std::unique_ptr<Rule> EinsumToMatMul();   // Einsum of two tensors -> MatMul between Transposes and Reshapes
 
 // For devices that take a function as one operator (FusePatterns).
 std::unique_ptr<Rule> FuseFastLayerNorm();    // the same with a variance of means of squares, over any axis
@@ -30,7 +31,6 @@ std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
 std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
 std::unique_ptr<Rule> FarTapsToSlices();      // a Conv of taps far apart -> one of single taps over their slices
 std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
-std::unique_ptr<Rule> ReverseToGather();      // ReverseSequence of known lengths -> Gather
 std::unique_ptr<Rule> GatherNdToGather();     // GatherND at known places -> Gather of a Reshape
 std::unique_ptr<Rule> FewerDimsTranspose();   // Transpose of more than 5 dimensions -> of fewer, between Reshapes
 std::unique_ptr<Rule> ReshapeTwice();         // a Reshape to more than 5 dimensions and back -> one
