@@ -129,27 +129,47 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
   return true;
 }
 
-// Before: Conv(x) {pads}
-// After:  Conv(DequantizeLinear(QuantizeLinear(Pad(x)))) {pads = 0}, in the parameters of x
-bool TakePadsOut(Model& model, const Layer& layer) {
+// Before: Conv(x, w: 5x5) {depthwise, strides = 2, pads}
+// After:  Conv(x, w: 6x6, whose first row and column are 0) {pads one more before}: the compiler takes a Pad in front
+//         into the convolution, and where there is padding a 5x5 is wrong on the left and at the bottom
+bool GrowKernel(Model& model, const Layer& layer) {
+  constexpr std::int64_t kFrom = 5, kTo = 6;
   const Dims& dims = layer.w.codes->data->dims;
   const std::vector<std::int64_t>* pads = layer.node->IntsAttribute("pads");
-  if (!layer.depthwise || dims.size() != 4 || dims[2] != 5 || dims[3] != 5 || layer.x.zeros[0] == 0 ||
-      !AllAre(layer.node->IntsAttribute("strides"), [](auto s) { return s == 2; }) || pads == nullptr ||
-      pads->size() != 4 || AllAre(pads, [](auto p) { return p == 0; })) {
+  const std::string padding = layer.node->StringAttribute("auto_pad", "NOTSET");
+  if (!layer.depthwise || dims.size() != 4 || dims[2] != kFrom || dims[3] != kFrom || padding != "NOTSET" ||
+      !AllAre(layer.node->IntsAttribute("strides"), [](auto s) { return s == 2; }) ||
+      (layer.node->IntsAttribute("dilations") != nullptr &&
+       !AllAre(layer.node->IntsAttribute("dilations"), [](auto d) { return d == 1; })) ||
+      (pads != nullptr && pads->size() != 4)) {
     return false;
   }
+  const std::vector<std::int64_t> codes = layer.w.codes->data->ToInts();
+  std::vector<std::int64_t> grown;
+  for (std::int64_t c = 0; c < layer.channels; ++c) {
+    const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
+    for (std::int64_t y = 0; y < kTo; ++y) {
+      for (std::int64_t x = 0; x < kTo; ++x) {
+        const std::int64_t from = (c * kFrom + y - 1) * kFrom + x - 1;
+        grown.push_back(y == 0 || x == 0 ? zero : codes[static_cast<std::size_t>(from)]);
+      }
+    }
+  }
   Graph& graph = *model.graph;
-  const std::string base = layer.node->input(0)->name() + "_padded";
-  const std::vector<std::int64_t> all = {0, 0, (*pads)[0], (*pads)[1], 0, 0, (*pads)[2], (*pads)[3]};
-  Value* amounts = graph.AddConstant(graph.UniqueName(base + "_by"), TensorRef::FromInts(DType::kS64, {8}, all));
-  Value* padded = graph
-                      .AddNode("Pad", "", {layer.node->input(0), amounts},
-                               {{graph.UniqueName(base), OfType(DType::kF32)}}, layer.node)
-                      ->output();
-  layer.node->SetInput(0, Requantized(graph, padded, layer.x.dequantize->input(1), layer.x.dequantize->input(2),
-                                      layer.x.storage, base, layer.node));
-  layer.node->SetAttribute("pads", std::vector<std::int64_t>(4, 0));
+  const std::string base = layer.w.codes->name() + "_grown";
+  Value* larger = graph.AddConstant(graph.UniqueName(base),
+                                    TensorRef::FromInts(layer.w.storage, {layer.channels, 1, kTo, kTo}, grown));
+  std::vector<Value*> inputs(layer.w.dequantize->inputs().begin(), layer.w.dequantize->inputs().end());
+  inputs[0] = larger;
+  Node* dequantize = graph.AddNode("DequantizeLinear", "", inputs,
+                                   {{graph.UniqueName(base + "_dq"), OfType(DType::kF32)}}, layer.node);
+  dequantize->SetAttribute("axis", layer.w.dequantize->IntAttribute("axis", 1));
+  layer.node->SetInput(1, dequantize->output());
+  if (layer.node->IntsAttribute("kernel_shape") != nullptr) layer.node->SetAttribute("kernel_shape", Dims{kTo, kTo});
+  std::vector<std::int64_t> before = pads == nullptr ? std::vector<std::int64_t>(4, 0) : *pads;
+  ++before[0];
+  ++before[1];
+  layer.node->SetAttribute("pads", before);
   return true;
 }
 
@@ -345,16 +365,35 @@ bool Bound(Model& model, Node* node, float bound) {
 
 // Before: LRN(DequantizeLinear(codes))
 // After:  LRN(Clip(DequantizeLinear(codes), -bound, bound))
-bool KeepFromCodes(Model& model, Node* node, float bound) {
+bool KeepFromCodes(Model& model, Node* node, const BoundedInput& apart) {
   const Value* x = node->input(0);
   if (x == nullptr || x->producer() == nullptr || !x->producer()->Is("DequantizeLinear")) return false;
+  if (apart.bits != 0 && BitWidth(x->producer()->input(0)->type.dtype) != apart.bits) return false;
   if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kF16) return false;
-  InsertClip(model, node, -bound, bound);
+  InsertClip(model, node, -apart.bound, apart.bound);
   return true;
+}
+
+// Before: Mul(Add(x, c), s), in float, c constant, s one number
+// After:  Mul(Add(c, x), s)
+bool PutConstantFirst(const Node* node) {
+  if (!node->Is("Mul") || node->inputs().size() != 2) return false;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Value* s = node->input(1 - i);
+    Node* add = node->input(i) == nullptr ? nullptr : node->input(i)->producer();
+    if (s == nullptr || !s->is_constant() || !s->data || s->data->elements() != 1 || add == nullptr) continue;
+    Value *x = add->input(0), *c = add->input(1);
+    if (!add->Is("Add") || x->is_constant() || !c->is_constant() || !c->data || c->data->elements() < 2) continue;
+    add->SetInput(0, c);
+    add->SetInput(1, x);
+    return true;
+  }
+  return false;
 }
 
 // Before: QuantizeLinear(Concat(a, b)), in float, to 8 bits
 // After:  QuantizeLinear(Clip(Concat(a, b))), to what the codes hold
+// The values of a TopK are float for the device, of codes too.
 bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
   Value* x = node->input(0);
   const Node* mover = x == nullptr ? nullptr : x->producer();
@@ -366,6 +405,7 @@ bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
   if (!mover->Is("Concat") && device.Support(mover->op(), mover->domain()) != QuantSupport::kPassThrough) return false;
   for (const Value* from : mover->inputs()) {
     if (from == nullptr || from->is_constant()) continue;
+    if (mover->Is("TopK")) break;
     if (from->producer() == nullptr || from->producer()->Is("DequantizeLinear")) return false;
   }
   const DType storage = zero->data->dtype;
@@ -400,8 +440,9 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
       if (clips_to_inputs && node->Is(bounded.op) && Bound(model, node, bounded.bound)) ++form.bounded;
     }
     for (const BoundedInput& apart : arithmetic.taken_for_codes) {
-      if (clips_to_inputs && node->Is(apart.op) && KeepFromCodes(model, node, apart.bound)) ++form.bounded;
+      if (clips_to_inputs && node->Is(apart.op) && KeepFromCodes(model, node, apart)) ++form.bounded;
     }
+    if (arithmetic.scales_sums_wrongly && PutConstantFirst(node)) ++form.ordered;
     if (clips_to_inputs && arithmetic.floors_moved_floats && HoldMoved(model, node, device)) ++form.bounded;
     if (arithmetic.casts_bool_wrongly && Select(model, node)) {
       ++form.selected;
@@ -411,7 +452,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     std::optional<Layer> layer = LayerOf(node);
     if (!layer) continue;
     if (arithmetic.conv16_strides_twice && TakeStridesOut(model, *layer)) ++form.strides;
-    if (arithmetic.conv16_pads_5x5_wrongly && TakePadsOut(model, *layer)) ++form.pads;
+    if (arithmetic.conv16_pads_5x5_wrongly && GrowKernel(model, *layer)) ++form.kernels;
     if (!KeepsBits(*layer) && MoveBias(model, *layer, std::int64_t{1} << arithmetic.conv16_lost_bits)) ++form.biases;
   }
   if (form.changed())

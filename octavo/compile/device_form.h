@@ -10,7 +10,8 @@ namespace octavo {
 
 struct DeviceForm {
   std::int64_t biases = 0;    // of convolutions, moved by what the device rounds down
-  std::int64_t pads = 0;      // of convolutions, taken out of them; of averages, that no window reaches
+  std::int64_t pads = 0;      // of averages, that no window reaches
+  std::int64_t kernels = 0;   // of convolutions, that grew
   std::int64_t strides = 0;   // of convolutions, taken out of them
   std::int64_t widened = 0;   // inputs in 8 bits that go in in 16
   std::int64_t selected = 0;  // casts of bool that became a Where
@@ -20,9 +21,10 @@ struct DeviceForm {
   std::int64_t split = 0;     // depthwise convolutions
   std::int64_t spelled = 0;   // float operators that became others
   std::int64_t bounded = 0;   // float operators kept apart from what they read
+  std::int64_t ordered = 0;   // sums whose constant comes first
   bool changed() const {
-    return biases + pads + strides + widened + selected + unrolled + centered + bounded + spelled + refit +
-               split >
+    return biases + pads + kernels + strides + widened + selected + unrolled + centered + bounded + spelled + ordered +
+               refit + split >
            0;
   }
 };

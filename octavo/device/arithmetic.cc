@@ -25,9 +25,11 @@ constexpr BoundedInput kQnnCoarse[] = {
 // An LRN between codes of u16 is refused (the model does not compile), in u8 it has 44 dB; behind a Clip, which keeps
 // it float, 71 dB and 55 dB, which is what rounding to 8 bits leaves.
 // A CumSum of u8 is off by 50 steps (root mean square), behind a Clip by 0.3.
+// A Log of u16 gave one number for all in some graphs (-8 dB); behind a Clip it has 70 dB.
 constexpr BoundedInput kQnnApart[] = {
     {"LRN", 65504.0f},
     {"CumSum", 65504.0f},
+    {"Log", 65504.0f, 16},
 };
 
 // An LSTM has the coarse Tanh and Sigmoid at every step: 35 to 44 dB, 58 dB and more as operators of its own, which for
@@ -81,6 +83,7 @@ constexpr LackedOp kQnnLacked[] = {
     {"Mod"},
     {"IsInf"},
     {"Cast"},
+    {"Div"},
     {"ReduceL1"},
     {"ReduceSumSquare"},
     {"ReduceLogSum"},
@@ -118,6 +121,8 @@ constexpr std::int64_t kQnnDepthwise = 256;
 // Tanh and a constant. With a Clip behind the Tanh, which is float then: 71 to 73 dB. A Sigmoid and 8 bits are right.
 // An Equal of an Expand, cast to float and multiplied by a matrix and then by a scalar, came out with its rows
 // permuted; a Where in the place of the Cast comes out right.
+// (x + c) s in float, c of [4,1,1] or [16], was at 9 to 24 dB, (c + x) s at 71, and so are a Sub, a Div, a c of one
+// number, and a sum behind a Conv or MatMul.
 // Float numbers that a Split, a Reshape and a Concat moved came out half a step of 8 bits too low (mean; 0.56 steps
 // root mean square); with a Clip before the QuantizeLinear 0.29, which is what rounding makes.
 constexpr DeviceArithmetic kArithmetics[] = {
@@ -134,6 +139,7 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .softmax16 = kQnnSoftmax,
      .depthwise16_channels = kQnnDepthwise,
      .averages_tiles_wrongly = true,
+     .scales_sums_wrongly = true,
      .floors_moved_floats = true,
      .coarse_after_sums = kQnnCoarse,
      .taken_for_codes = kQnnApart},

@@ -23,6 +23,7 @@ struct WidenedInput {
 struct BoundedInput {
   std::string_view op;
   float bound;
+  int bits = 0;  // of the codes that it reads; 0: any
 };
 
 // A float operator that the device has not, or in few bits, and that becomes others (rewrite/spell_float.h).
@@ -62,6 +63,9 @@ struct DeviceArithmetic {
   std::int64_t depthwise16_channels = 0;
   // Averages over tiles of even sizes, in two dimensions, are wrong.
   bool averages_tiles_wrongly = false;
+  // In float (x + c) s, c a constant of several numbers and s one number, comes out as another function; (c + x) s is
+  // right.
+  bool scales_sums_wrongly = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};

@@ -258,6 +258,26 @@ Value* CastWhole(Speller& spell, Node& node) {
   return y;
 }
 
+// Integers a / b towards zero, of what a device gives that rounds the quotient q to the nearest: where |q b| > |a|, it
+// is one too far from zero.
+Value* DivIntegers(Speller& spell, Node& node) {
+  const DType dtype = spell.like().dtype;
+  if ((dtype != DType::kS32 && dtype != DType::kS64) || node.input(1) == nullptr) return nullptr;
+  Value *a = spell.x(), *b = node.input(1);
+  const Type type = node.output()->type, test = WithType(type, DType::kBool);
+  Value* q = spell.Op("Div", {a, b}, type);
+  Value* back = spell.Op("Abs", {spell.Op("Mul", {q, b}, type)}, type);
+  Value* over = spell.Op("Greater", {back, spell.Op("Abs", {a})}, test);
+  const auto number = [&](std::int64_t n) {
+    Graph& graph = *node.graph();
+    return graph.AddConstant(graph.UniqueName(node.output()->name() + "_number"),
+                             TensorRef::FromInts(dtype, {}, {&n, 1}));
+  };
+  Value *up = spell.Op("Add", {q, number(1)}, type), *down = spell.Op("Sub", {q, number(1)}, type);
+  Value* nearer = spell.Op("Where", {spell.Op("Greater", {q, number(0)}, test), down, up}, type);
+  return spell.Op("Where", {over, nearer, q}, type);
+}
+
 constexpr Spelling kElementwise[] = {
     {"Softplus", Softplus}, {"Mish", Mish},         {"Softsign", Softsign},
     {"Celu", Celu},         {"Sinh", Sinh},         {"Cosh", Cosh},
@@ -265,7 +285,7 @@ constexpr Spelling kElementwise[] = {
     {"Acos", Acos},         {"Asinh", Asinh, 11},   {"Acosh", Acosh},
     {"Atanh", Atanh},       {"Shrink", Shrink, 9},  {"ThresholdedRelu", ThresholdedRelu, 9},
     {"PRelu", PRelu},       {"Pow", Pow},           {"Mod", Mod, 10},
-    {"IsInf", IsInf, 11},   {"Cast", CastWhole, 9},
+    {"IsInf", IsInf, 11},   {"Cast", CastWhole, 9}, {"Div", DivIntegers, 9, true},
 };
 
 }  // namespace

@@ -14,7 +14,8 @@ namespace octavo {
 //   Pow of a constant base above 0 or to the exponent -0.5, Mod of floats (fmod), IsInf,
 //   ReduceL1, ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, ReduceProd, GlobalLpPool and LpPool with p of 1 and 2,
 //   LpNormalization, MeanVarianceNormalization, Hardmax, OneHot, CumSum that is exclusive or reverse, ArgMax and ArgMin
-//   with select_last_index, and a Cast to integers (of numbers that are whole then, for one that does not cut off).
+//   with select_last_index, a Cast to integers (of numbers that are whole then, for one that does not cut off), and a
+//   Div of integers (set right where it rounds to the nearest).
 // Not the same: Erf (off by up to 4e-5), a MeanVarianceNormalization of numbers that differ by less than 1e-4, and what
 // is no number: outside of their domain Asin and Acos give numbers, and an infinity among the inputs of a reduction or
 // a Mish may give NaN.

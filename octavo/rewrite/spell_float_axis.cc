@@ -48,6 +48,8 @@ Type Reduced(const Type& x, const Dims& axes, bool keep) {
 
 namespace {
 
+constexpr std::uint64_t kMostFactors = 16;  // of a product
+
 // The axis that `node` works along, from 0 on; nothing where the rank of its input is not known.
 std::optional<std::int64_t> AxisOf(const Node& node, std::int64_t otherwise) {
   const Value* x = node.input(0);
@@ -112,12 +114,16 @@ Value* LogOfSumOfExp(Speller& spell, Node& node) {
   return spell.Op("Add", {spell.Op("Log", {sum}, sum->type), back}, sum->type);
 }
 
-// Halves are multiplied until one is left: partial products may leave the range of fp16 where the product does not.
+// Halves are multiplied until one is left. Of more than 16 factors the product is seldom within the range of fp16, and
+// partial products may not be where it is.
 Value* Product(Speller& spell, Node& node) {
   const std::optional<Dims> dims = StaticShape(spell.like());
   if (ReducesNothing(node) || !dims || dims->empty()) return nullptr;
   const std::optional<Dims> axes = AxesOf(node, std::ssize(*dims));
   if (!axes || std::find(dims->begin(), dims->end(), 0) != dims->end()) return nullptr;
+  Dims factors;
+  for (const std::int64_t axis : *axes) factors.push_back((*dims)[static_cast<std::size_t>(axis)]);
+  if (ElementCount(factors) > kMostFactors) return nullptr;
   Value* product = spell.x();
   for (const std::int64_t axis : *axes) {
     for (std::int64_t n = (*dims)[static_cast<std::size_t>(axis)]; n > 1; n = n / 2 + n % 2) {

@@ -96,6 +96,17 @@ TEST(SpellFloat, Elementwise) {
   const std::string small = "%o = constant f32[] 0.45\n%p: f32[2,3,4,4] = Mul(%x, %o)\n";
   for (const char* op : {"Asin(%p)", "Acos(%p)", "Atanh(%p)", "Tan(%p)"}) ExpectSpelled(op, "[2,3,4,4]", small);
   ExpectSpelled("Cast(%x) {to=7}", "[2,3,4,4]", "", "s64");
+  ExpectSpelled("Mod(%x, %s) {fmod=1}", "[2,3,4,4]", "%s = constant f32[] -1.5\n");
+  // Of a division that is right already, nothing is taken off.
+  const std::string whole = "%f: f32[2,3,4,4] = Mul(%x, %t)\n%w: f32[2,3,4,4] = Round(%f)\n";
+  for (const char* divisor : {"2", "-3"}) {
+    Model model = Parse(
+        "opset \"\" = 20\ngraph @g(%x: f32[2,3,4,4]) -> (%y) {\n%t = constant f32[] 5\n%d = constant s64[] " +
+        std::string(divisor) + "\n" + whole + "%i: s64[2,3,4,4] = Cast(%w) {to=7}\n%y: s64[2,3,4,4] = Div(%i, %d)\n}");
+    const Model before = Clone(model);
+    EXPECT_EQ(SpellFloat(model, All), 1);
+    testing::ExpectSameNumbers(before, model, 0, divisor);
+  }
   const std::string infinite = "%o = constant f32[] 0\n%l: f32[2,3,4,4] = Relu(%x)\n%p: f32[2,3,4,4] = Log(%l)\n";
   for (const char* only : {"", " {detect_negative=0}", " {detect_positive=0}"}) {
     Model model = Parse("opset \"\" = 20\ngraph @g(%x: f32[2,3,4,4]) -> (%y) {\n" + infinite +
@@ -111,7 +122,7 @@ TEST(SpellFloat, AlongAxes) {
   for (const std::string op : {"ReduceLogSumExp", "ReduceProd", "ReduceL1", "ReduceSumSquare"}) {
     ExpectSpelled(op + "(%x, %a)", "[2,1,4,1]", axes);
     ExpectSpelled(op + "(%x, %a) {keepdims=0}", "[2,4]", axes);
-    ExpectSpelled(op + "(%x) {keepdims=0}", "[]", "", "f32", 2e-4f);
+    if (op != "ReduceProd") ExpectSpelled(op + "(%x) {keepdims=0}", "[]", "", "f32", 2e-4f);
   }
   ExpectSpelled("ReduceLogSum(%p, %a)", "[2,1,4,1]", axes + "%p: f32[2,3,4,4] = Exp(%x)\n");
   ExpectSpelled("GlobalLpPool(%x)", "[2,3,1,1]");
@@ -159,6 +170,7 @@ TEST(SpellFloat, OthersStay) {
   stays("LpPool(%x) {p=3, kernel_shape=[1]}");
   stays("CumSum(%x, %a)", "%a = constant s64[] 1\n");
   stays("ArgMax(%x)");
+  stays("ReduceProd(%l)", "%s = constant s64[2] [6, 6]\n%l: f32[6,6] = Expand(%x, %s)\n");  // 36 factors
   stays("ReduceProd(%x, %a)", "%n: s64[2] = Shape(%x)\n%a: s64[1] = ReduceMin(%n)\n");
 }
 
