@@ -20,6 +20,7 @@
 #include "octavo/quantize/select.h"
 #include "octavo/rewrite/fake_quantize.h"
 #include "octavo/rewrite/passes.h"
+#include "octavo/rewrite/spell_float.h"
 #include "octavo/rewrite/unroll_recurrent.h"
 
 namespace octavo {
@@ -351,6 +352,7 @@ ExportReport ExportCircle(const ExportRequest& request) {
   }
   PropagateParams(model);
   const std::vector<std::string> without = IsQuantized(model) ? ValuesWithoutParams(model) : std::vector<std::string>{};
+  SpellFloat(model, [](const Node& node) { return !LowersToCircle(node.op()); });
   const CircleReport lowered = LowerToCircle(model);
   WriteCircle(model, request.out);
   ExportReport report;

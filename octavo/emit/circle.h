@@ -43,6 +43,10 @@ struct CircleReport {
 // reason, for what has no form in Circle.
 CircleReport LowerToCircle(Model& model);
 
+// Whether an operator has a form in Circle, or is said in several there. Others can be spelled out before
+// (rewrite/spell_float.h).
+bool LowersToCircle(std::string_view op);
+
 struct CircleWriteOptions {
   // Models whose constants pass this many bytes are written with buffer offsets: their payload follows the flatbuffer.
   std::uint64_t largest_inline = std::uint64_t{1} << 30;

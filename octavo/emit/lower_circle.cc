@@ -638,6 +638,8 @@ CircleReport CircleLowering::Run() {
 
 }  // namespace internal
 
+bool LowersToCircle(std::string_view op) { return internal::CircleLowering::Handlers().contains(op); }
+
 CircleReport LowerToCircle(Model& model) { return internal::CircleLowering(model).Run(); }
 
 }  // namespace octavo

@@ -60,10 +60,10 @@ class CircleLowering {
   explicit CircleLowering(Model& model);
   CircleReport Run();
 
- private:
   using Handler = void (CircleLowering::*)(const Node&);
   static const std::unordered_map<std::string_view, Handler>& Handlers();
 
+ private:
   // --- values ------------------------------------------------------------------------------------------------------
   // The new value that holds `old` in this layout, as it is typed or (as_float) as float numbers. Makes a TRANSPOSE,
   // RESHAPE, DEQUANTIZE or converted constant the first time.
@@ -147,7 +147,7 @@ class CircleLowering {
   void Silu(const Node& node);
   void Erf(const Node& node);
   void Reciprocal(const Node& node);
-  void Composed(const Node& node);
+  void EluOf(const Node& node);
   void Softmax(const Node& node);
   void Pool(const Node& node);
   void GlobalPool(const Node& node);

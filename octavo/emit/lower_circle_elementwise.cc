@@ -195,7 +195,7 @@ void CircleLowering::Activation(const Node& node) {
       {"Round", "ROUND"}, {"Sin", "SIN"},          {"Cos", "COS"},   {"Sign", "SIGN"},   {"Elu", "ELU"}};
   const Value* x = node.input(0);
   const std::string op(kNames.at(node.op()));
-  if (node.Is("Elu") && node.FloatAttribute("alpha", 1) != 1) return Composed(node);
+  if (node.Is("Elu") && node.FloatAttribute("alpha", 1) != 1) return EluOf(node);
   const Value* data[] = {x};
   RequireArithmetic(node, data);
   bool integer = IsFloat(node.output()->type.dtype) && Integer(node, op, data);
@@ -358,8 +358,8 @@ void CircleLowering::Reciprocal(const Node& node) {
   Finish(node, layout, Binary("DIV", Scalar(1, name + "_one"), Get(x, layout, true), name), false);
 }
 
-// Activations that no consumer has, in float.
-void CircleLowering::Composed(const Node& node) {
+// Elu and Selu of any factor, in float: gamma (max(x, 0) + alpha (e^(min(x, 0)) - 1)).
+void CircleLowering::EluOf(const Node& node) {
   const Value* x_old = node.input(0);
   RequireArithmetic(node, {{x_old}});
   const Layout layout = Prefer(x_old);
@@ -367,39 +367,12 @@ void CircleLowering::Composed(const Node& node) {
   if (x_old->type.quant || OutputOf(node)->type.quant) KeptFloat(node, "it is several operators in Circle");
   Value* x = Get(x_old, layout, true);
   const auto c = [&](float v) { return Scalar(v, name + "_c"); };
-  // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which does not overflow.
-  const auto softplus = [&] {
-    Value* e = Unary("EXP", Unary("NEG", Unary("ABS", x, name), name), name);
-    Value* l = Unary("LOG", Binary("ADD", e, c(1), name), name);
-    return Binary("ADD", Unary("RELU", x, name), l, name);
-  };
-  // max(x, 0) + alpha (e^(min(x, 0) / beta) - 1)
-  const auto elu = [&](float alpha, float beta) {
-    Value* low = Binary("MINIMUM", x, c(0), name);
-    if (beta != 1) low = Binary("DIV", low, c(beta), name);
-    low = Binary("MUL", Binary("SUB", Unary("EXP", low, name), c(1), name), c(alpha), name);
-    return Binary("ADD", Unary("RELU", x, name), low, name);
-  };
-  Value* y = nullptr;
-  if (node.Is("Softplus")) {
-    y = softplus();
-  } else if (node.Is("Mish")) {
-    y = Binary("MUL", x, Unary("TANH", softplus(), name), name);
-  } else if (node.Is("Softsign")) {
-    y = Binary("DIV", x, Binary("ADD", Unary("ABS", x, name), c(1), name), name);
-  } else if (node.Is("Selu")) {
-    y = Binary("MUL", elu(node.FloatAttribute("alpha", 1.67326319217681884765625f), 1),
-               c(node.FloatAttribute("gamma", 1.05070102214813232421875f)), name);
-  } else if (node.Is("Celu")) {
-    const float alpha = node.FloatAttribute("alpha", 1);
-    y = elu(alpha, alpha);
-  } else if (node.Is("Elu")) {
-    y = elu(node.FloatAttribute("alpha", 1), 1);
-  } else {  // ThresholdedRelu
-    Value* passes = Binary("GREATER", x, c(node.FloatAttribute("alpha", 1)), name);
-    passes->type.dtype = DType::kBool;
-    y = Emit("SELECT_V2", {passes, x, c(0)}, name, MakeType(DType::kF32, ShapeOf(x)));
-  }
+  const bool scaled = node.Is("Selu");
+  const float alpha = node.FloatAttribute("alpha", scaled ? 1.67326319217681884765625f : 1.0f);
+  Value* low = Unary("EXP", Binary("MINIMUM", x, c(0), name), name);
+  low = Binary("MUL", Binary("SUB", low, c(1), name), c(alpha), name);
+  Value* y = Binary("ADD", Unary("RELU", x, name), low, name);
+  if (scaled) y = Binary("MUL", y, c(node.FloatAttribute("gamma", 1.05070102214813232421875f)), name);
   Finish(node, layout, y, false);
 }
 
