@@ -164,6 +164,10 @@ std::string WholeGraphPlan::Refusal(const Node& node) const {
       }
     }
   }
+  for (std::size_t i = 1; i < node.inputs().size(); ++i) {
+    const Value* x = node.input(0);
+    if (x != nullptr && x->is_constant() && RoleOf(node, i) == Role::kWeight) return "it computes a constant";
+  }
   const OpInfo& info = FindOp(node);
   if (info.bias_input >= 0) {
     const Value* bias = node.input(static_cast<std::size_t>(info.bias_input));

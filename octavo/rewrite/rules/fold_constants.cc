@@ -80,21 +80,47 @@ std::optional<std::uint64_t> FilledBytes(const Node& node) {
 // Broadcasting of two constants can multiply their sizes; everything else not in kGrows gives at most what it gets, up
 // to the width of the type.
 // `unpacks`: scales of blocks may be products of smaller ones.
-bool SizeAcceptable(const Node& node, std::uint64_t input_bytes, bool unpacks) {
-  if (node.Is("DequantizeLinear")) return true;  // as many elements as there are codes
+// kPassing: the result is bigger than what it is made of, which is worth it where only other folded nodes read it.
+enum class Size { kRefused, kPassing, kAcceptable };
+
+Size SizeOf(const Node& node, std::uint64_t input_bytes, bool unpacks) {
+  if (node.Is("DequantizeLinear")) return Size::kAcceptable;  // as many elements as there are codes
   const bool scales = unpacks && (node.Is("Mul") || node.Is("Cast"));
+  Size size = Size::kAcceptable;
   for (const Value* output : node.outputs()) {
     if (output == nullptr) continue;
     std::optional<std::uint64_t> bytes = KnownBytes(output->type);
     if (!bytes.has_value()) bytes = GatheredBytes(node);
     if (!bytes.has_value()) bytes = FilledBytes(node);
     if (bytes.has_value()) {
-      if (*bytes > kMaxResult || (!scales && *bytes > kSmall && *bytes > 4 * input_bytes)) return false;
+      if (*bytes > kMaxResult) return Size::kRefused;
+      if (!scales && *bytes > kSmall && *bytes > 4 * input_bytes) size = Size::kPassing;
     } else if (In(node.op(), kGrows) || input_bytes > (node.inputs().size() > 1 ? 4096u : kMaxResult / 8)) {
-      return false;
+      return Size::kRefused;
     }
   }
-  return true;
+  return size;
+}
+
+// Leaves out what is bigger than what it is made of and read by nodes that are not folded, and what is made of it.
+void LeaveGrown(std::vector<Node*>& folded, std::unordered_set<const Node*>& set,
+                const std::unordered_map<const Node*, std::uint64_t>& passing) {
+  const auto goes = [&](const Node* node) {
+    for (const Value* input : node->inputs()) {
+      if (input != nullptr && input->producer() != nullptr && !set.contains(input->producer())) return true;
+    }
+    return passing.contains(node) &&
+           std::any_of(node->outputs().begin(), node->outputs().end(), [&](const Value* output) {
+             return output != nullptr && std::any_of(output->uses().begin(), output->uses().end(),
+                                                     [&](const Use& use) { return !set.contains(use.node); });
+           });
+  };
+  for (bool again = !passing.empty(); again;) {
+    again = false;
+    // Consumers first: of a chain that is left out the last ones go, then what they read.
+    for (auto it = folded.rbegin(); it != folded.rend(); ++it) again = (goes(*it) && set.erase(*it) > 0) || again;
+    std::erase_if(folded, [&](const Node* node) { return !set.contains(node); });
+  }
 }
 
 enum class Unpack { kNothing, kBlocks, kAll };
@@ -133,6 +159,8 @@ std::int64_t Fold(Model& model, Unpack unpack) {
   // 1. The nodes that depend on constants only, in execution order.
   std::vector<Node*> folded;
   std::unordered_set<const Node*> set;
+  std::unordered_map<const Node*, std::uint64_t> passing;  // and the bytes that they are made of
+  std::uint64_t passing_bytes = 0;
   for (Node* node = graph.first(); node != nullptr; node = node->next()) {
     if (!Foldable(*node, unpack)) continue;
     bool ready = true;
@@ -142,15 +170,23 @@ std::int64_t Fold(Model& model, Unpack unpack) {
       if (input->is_constant() && input->data.has_value() && !input->type.quant.has_value()) {
         input_bytes += input->data->bytes.size();
       } else if (input->producer() != nullptr && set.contains(input->producer())) {
-        input_bytes += KnownBytes(input->type).value_or(kSmall);
+        const auto grown = passing.find(input->producer());
+        input_bytes += grown != passing.end() ? grown->second : KnownBytes(input->type).value_or(kSmall);
       } else {
         ready = false;
       }
     }
-    if (!ready || !SizeAcceptable(*node, input_bytes, unpack != Unpack::kNothing)) continue;
+    const Size size = ready ? SizeOf(*node, input_bytes, unpack != Unpack::kNothing) : Size::kRefused;
+    if (size == Size::kRefused) continue;
+    if (size == Size::kPassing) {
+      passing_bytes += KnownBytes(node->output()->type).value_or(kSmall);
+      if (passing_bytes > kMaxTotal) continue;
+      passing[node] = input_bytes;
+    }
     folded.push_back(node);
     set.insert(node);
   }
+  LeaveGrown(folded, set, passing);
   if (folded.empty()) return 0;
 
   // 2. One model of them; its outputs are what the rest of the graph reads.

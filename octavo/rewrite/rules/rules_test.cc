@@ -441,6 +441,21 @@ TEST(FoldConstants, FoldsChainsAndKeepsNames) {
   EXPECT_EQ(model.graph->node_count(), 1u);
 }
 
+TEST(FoldConstants, WhatGrowsOnTheWayToASmallResultIsFolded) {
+  // A product of 200 x 2 and 2 x 300 numbers: 240,000 bytes of 4,000.
+  const auto grows = [](const std::string& rest) {
+    std::string a, b;
+    for (int i = 0; i < 400; ++i) a += (i > 0 ? ", " : "") + std::to_string(i % 7);
+    for (int i = 0; i < 600; ++i) b += (i > 0 ? ", " : "") + std::to_string(i % 5);
+    return Parse("ir_version = 8\nopset \"\" = 17\ngraph @g(%x: f32[200,300]) -> (%y) {\n%a = constant f32[200,2] [" +
+                 a + "]\n%b = constant f32[2,300] [" + b + "]\n%p: f32[200,300] = MatMul(%a, %b)\n" + rest + "}\n");
+  };
+  Model model = grows("%m: f32[200,1] = ReduceMax(%p) {axes=[1]}\n%y: f32[200,300] = Add(%x, %m)\n");
+  EXPECT_EQ(FoldConstants(model), 2);
+  model = grows("%n: f32[200,300] = Neg(%p)\n%y: f32[200,300] = Add(%x, %n)\n");
+  EXPECT_EQ(FoldConstants(model), 0);
+}
+
 TEST(FoldConstants, FillsAScalarWhoseTypeIsNotKnown) {
   Model model = Parse(R"(opset "" = 17
   graph @g(%x: bool[1,3]) -> (%y) {
