@@ -90,6 +90,9 @@ void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std
       ++report.boundary_nodes;
     } else {
       report.cpu_nodes.push_back({NameOf(*node), node->op(), reasons.Of(*node)});
+      std::string& reason = report.cpu_nodes.back().reason;
+      const std::string why = WhyNoSteps(compiled, *node);
+      if (reason.find(why) == std::string::npos) reason += why;
     }
   }
 }

@@ -140,12 +140,6 @@ class SameValues {
   std::unordered_map<const Value*, const Value*> first_;
 };
 
-// Of a loop: why its steps were not written out.
-std::string WhyNoSteps(const Model& model, const Node& node) {
-  const std::string why = node.Is("Loop") || node.Is("Scan") ? WhyLoopStays(model, node) : std::string();
-  return why.empty() ? why : "; its steps are not written out: " + why;
-}
-
 using Region = std::vector<std::size_t>;  // indices of work, in execution order
 
 class Splitter {
@@ -629,6 +623,11 @@ std::string SaidOf(const std::string& node, const std::vector<EpMessage>& log) {
     return text;
   }
   return {};
+}
+
+std::string WhyNoSteps(const Model& model, const Node& node) {
+  const std::string why = node.Is("Loop") || node.Is("Scan") ? WhyLoopStays(model, node) : std::string();
+  return why.empty() ? why : "; its steps are not written out: " + why;
 }
 
 InParts CompileInParts(const Model& model, const fs::path& out, const DeviceDescriptor& device,

@@ -34,6 +34,9 @@ std::int64_t NameNodes(Model& model);
 // The provider's message about a node: the line of `log` that names it and says that something failed; or empty.
 std::string SaidOf(const std::string& node, const std::vector<EpMessage>& log);
 
+// Of a loop whose steps are not written out, as the end of a sentence: why. Empty for other nodes.
+std::string WhyNoSteps(const Model& model, const Node& node);
+
 // Splits `model` (plain ONNX with Q/DQ operators) between the device and the CPU, compiles each part of the device and
 // writes to `out` the model in which EPContext nodes stand in their places; the parts' binaries lie beside it. A part
 // holds all that the device takes up to the next node of the CPU, with the Q/DQ of its tensors. Nodes go to the CPU
