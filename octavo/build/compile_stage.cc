@@ -53,7 +53,7 @@ void Record(const CompileReport& report, Manifest& manifest) {
   manifest.ep_context_nodes = report.ep_context_nodes;
   manifest.boundary_nodes = report.boundary_nodes;
   for (const CpuNode& node : report.cpu_nodes) {
-    manifest.cpu_fallback_nodes.push_back({node.node, node.op, node.reason});
+    manifest.cpu_fallback_nodes.push_back({node.node, node.op, node.reason, node.remedy});
   }
   manifest.not_compiled_here = report.not_compiled_here;
   manifest.compile_seconds = report.seconds;
@@ -75,8 +75,8 @@ CompileReport ReportFromJson(const std::string& text, const std::filesystem::pat
   report.ep_context_nodes = j.at("ep_context_nodes").get<std::int64_t>();
   report.boundary_nodes = j.at("boundary_nodes").get<std::int64_t>();
   for (const auto& node : j.at("cpu_fallback_nodes")) {
-    report.cpu_nodes.push_back(
-        {node.at("node").get<std::string>(), node.at("op").get<std::string>(), node.at("reason").get<std::string>()});
+    report.cpu_nodes.push_back({node.at("node").get<std::string>(), node.at("op").get<std::string>(),
+                                node.at("reason").get<std::string>(), node.at("remedy").get<std::string>()});
   }
   report.seconds = j.at("seconds").get<double>();
   report.ep_version = j.at("ep_version").get<std::string>();
@@ -89,7 +89,8 @@ std::string ToJson(const CompileReport& report) {
   json.BeginObject().Field("ep_context_nodes", report.ep_context_nodes).Field("boundary_nodes", report.boundary_nodes);
   json.Key("cpu_fallback_nodes").BeginArray();
   for (const CpuNode& node : report.cpu_nodes) {
-    json.BeginObject().Field("node", node.node).Field("op", node.op).Field("reason", node.reason).EndObject();
+    json.BeginObject().Field("node", node.node).Field("op", node.op).Field("reason", node.reason);
+    json.Field("remedy", node.remedy).EndObject();
   }
   json.EndArray().Field("seconds", report.seconds).Field("ep_version", report.ep_version).Key("files").BeginArray();
   for (const std::filesystem::path& file : report.files) json.String(file.filename().string());
@@ -152,6 +153,18 @@ void CheckDefaultSession(const std::filesystem::path& source, const std::filesys
   LogWarning(text);
 }
 
+// Above 45 dB it is the device's own arithmetic (fp16, its Softmax) that one sees.
+void WarnOfLossOnDevice(double on_device, double on_cpu, const CompileReport& report) {
+  constexpr double kLossDb = 6, kHarmlessDb = 45;
+  if (on_device >= std::min(on_cpu, kHarmlessDb) - kLossDb) return;
+  char text[240];
+  std::snprintf(text, sizeof text,
+                "%s computes the compiled model at %.1f dB, what was compiled has %.1f dB on the CPU: try another "
+                "precision, or other types for some operators (--override, --exclude)",
+                report.ep->name.c_str(), on_device, on_cpu);
+  LogWarning(text);
+}
+
 }  // namespace
 
 void ValidateArtifact(const std::filesystem::path& source, const std::filesystem::path& portable,
@@ -182,6 +195,7 @@ void ValidateArtifact(const std::filesystem::path& source, const std::filesystem
   // No rounding does that: the provider computes something else than what it was given.
   constexpr double kNothingDb = 3, kFarDb = 20;
   const double on_device = PooledSqnrDb(manifest.validate.outputs);
+  WarnOfLossOnDevice(on_device, *manifest.quantized_on_cpu_db, report);
   if (on_device >= kNothingDb || *manifest.quantized_on_cpu_db < on_device + kFarDb) return;
   char text[200];
   std::snprintf(text, sizeof text,

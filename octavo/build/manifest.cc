@@ -121,7 +121,8 @@ std::string ToJson(const Manifest& m) {
   if (!m.not_compiled_here.empty()) json.Field("not_compiled_here", m.not_compiled_here);
   json.Key("cpu_fallback_nodes").BeginArray();
   for (const FallbackNode& f : m.cpu_fallback_nodes) {
-    json.BeginObject().Field("node", f.node).Field("op", f.op).Field("reason", f.reason).EndObject();
+    json.BeginObject().Field("node", f.node).Field("op", f.op).Field("reason", f.reason);
+    json.Field("remedy", f.remedy).EndObject();
   }
   json.EndArray().Field("seconds", m.compile_seconds).EndObject();
   json.Key("validate").BeginObject().Field("samples", static_cast<std::uint64_t>(m.validate.samples));

@@ -30,7 +30,7 @@ struct StageRecord {
 };
 
 struct FallbackNode {
-  std::string node, op, reason;
+  std::string node, op, reason, remedy;
 };
 
 struct Manifest {

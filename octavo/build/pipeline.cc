@@ -213,6 +213,14 @@ void RefuseToReplaceInputs(const fs::path& out, const BuildConfig& config) {
   keep(fs::current_path(error), "the present directory");
 }
 
+// A later build would read OUT as a sample, or refuse the folder.
+void RefuseToSpoilData(const fs::path& out, const std::optional<DataOptions>& data) {
+  std::error_code error;
+  if (!data || !fs::is_directory(data->path, error) || !Within(out, data->path)) return;
+  ThrowUsage("the output directory lies in the folder of the data, which could not be read any more", out.string(),
+             "choose another output directory");
+}
+
 void RefuseExisting(const fs::path& out) {
   ThrowUsage("output directory exists and is not what these inputs give", out.string(), "pass --force to replace it");
 }
@@ -321,6 +329,8 @@ BuildResult Build(const BuildOptions& options) {
   Validate(config);
   if (config.model.empty()) ThrowUsage("no model", "--onnx", "give --onnx M.onnx");
   if (options.out.empty()) ThrowUsage("no output directory", "-o", "give -o OUT/");
+  RefuseToSpoilData(options.out, config.data);
+  RefuseToSpoilData(options.out, config.validate_data);
   const DeviceDescriptor& device = RequireDevice(config.device);
   CheckCompile(config, device);
   const CompileContext context = ContextOf(config, device);

@@ -254,6 +254,27 @@ TEST_F(PipelineTest, ADamagedCacheIsMadeAgain) {
   }
 }
 
+TEST_F(PipelineTest, NoOutInTheFolderOfTheData) {
+  EXPECT_EQ(CodeOf(Options("data/out")), ExitCode::kUsage);
+  EXPECT_THAT(message_, HasSubstr("folder of the data"));
+  BuildOptions held = Options("held/out");
+  fs::create_directory(folder_ / "held");
+  held.config.validate_data = held.config.data;
+  held.config.validate_data->path = folder_ / "held";
+  EXPECT_EQ(CodeOf(held), ExitCode::kUsage);
+}
+
+TEST_F(PipelineTest, TypesOfWhatWasNotQuantized) {
+  BuildOptions o = Options("out");
+  o.config.quantization->precision = "int4";  // weights of 48 numbers are not worth it
+  o.config.data.reset();
+  o.config.quantization->samples = QuantizationConfig{}.samples;
+  o.config.dims = {{"n", 4}};
+  Build(o);
+  EXPECT_EQ(ManifestOf("out")["quantize"]["nodes_quantized"], 0);
+  EXPECT_THAT(ManifestOf("out")["effective_types"]["weights"].get<std::string>(), HasSubstr("as in the input"));
+}
+
 TEST_F(PipelineTest, UpToDateRefusedForced) {
   Build(Options("out"));
   const std::string before = Slurp(folder_ / "out" / "manifest.json");

@@ -116,6 +116,7 @@ StageCache::StageCache(const std::string& stage, const std::string& key) {
 std::optional<std::string> StageCache::Take(const fs::path& folder) const {
   std::error_code error;
   if (entry_.empty() || !fs::exists(entry_, error)) return std::nullopt;
+  std::vector<std::string> names;
   std::vector<fs::path> copied;
   std::string why;
   try {
@@ -127,26 +128,30 @@ std::optional<std::string> StageCache::Take(const fs::path& folder) const {
     for (const Json& file : index.at("files")) {
       const std::string name = file.at("path").get<std::string>();
       if (!IsPlainName(name)) ThrowBadInput("'" + name + "' is no file of it", (entry_ / kIndex).string());
-      copied.push_back(folder / name);
-      fs::copy_file(entry_ / name, copied.back());
-      const FileRecord found = RecordFile(copied.back(), name);
+      const FileRecord found = RecordFile(entry_ / name, name);
       if (found.bytes != file.at("bytes").get<std::uint64_t>() ||
           found.sha256 != file.at("sha256").get<std::string>()) {
         ThrowBadInput("the file is not what was written", (entry_ / name).string());
       }
+      names.push_back(name);
+    }
+    for (const std::string& name : names) {
+      copied.push_back(folder / name);
+      fs::copy_file(entry_ / name, copied.back());
     }
     fs::last_write_time(entry_, fs::file_time_type::clock::now(), error);
     return text;
   } catch (const Error& e) {
     if (e.code() == ExitCode::kInterrupted) throw;
     why = e.what();
-  } catch (const fs::filesystem_error& e) {
-    why = e.what();
+  } catch (const fs::filesystem_error&) {
+    // It cannot be written there (the disk is full): whoever makes it anew will say so.
+    for (const fs::path& file : copied) fs::remove(file, error);
+    return std::nullopt;
   } catch (const Json::exception& e) {
     why = (entry_ / kIndex).string() + ": " + e.what();
   }
   Damaged(why);
-  for (const fs::path& file : copied) fs::remove(file, error);
   fs::remove_all(entry_, error);
   return std::nullopt;
 }

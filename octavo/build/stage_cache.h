@@ -25,8 +25,8 @@ class StageCache {
  public:
   StageCache(const std::string& stage, const std::string& key);
 
-  // Copies the files into `folder`, checks what arrived against the hashes of the entry, and returns its text. nullopt:
-  // there is none, or it is damaged; then it is removed, and of its files none is left in `folder`.
+  // Checks the files against the hashes of the entry, copies them into `folder`, and returns the entry's text. nullopt:
+  // there is none, it is damaged (then it is removed), or it cannot be copied; of its files none is left in `folder`.
   std::optional<std::string> Take(const std::filesystem::path& folder) const;
 
   // Keeps files of `folder`; an entry that is there already stays.

@@ -70,6 +70,41 @@ class Reasons {
   const std::unordered_map<std::string, std::string>& known_;  // by name, where the model was compiled in parts
 };
 
+// What would bring a node onto the device. `own`: Octavo chose its types.
+std::string RemedyFor(const Node& node, const DeviceDescriptor& device, bool own) {
+  if (node.Is("QuantizeLinear") || node.Is("DequantizeLinear")) {
+    return "it follows the node that it converts for";
+  }
+  if (!node.subgraphs().empty()) return "write what it holds without the subgraph: fixed counts, Where for If";
+  const OpSupport* row = device.Row(node.op(), node.domain());
+  const bool lacks = row == nullptr || row->support == QuantSupport::kFloatOnly;
+  if (!own) {
+    return "build from the float model (octavo build --device " + std::string(device.name) +
+           "), of which nodes are folded and get the types that the device takes" +
+           (lacks ? std::string() : ": " + std::string(row->reason));
+  }
+  if (lacks) return "write it with operators that the device takes";
+  return "give it other types (--override TENSOR=u8|u16) or none (--exclude NODE); the device takes it with " +
+         std::string(row->reason);
+}
+
+// Messages of the provider name files of the build, which are gone when it ends.
+void ForgetFolder(const fs::path& folder, std::string& text) {
+  const std::string name = folder.string() + "/";
+  for (std::size_t at; (at = text.find(name)) != std::string::npos;) text.erase(at, name.size());
+}
+
+// A compiler that cannot write says so in words of its own.
+void RefuseFullDisk(const fs::path& folder, const Error& failure) {
+  constexpr std::uintmax_t kLeast = 1 << 20;
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  if (error || space.available >= kLeast) return;
+  ThrowBadInput("the compiler failed, and " + std::to_string(space.available / 1024) + " kB are free on the disk (" +
+                    failure.reason() + ")",
+                folder.parent_path().string(), "free some space");
+}
+
 // What the provider logged as an error first; empty: nothing.
 std::string FirstError(const std::vector<EpMessage>& log) {
   const auto first = std::find_if(log.begin(), log.end(), [](const EpMessage& m) { return m.error; });
@@ -79,7 +114,7 @@ std::string FirstError(const std::vector<EpMessage>& log) {
   return "the provider says: " + line;
 }
 
-void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<EpMessage>& log,
+void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std::vector<EpMessage>& log, bool own,
                 const std::unordered_map<std::string, std::string>& known, CompileReport& report) {
   const Model compiled = ReadOnnx(model);
   const Reasons reasons(device, log, known);
@@ -89,10 +124,11 @@ void CountNodes(const fs::path& model, const DeviceDescriptor& device, const std
     } else if (IsBoundary(*node)) {
       ++report.boundary_nodes;
     } else {
-      report.cpu_nodes.push_back({NameOf(*node), node->op(), reasons.Of(*node)});
-      std::string& reason = report.cpu_nodes.back().reason;
+      CpuNode left{NameOf(*node), node->op(), reasons.Of(*node), RemedyFor(*node, device, own)};
+      ForgetFolder(fs::absolute(model).parent_path(), left.reason);
       const std::string why = WhyNoSteps(compiled, *node);
-      if (reason.find(why) == std::string::npos) reason += why;
+      if (left.reason.find(why) == std::string::npos) left.reason += why;
+      report.cpu_nodes.push_back(std::move(left));
     }
   }
 }
@@ -135,11 +171,11 @@ TensorRef Zeros(const IoSpec& spec) {
 }
 
 // What the whole model became; why that is no artifact, or empty.
-std::string Count(const fs::path& out, const DeviceDescriptor& device, const std::vector<EpMessage>& log,
+std::string Count(const fs::path& out, const DeviceDescriptor& device, const std::vector<EpMessage>& log, bool own,
                   const EpSpec& ep, CompileReport& report) {
   std::error_code error;
   if (!fs::is_regular_file(out, error)) return ep.name + " compiled the model and wrote nothing";
-  CountNodes(out, device, log, {}, report);
+  CountNodes(out, device, log, own, {}, report);
   if (report.ep_context_nodes == 0) {
     std::string why = FirstError(log);
     if (why.empty() && !report.cpu_nodes.empty()) why = report.cpu_nodes.front().reason;
@@ -374,18 +410,20 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   const CompileOne compile = [&](const fs::path& from, const fs::path& to) {
     try {
       return worker->Compile(from, to, ep, context.embed);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kInterrupted) RefuseFullDisk(folder, error);
       worker.emplace();  // what it was left in, nobody knows
       throw;
     }
   };
+  const bool own = context.quantization.has_value();
   std::string refusal;
   std::vector<EpMessage> log;
   try {
     EpCompileResult compiled = compile(named.path(), out);
     report.seconds = compiled.seconds;
     log = std::move(compiled.log);
-    refusal = Count(out, device, log, ep, report);
+    refusal = Count(out, device, log, own, ep, report);
   } catch (const Error& error) {
     // A compiler that hangs is not asked again.
     if (error.code() != ExitCode::kUnsupported || !device.whole_graph || time.Seconds() >= DeviceSeconds()) throw;
@@ -404,7 +442,7 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
     InParts parts = CompileInParts(ReadOnnx(named.path()), out, device, compile, refusal);
     report.seconds = seconds + parts.seconds;
     log = std::move(parts.log);
-    CountNodes(out, device, log, parts.reasons, report);
+    CountNodes(out, device, log, own, parts.reasons, report);
   }
   report.files = {out};
   for (const fs::path& file : FilesIn(folder)) {

@@ -26,6 +26,7 @@ struct CompileContext {
 struct CpuNode {
   std::string node, op;
   std::string reason;  // from the descriptor, from the model's form, or the provider's own message
+  std::string remedy;  // what would bring it onto the device
 };
 
 struct CompileReport {

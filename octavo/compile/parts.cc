@@ -1,6 +1,7 @@
 #include "octavo/compile/parts.h"
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <optional>
 #include <set>
@@ -612,15 +613,41 @@ std::int64_t NameNodes(Model& model) {
   return renamed;
 }
 
+namespace {
+
+// Whether a line speaks of the node, not of one whose name only holds it. The provider adds "_token_<number>".
+bool SpeaksOf(const std::string& line, const std::string& node) {
+  const auto in_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '/'; };
+  for (std::size_t at = line.find(node); !node.empty() && at != std::string::npos; at = line.find(node, at + 1)) {
+    const std::size_t end = at + node.size();
+    if (at > 0 && in_name(line[at - 1])) continue;
+    if (end == line.size() || !in_name(line[end]) || line.compare(end, 7, "_token_") == 0) return true;
+  }
+  return false;
+}
+
+// One line of at most 400 characters, without the list of the nodes that stand around: the reason comes behind it.
+std::string Condensed(std::string line) {
+  const std::size_t list = line.find("Operator type:"), reason = line.find("REASON");
+  if (list != std::string::npos && reason != std::string::npos && reason > list) line.erase(list, reason - list);
+  std::string text;
+  for (const char c : line) {
+    const bool space = std::isspace(static_cast<unsigned char>(c)) != 0;
+    if (space && (text.empty() || text.back() == ' ')) continue;
+    text += space ? ' ' : c;
+  }
+  while (!text.empty() && text.back() == ' ') text.pop_back();
+  return text.substr(0, 400);
+}
+
+}  // namespace
+
 std::string SaidOf(const std::string& node, const std::vector<EpMessage>& log) {
   for (const auto& [error, line] : log) {
-    if (line.find(node) == std::string::npos) continue;
+    if (!SpeaksOf(line, node)) continue;
     const bool failure = error || line.find("alidation FAILED") != std::string::npos ||
                          line.find("not support") != std::string::npos || line.find("nsupported") != std::string::npos;
-    if (!failure) continue;
-    std::string text = line.substr(0, 400);
-    std::replace(text.begin(), text.end(), '\n', ' ');
-    return text;
+    if (failure) return Condensed(line);
   }
   return {};
 }

@@ -282,5 +282,21 @@ TEST(NameNodes, EveryNodeHasItsOwn) {
   EXPECT_EQ(NameNodes(model), 0);
 }
 
+TEST(SaidOf, NamesTheNodeAndKeepsTheReason) {
+  const std::string listed =
+      "Validation FAILED for 2 nodes in OrtNodeUnit (Gemm) :\n\tOperator type: DequantizeLinear Node name: fcb Node "
+      "index: 1\n"
+      "\tOperator type: Gemm Node name: fc Node index: 2\n\tREASON : no such weight. \n";
+  const std::vector<EpMessage> log = {{false, "fc is fine"},
+                                      {false, listed},
+                                      {true, "Node 'conv_10_token_1': unsupported"},
+                                      {true, "conv_1 has failed"}};
+  EXPECT_EQ(SaidOf("fc", log), "Validation FAILED for 2 nodes in OrtNodeUnit (Gemm) : REASON : no such weight.");
+  EXPECT_EQ(SaidOf("conv_1", log), "conv_1 has failed");
+  EXPECT_EQ(SaidOf("conv_10", log), "Node 'conv_10_token_1': unsupported");
+  EXPECT_EQ(SaidOf("c", log), "");
+  EXPECT_EQ(SaidOf("", log), "");
+}
+
 }  // namespace
 }  // namespace octavo

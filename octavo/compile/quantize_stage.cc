@@ -39,6 +39,7 @@ QuantizeResult QuantizeStage::Quantize(Model& model, const QuantizeInputs& input
   if (result.skipped) {
     LogInfo("the model is quantized already: its quantization is kept (--requantize drops it)");
   } else if (config_.precision != "fp32" && result.nodes_quantized == 0) {
+    result.effective_weights = result.effective_activations = "as in the input: no node was quantized";
     LogWarning("precision '" + config_.precision + "' changed nothing: no node was quantized" +
                (result.nodes_skipped.empty() ? std::string()
                                              : "; '" + result.nodes_skipped.front().node +
