@@ -232,8 +232,7 @@ def test_one_hot_rows_stay_where_they_are(octavo, tmp_path, precision):
     assert cpu > 30 and emulator > min(cpu, 58) - 1.5
 
 
-# What the provider leaves to the CPU, or its compiler makes something else of: name -> (nodes as text from h to the name,
-# precisions that are coarser for a reason).
+# What the provider leaves to the CPU, or its compiler makes something else of: the nodes from h to an output of that name.
 OPERATORS = {
     "erf": "erf = Erf(h)", "asinh": "asinh = Asinh(h)", "sinh": "sinh = Sinh(h)", "mish": "mish = Mish(h)",
     "shrink": "shrink = Shrink<lambd=0.6, bias=0.3>(h)", "threshold": "threshold = ThresholdedRelu<alpha=0.6>(h)",
@@ -245,7 +244,7 @@ OPERATORS = {
     "cast": "c1 = Cast<to=6>(h)\n cast = Cast<to=1>(c1)", "half": "h1 = Cast<to=6>(h)\n h2 = Div(h1, two_32)\n half = Cast<to=1>(h2)",
     "hardmax": "hardmax = Hardmax(h)", "onehot": "o1 = ArgMax<axis=3, keepdims=0>(h)\n onehot = OneHot<axis=1>(o1, depth, off_on)",
     "topk": "topk, unused = TopK(h, three)", "summed": "summed = CumSum<exclusive=1, reverse=1>(h, three_0)",
-    "trilu": "trilu = Trilu(h)", "wrapped": "wrapped = Pad<mode=\"wrap\">(h, around)", "padded": "padded = Pad(h, some, , last)",
+    "joined": "joined = Concat<axis=2>(h, nothing)", "trilu": "trilu = Trilu(h)", "wrapped": "wrapped = Pad<mode=\"wrap\">(h, around)", "padded": "padded = Pad(h, some, , last)",
     "ceil": "ceil = Resize<mode=\"nearest\", nearest_mode=\"ceil\">(h, , twice)", "fewer": "fewer = Resize<mode=\"nearest\">(h, , , uneven)",
     "lse": "lse = ReduceLogSumExp(h, last)", "product": "p1 = Sigmoid(h)\n product = ReduceProd(p1, one_i)",
     "norm1": "norm1 = LpNormalization<p=1>(h)", "norm2": "norm2 = LpNormalization(h)", "deviation": "deviation = MeanVarianceNormalization(h)",
@@ -256,8 +255,8 @@ CONSTANTS = """float[4,1,1] slopes = {0.1, 0.2, 0.3, 0.4}, float two = {2.0}, in
  float minus_half = {-0.5}, float three_f = {3.0}, int32 two_32 = {2}, int64 depth = {16}, float[2] off_on = {-0.5, 1.5},
  int64[1] three = {3}, int64 three_0 = {3}, int64[8] around = {0, 0, 1, 2, 0, 0, 1, 1}, int64[2] some = {1, 2}, int64[1] last = {-1},
  float[4] twice = {1.0, 1.0, 2.0, 2.0}, int64[4] uneven = {1, 4, 5, 9}, int64[1] one_i = {1}, float[2] per_group = {1.0, 1.5},
- float[2] bias = {0.1, -0.2}, float[2,16] matrix = {%s}, float[1,2] two_row = {0.5, -0.3}""" % ", ".join(
-    f"{((7 * i) % 11 - 5) / 10:.1f}" for i in range(32))
+ float[2] bias = {0.1, -0.2}, float[1,4,1,16] nothing = {%s}, float[2,16] matrix = {%s}, float[1,2] two_row = {0.5, -0.3}""" % (
+    ", ".join(["0.0"] * 64), ", ".join(f"{((7 * i) % 11 - 5) / 10:.1f}" for i in range(32)))
 
 
 @needs_qnn

@@ -10,6 +10,7 @@
 
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/codes.h"
+#include "octavo/compile/recode_constants.h"
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
 #include "octavo/device/arithmetic.h"
@@ -47,8 +48,8 @@ std::optional<Layer> LayerOf(Node* node) {
   return Layer{node, std::move(*x), std::move(*w), channels, transposed, depthwise};
 }
 
-// Depthwise convolutions that step over what lies between and have a middle, in
-// both dimensions, keep all bits, and so do those of one factor a channel.
+// Depthwise convolutions that step over what lies between and have a middle, in both dimensions, keep all bits, and so
+// do those of one factor a channel.
 bool KeepsBits(const Layer& layer) {
   const Dims& dims = layer.w.codes->data->dims;
   if (!layer.depthwise || dims.size() != 4) return false;
@@ -68,8 +69,7 @@ std::int64_t WeightSum(const Layer& layer, const std::vector<std::int64_t>& code
   return sum;
 }
 
-// Whether all weights of output channel `c` are zero: its products are, of
-// whatever scale they are written in.
+// Whether all weights of output channel `c` are zero: its products are, of whatever scale they are written in.
 bool IsZero(const Layer& layer, const std::vector<std::int64_t>& codes, std::int64_t c) {
   const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
   if (layer.transposed) return std::all_of(codes.begin(), codes.end(), [&](auto w) { return w == zero; });
@@ -77,16 +77,15 @@ bool IsZero(const Layer& layer, const std::vector<std::int64_t>& codes, std::int
   return std::all_of(codes.begin() + c * each, codes.begin() + (c + 1) * each, [&](auto w) { return w == zero; });
 }
 
-// Before: sum = floor(products / 2^n) + truncate(bias / 2^n), where the
-// products of the input's zero point are rounded to 2^n on their own. After:
-// the bias that makes the mean of that what it should be.
+// Before: sum = floor(products / 2^n) + truncate(bias / 2^n), where the products of the input's zero point are rounded
+// to 2^n on their own.
+// After: the bias that makes the mean of that what it should be.
 std::int64_t MovedBias(std::int64_t bias, std::int64_t zero_products, std::int64_t unit) {
   const std::int64_t half = unit / 2;
   const std::int64_t rest = ((zero_products + half) % unit + unit) % unit - half;
   const auto units = std::llround((static_cast<double>(bias) + static_cast<double>(half) - static_cast<double>(rest)) /
                                   static_cast<double>(unit));
-  // Half a unit above what is truncated: the device's own conversion of the
-  // bias must not fall short of it.
+  // Half a unit above what is truncated: the device's own conversion of the bias must not fall short of it.
   return units * unit + (units > 0 ? half : units < 0 ? -half : 0);
 }
 
@@ -105,8 +104,7 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
   for (std::int64_t c = 0; c < layer.channels; ++c) {
     auto& b = bias[static_cast<std::size_t>(c)];
     if (IsZero(layer, codes, c)) continue;  // nothing is rounded
-    // How many products a transposed convolution adds up differs from place to
-    // place.
+    // How many products a transposed convolution adds up differs from place to place.
     const std::int64_t products = layer.transposed ? 0 : WeightSum(layer, codes, c) * layer.x.zeros[0];
     b = std::clamp<std::int64_t>(MovedBias(b, products, unit), INT32_MIN, INT32_MAX);
   }
@@ -133,10 +131,8 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
 }
 
 // Before: Conv(x, w: 5x5) {depthwise, strides = 2, pads}
-// After:  Conv(x, w: 6x6, whose first row and column are 0) {pads one more
-// before}: the compiler takes a Pad in front
-//         into the convolution, and where there is padding a 5x5 is wrong on
-//         the left and at the bottom
+// After:  Conv(x, w: 6x6, whose first row and column are 0) {pads one more before}: the compiler takes a Pad in front
+//         into the convolution, and where there is padding a 5x5 is wrong on the left and at the bottom
 bool GrowKernel(Model& model, const Layer& layer) {
   constexpr std::int64_t kFrom = 5, kTo = 6;
   const Dims& dims = layer.w.codes->data->dims;
@@ -178,8 +174,7 @@ bool GrowKernel(Model& model, const Layer& layer) {
   return true;
 }
 
-// The only reader of a value; null: there are several, or none, or the model
-// gives it out.
+// The only reader of a value; null: there are several, or none, or the model gives it out.
 const Node* OnlyReader(const Value* v) {
   return v == nullptr || v->is_graph_output() || v->uses().size() != 1 ? nullptr : v->uses()[0].node;
 }
@@ -189,9 +184,48 @@ Value* Ints(Graph& graph, const std::string& name, const Dims& values) {
                            TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
 }
 
-// Before: AveragePool(x) {kernel_shape = strides = even numbers, no pads},
-// which lie over x without a rest After:  AveragePool(x) {pads = [0, 0, 0, 1]}:
-// no window reaches the pad
+// Before: Conv(x, w, b) of one tap a channel, where codes of b are beyond `most`
+// After:  the same in bigger scales for those channels, whose results are their biases for the greater part
+bool HoldBias(Model& model, const Layer& layer, std::int64_t most) {
+  const Dims& dims = layer.w.codes->data->dims;
+  const auto channels = static_cast<std::size_t>(layer.channels);
+  if (!layer.depthwise || std::any_of(dims.begin() + 2, dims.end(), [](auto d) { return d != 1; })) return false;
+  const std::optional<Codes> b = Behind(layer.node->input(2));
+  if (!b || b->codes == nullptr || !b->codes->data || b->scales.size() != channels) return false;
+  if (layer.w.scales.size() != channels || b->codes->data->elements() != channels) return false;
+  std::vector<std::int64_t> weights = layer.w.codes->data->ToInts(), biases = b->codes->data->ToInts();
+  std::vector<float> w_scales = layer.w.scales, b_scales = b->scales;
+  bool changed = false;
+  for (std::size_t c = 0; c < channels; ++c) {
+    if (std::abs(biases[c]) <= most || layer.w.zeros[c] != 0 || b->zeros[c] != 0) continue;
+    const double times = static_cast<double>(std::abs(biases[c])) / static_cast<double>(most);
+    weights[c] = std::llround(static_cast<double>(weights[c]) / times);
+    biases[c] = std::llround(static_cast<double>(biases[c]) / times);
+    w_scales[c] = static_cast<float>(w_scales[c] * times);
+    b_scales[c] = static_cast<float>(b_scales[c] * times);
+    changed = true;
+  }
+  if (!changed) return false;
+  Graph& graph = *model.graph;
+  const auto replace = [&](std::size_t input, const Codes& old, const std::vector<std::int64_t>& codes,
+                           const std::vector<float>& scales) {
+    const std::string base = layer.node->input(input)->name() + "_held";
+    std::vector<Value*> inputs = {
+        graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(old.storage, old.codes->data->dims, codes)),
+        graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::FromFloats({layer.channels}, scales))};
+    if (Value* zero = old.dequantize->input(2); zero != nullptr) inputs.push_back(zero);
+    Node* dequantize = graph.AddNode("DequantizeLinear", "", inputs,
+                                     {{graph.UniqueName(base + "_f"), OfType(DType::kF32)}}, layer.node);
+    dequantize->SetAttribute("axis", std::int64_t{0});
+    layer.node->SetInput(input, dequantize->output());
+  };
+  replace(1, layer.w, weights, w_scales);
+  replace(2, *b, biases, b_scales);
+  return true;
+}
+
+// Before: AveragePool(x) {kernel_shape = strides = even numbers, no pads}, which lie over x without a rest
+// After:  AveragePool(x) {pads = [0, 0, 0, 1]}: no window reaches the pad
 bool PadTiles(Node* node) {
   if (!node->Is("AveragePool")) return false;
   const std::vector<std::int64_t>* kernel = node->IntsAttribute("kernel_shape");
@@ -214,10 +248,8 @@ bool PadTiles(Node* node) {
   return true;
 }
 
-// Before: Conv(x) {one tap, strides}, x: a sum that only it reads, with one
-// dimension of more than one element After:
-// Conv(DequantizeLinear(QuantizeLinear(Slice(x)))) {strides = 1}, in the
-// parameters of x
+// Before: Conv(x) {one tap, strides}, x: a sum that only it reads, with one dimension of more than one element
+// After:  Conv(DequantizeLinear(QuantizeLinear(Slice(x)))) {strides = 1}, in the parameters of x
 bool TakeStridesOut(Model& model, const Layer& layer) {
   const Dims& dims = layer.w.codes->data->dims;
   const std::vector<std::int64_t>* strides = layer.node->IntsAttribute("strides");
@@ -263,8 +295,7 @@ bool TakeStridesOut(Model& model, const Layer& layer) {
 }
 
 // Before: x
-// After:  DequantizeLinear(QuantizeLinear(x)), in 16 bits that hold all of the
-// 8-bit numbers of `scale` and `zero`
+// After:  DequantizeLinear(QuantizeLinear(x)), in 16 bits that hold all of the 8-bit numbers of `scale` and `zero`
 Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* before) {
   constexpr std::int64_t kTimes = 257;  // 257 * 255 = 65535
   const std::string base = x->name() + "_wide";
@@ -276,8 +307,7 @@ Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* befo
 }
 
 // Before: QuantizeLinear(op(x)), x: DequantizeLinear of computed u8
-// After:  QuantizeLinear(w(op(w(x)))), w: InWide; what comes out goes through
-// 16 bits where it becomes u8, because the
+// After:  QuantizeLinear(w(op(w(x)))), w: InWide; what comes out goes through 16 bits where it becomes u8, because the
 //         device takes no u16 in beside u8 out
 bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   const std::size_t input = wide.input;
@@ -376,16 +406,35 @@ bool Bound(Model& model, Node* node, float bound) {
 
 // Before: LRN(DequantizeLinear(codes))
 // After:  LRN(Clip(DequantizeLinear(codes), -bound, bound))
-bool KeepFromCodes(Model& model, Node* node, float bound) {
+bool KeepFromCodes(Model& model, Node* node, const BoundedInput& apart) {
   const Value* x = node->input(0);
   if (x == nullptr || x->producer() == nullptr || !x->producer()->Is("DequantizeLinear")) return false;
+  if (apart.bits != 0 && BitWidth(x->producer()->input(0)->type.dtype) != apart.bits) return false;
   if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kF16) return false;
-  InsertClip(model, node, -bound, bound);
+  InsertClip(model, node, -apart.bound, apart.bound);
   return true;
+}
+
+// Before: Mul(Add(x, c), s), in float, c constant, s one number
+// After:  Mul(Add(c, x), s)
+bool PutConstantFirst(const Node* node) {
+  if (!node->Is("Mul") || node->inputs().size() != 2) return false;
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Value* s = node->input(1 - i);
+    Node* add = node->input(i) == nullptr ? nullptr : node->input(i)->producer();
+    if (s == nullptr || !s->is_constant() || !s->data || s->data->elements() != 1 || add == nullptr) continue;
+    Value *x = add->input(0), *c = add->input(1);
+    if (!add->Is("Add") || x->is_constant() || !c->is_constant() || !c->data || c->data->elements() < 2) continue;
+    add->SetInput(0, c);
+    add->SetInput(1, x);
+    return true;
+  }
+  return false;
 }
 
 // Before: QuantizeLinear(Concat(a, b)), in float, to 8 bits
 // After:  QuantizeLinear(Clip(Concat(a, b))), to what the codes hold
+// The values of a TopK are float for the device, of codes too.
 bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
   Value* x = node->input(0);
   const Node* mover = x == nullptr ? nullptr : x->producer();
@@ -397,6 +446,7 @@ bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
   if (!mover->Is("Concat") && device.Support(mover->op(), mover->domain()) != QuantSupport::kPassThrough) return false;
   for (const Value* from : mover->inputs()) {
     if (from == nullptr || from->is_constant()) continue;
+    if (mover->Is("TopK")) break;
     if (from->producer() == nullptr || from->producer()->Is("DequantizeLinear")) return false;
   }
   const DType storage = zero->data->dtype;
@@ -420,7 +470,12 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   form.refit = FitSoftmaxSteps(model, device, arithmetic.softmax16);
+  for (Node* node : model.graph->nodes()) {
+    const std::optional<Layer> layer = arithmetic.depthwise16_bias > 0 ? LayerOf(node) : std::nullopt;
+    if (layer && HoldBias(model, *layer, arithmetic.depthwise16_bias)) ++form.biases;
+  }
   form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
+  if (arithmetic.overflows_constants16) form.recoded = RecodeConstants(model);
   for (Node* node : model.graph->nodes()) {
     if (arithmetic.averages_tiles_wrongly && PadTiles(node)) ++form.pads;
     if (arithmetic.multiplies_tanh16_wrongly && clips_to_inputs && KeepTanhFloat(model, node)) ++form.bounded;
@@ -431,8 +486,9 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
       if (clips_to_inputs && node->Is(bounded.op) && Bound(model, node, bounded.bound)) ++form.bounded;
     }
     for (const BoundedInput& apart : arithmetic.taken_for_codes) {
-      if (clips_to_inputs && node->Is(apart.op) && KeepFromCodes(model, node, apart.bound)) ++form.bounded;
+      if (clips_to_inputs && node->Is(apart.op) && KeepFromCodes(model, node, apart)) ++form.bounded;
     }
+    if (arithmetic.scales_sums_wrongly && PutConstantFirst(node)) ++form.ordered;
     if (clips_to_inputs && arithmetic.floors_moved_floats && HoldMoved(model, node, device)) ++form.bounded;
     if (arithmetic.casts_bool_wrongly && Select(model, node)) {
       ++form.selected;
@@ -446,8 +502,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     if (!KeepsBits(*layer) && MoveBias(model, *layer, std::int64_t{1} << arithmetic.conv16_lost_bits)) ++form.biases;
   }
   if (form.changed())
-    model.graph->EraseDead();  // a bias that nothing reads would stand alone,
-                               // and the compiler refuses
+    model.graph->EraseDead();  // a bias that nothing reads would stand alone, and the compiler refuses
   return form;
 }
 

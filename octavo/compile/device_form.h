@@ -1,5 +1,4 @@
-// What a device's arithmetic asks of a quantized model on its way into the
-// compiler.
+// What a device's arithmetic asks of a quantized model on its way into the compiler.
 #pragma once
 
 #include <cstdint>
@@ -22,17 +21,18 @@ struct DeviceForm {
   std::int64_t split = 0;     // depthwise convolutions
   std::int64_t spelled = 0;   // float operators that became others
   std::int64_t bounded = 0;   // float operators kept apart from what they read
+  std::int64_t ordered = 0;   // sums whose constant comes first
+  std::int64_t recoded = 0;   // constants in the codes that they become
   bool changed() const {
-    return biases + pads + kernels + strides + widened + selected + unrolled + centered + bounded + spelled + refit +
-               split >
+    return biases + pads + kernels + strides + widened + selected + unrolled + centered + bounded + spelled + ordered +
+               refit + recoded + split >
            0;
   }
 };
 
-// Changes `model` (plain ONNX with Q/DQ operators) where the device
-// (device/arithmetic.h) computes something else than what Q/DQ mean, so that
-// the device's results come nearer to those of `model` as it was. What comes
-// out is for the device's compiler alone: elsewhere its numbers are worse.
+// Changes `model` (plain ONNX with Q/DQ operators) where the device (device/arithmetic.h) computes something else
+// than what Q/DQ mean, so that the device's results come nearer to those of `model` as it was. What comes out is for
+// the device's compiler alone: elsewhere its numbers are worse.
 DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device);
 
 }  // namespace octavo

@@ -57,7 +57,6 @@ bool NotBetweenBytes(const Node& node) {
          });
 }
 bool OfAbsOrFromBytes(const Node& node) { return node.IntAttribute("p", 2) == 1 || FromBytes(node); }
-bool AlongAnotherAxis(const Node& node) { return node.IntAttribute("axis", -1) != -1; }
 
 // Operators alone between an Add and a Mul of [1,4,8,16], random numbers in [-4, 4] or what the operator takes.
 // The provider leaves those without a remark to the CPU. Softplus from 16 bits is off by up to 0.015 (37 to 51 dB),
@@ -94,7 +93,7 @@ constexpr LackedOp kQnnLacked[] = {
     {"LpNormalization", OfAbsOrFromBytes},
     {"MeanVarianceNormalization"},
     {"Hardmax"},
-    {"OneHot", AlongAnotherAxis},
+    {"OneHot"},
     {"CumSum"},
     {"ArgMax"},
     {"ArgMin"},
@@ -109,6 +108,9 @@ constexpr SoftmaxSteps kQnnSoftmax = {.unit = 0.69314718055994530942 / 4194304.0
 // Depthwise 1x1 in 16 bits: of 256 channels the compiler makes a context, of 288 it is ended by a segmentation fault,
 // where the weights' scales lie near each other.
 constexpr std::int64_t kQnnDepthwise = 256;
+// A bias of 2^30 steps in one of them, and one of 4.4e8 in a RepViT, made other numbers of it (-5 dB); up to 2^29 a
+// layer of random weights was right.
+constexpr std::int64_t kQnnDepthwiseBias = std::int64_t{1} << 27;
 
 // An average over tiles of 4x4 has 31 to 42 dB in 16 bits, of 6x6 30, of 8x8 14, of 16x16 6 (in 8 bits 14 of 8x8),
 // where there are more than 2x2 of them or so; with a pad behind the last column, which no window reaches, 83 dB and
@@ -123,6 +125,8 @@ constexpr std::int64_t kQnnDepthwise = 256;
 // permuted; a Where in the place of the Cast comes out right.
 // (x + c) s in float, c of [4,1,1] or [16], was at 9 to 24 dB, (c + x) s at 71, and so are a Sub, a Div, a c of one
 // number, and a sum behind a Conv or MatMul.
+// A Where or Concat of u16 numbers in [-4, 4] and of zeros in steps of 1 gave the least number for the zeros (1 dB); in
+// steps of 0.1 and less, and in 8 bits, 0.
 // Float numbers that a Split, a Reshape and a Concat moved came out half a step of 8 bits too low (mean; 0.56 steps
 // root mean square); with a Clip before the QuantizeLinear 0.29, which is what rounding makes.
 constexpr DeviceArithmetic kArithmetics[] = {
@@ -138,8 +142,10 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .centered_rows = kQnnCentered,
      .softmax16 = kQnnSoftmax,
      .depthwise16_channels = kQnnDepthwise,
+     .depthwise16_bias = kQnnDepthwiseBias,
      .averages_tiles_wrongly = true,
      .scales_sums_wrongly = true,
+     .overflows_constants16 = true,
      .floors_moved_floats = true,
      .coarse_after_sums = kQnnCoarse,
      .taken_for_codes = kQnnApart},

@@ -61,11 +61,15 @@ struct DeviceArithmetic {
   SoftmaxSteps softmax16;
   // Depthwise convolutions of one tap from u16 to u16 of more channels crash the compiler; 0: of none.
   std::int64_t depthwise16_channels = 0;
+  // In those a bias of more steps than this may come out as another number; 0: of any.
+  std::int64_t depthwise16_bias = 0;
   // Averages over tiles of even sizes, in two dimensions, are wrong.
   bool averages_tiles_wrongly = false;
   // In float (x + c) s, c a constant of several numbers and s one number, comes out as another function; (c + x) s is
   // right.
   bool scales_sums_wrongly = false;
+  // Constants of 16 bits in a Where or Concat whose step is 2^13 times that of the result and more.
+  bool overflows_constants16 = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "octavo/rewrite/float_constant.h"
 #include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/speller.h"
 
@@ -237,8 +238,11 @@ Value* OneHot(Speller& spell, Node& node) {
   if (!IsPlainConstant(depth) || depth->data->elements() != 1 || !spell.like().shape) return nullptr;
   if (from != DType::kS64) return nullptr;
   const std::optional<std::vector<float>> pair = KnownNumbers(values);
-  const std::int64_t n = static_cast<std::int64_t>(depth->data->ToFloats()[0]);
-  if (!pair || pair->size() != 2 || n < 1 || n > (1 << 20) || node.output()->type.dtype != DType::kF32) return nullptr;
+  const float rows = depth->data->ToFloats()[0];
+  const DType to = node.output()->type.dtype;
+  if (!pair || pair->size() != 2 || !(rows >= 1) || rows > (1 << 20)) return nullptr;
+  if (to != DType::kF32 && to != DType::kF16) return nullptr;
+  const auto n = static_cast<std::int64_t>(rows);
   const auto rank = std::ssize(*spell.like().shape) + 1;
   std::int64_t axis = node.IntAttribute("axis", -1);
   if (axis < 0) axis += rank;
@@ -252,10 +256,9 @@ Value* OneHot(Speller& spell, Node& node) {
   Value* down = spell.Op("Equal", {index, Counted(spell, n, -n, axis, rank)}, BoolLike(all));
   Value* is = spell.Op("Or", {up, down}, BoolLike(all));
   const auto number = [&](float v) {
-    Graph& graph = *node.graph();
-    return graph.AddConstant(graph.UniqueName(node.output()->name() + "_value"), TensorRef::Scalar(v));
+    return AddFloatConstant(*node.graph(), node.output()->name() + "_value", to, {}, std::span(&v, 1));
   };
-  return spell.Op("Where", {is, number((*pair)[1]), number((*pair)[0])}, WithType(all, DType::kF32));
+  return spell.Op("Where", {is, number((*pair)[1]), number((*pair)[0])}, WithType(all, to));
 }
 
 // Exclusive: less x. Reverse: of the numbers turned round, and turned round again.
