@@ -216,7 +216,7 @@ void RefuseToReplaceInputs(const fs::path& out, const BuildConfig& config) {
 // A later build would read OUT as a sample, or refuse the folder.
 void RefuseToSpoilData(const fs::path& out, const std::optional<DataOptions>& data) {
   std::error_code error;
-  if (!data || !fs::is_directory(data->path, error) || !Within(out, data->path)) return;
+  if (!data || !fs::is_directory(data->path, error) || !Within(out, data->path) || Within(data->path, out)) return;
   ThrowUsage("the output directory lies in the folder of the data, which could not be read any more", out.string(),
              "choose another output directory");
 }
