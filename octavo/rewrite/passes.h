@@ -53,7 +53,12 @@ std::int64_t DropImpossibleBranches(Model& model);
 // for all of them; the sums of such a MatMul may be added up in another order, everything else is the same bit for bit.
 // Nodes that are equal become one then. Types inside are to be inferred again. Returns how many loops went.
 std::int64_t UnrollLoops(Model& model);
-// That, and SimplifyFloat (rules up to `most`) behind it, until no loop goes: those in loops may count by shapes that
+// Sequences of tensors that are put together and read at known places in the main graph, as the steps of a loop do,
+// become those tensors: SequenceAt one of them, ConcatFromSequence a Concat, SequenceLength a number. Returns how many
+// nodes that read a sequence went.
+std::int64_t ResolveSequences(Model& model);
+
+// UnrollLoops, ResolveSequences, and SimplifyFloat (rules up to `most`) behind it, until no loop goes: those in loops may count by shapes that
 // only the steps of the outer one tell. Returns what was applied; nothing for a model without loops.
 std::vector<PassCount> UnrollAndSimplify(Model& model, RuleClass most = RuleClass::kImproves);
 // Why UnrollLoops leaves this one as it is, in words that end a sentence about it; empty: it does not.

@@ -392,8 +392,11 @@ std::int64_t UnrollLoops(Model& model) {
 
 std::vector<PassCount> UnrollAndSimplify(Model& model, RuleClass most) {
   std::vector<PassCount> applied;
-  for (std::int64_t loops = 0; (loops = UnrollLoops(model)) > 0;) {
-    applied.push_back({"unroll-loop", loops});
+  for (;;) {
+    const std::int64_t loops = UnrollLoops(model), sequences = ResolveSequences(model);
+    if (loops + sequences == 0) break;
+    if (loops > 0) applied.push_back({"unroll-loop", loops});
+    if (sequences > 0) applied.push_back({"resolve-sequence", sequences});
     for (PassCount& pass : SimplifyFloat(model, most)) applied.push_back(std::move(pass));
   }
   return applied;

@@ -67,6 +67,12 @@ void ExpectUnrolled(Model& model, std::int64_t loops, std::int64_t unknown = 2) 
   ExpectSame(before, testing::RunModel(model, inputs));
 }
 
+// A sequence of f32 tensors: TypeProto {sequence_type = 4 {elem_type = 1 {tensor_type = 1 {elem_type = 1: FLOAT}}}}
+void SetSequence(Value& value) {
+  value.type = {};
+  value.type.opaque = std::string("\x22\x06\x0a\x04\x0a\x02\x08\x01", 8);
+}
+
 void ExpectStays(Model& model, const std::string& why) {
   EXPECT_EQ(UnrollLoops(model), 0);
   const Node* loop = First(model, "Loop") != nullptr ? First(model, "Loop") : First(model, "Scan");
@@ -323,6 +329,47 @@ TEST(UnrollLoops, RandomBodies) {
     Model model = ParseModel(text);
     ExpectUnrolled(model, 1);
   }
+}
+
+// As PyTorch's scripts collect the steps of a loop in a list.
+TEST(ResolveSequences, AListThatStepsFill) {
+  for (const char* attributes : {"axis=0, new_axis=1", "axis=-1"}) {
+    SCOPED_TRACE(attributes);
+    Model model = ParseModel(R"(graph @g(%x: f32[2,3]) -> (%y, %last, %n) {
+    %m = constant s64[] 4
+    %e = SequenceEmpty() {dtype=1}
+    %h: f32[2,3], %l = Loop(%m, _, %x, %e) {body=graph @b(%i: s64[], %c: bool[], %h0: f32[2,3], %l0: f32[2]) -> (%c, %a, %l1) {
+        %a: f32[2,3] = Sin(%h0)
+        %l1 = SequenceInsert(%l0, %a) }}
+    %p = constant s64[] -2
+    %zero = constant s64[] 0
+    %l2 = SequenceErase(%l, %zero)
+    %l3 = SequenceInsert(%l2, %x, %zero)
+    %last: f32[2,3] = SequenceAt(%l3, %p)
+    %n: s64[] = SequenceLength(%l3)
+    %y = ConcatFromSequence(%l3) {)" +
+                             std::string(attributes) + "}\n  }");
+    for (const char* name : {"e", "l", "l2", "l3"}) SetSequence(*model.graph->FindValue(name));
+    Graph& body = *First(model, "Loop")->subgraphs()[0];
+    SetSequence(*body.FindValue("l0"));
+    SetSequence(*body.FindValue("l1"));
+    model.graph->FindValue("y")->type.dtype = DType::kF32;
+    const std::vector<TensorRef> inputs = testing::RandomInputs(model, 5);
+    const std::vector<TensorRef> before = testing::RunModel(model, inputs);
+    UnrollAndSimplify(model, RuleClass::kExact);
+    EXPECT_EQ(Verify(model), std::vector<std::string>{});
+    EXPECT_EQ(Print(*model.graph).find("Sequence"), std::string::npos) << Print(*model.graph);
+    ExpectSame(before, testing::RunModel(model, inputs));
+  }
+}
+
+TEST(ResolveSequences, PlacesThatAreComputedStay) {
+  Model model = ParseModel(R"(graph @g(%x: f32[2], %i: s64[]) -> (%y) {
+    %l = SequenceConstruct(%x, %x)
+    %y: f32[2] = SequenceAt(%l, %i)
+  })");
+  EXPECT_EQ(ResolveSequences(model), 0);
+  EXPECT_EQ(Count(model, "SequenceAt"), 1u);
 }
 
 TEST(MergeEqual, EqualNodesAndConstants) {
