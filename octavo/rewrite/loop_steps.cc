@@ -88,6 +88,7 @@ class Follower {
       for (std::size_t i = 0; i < results.size(); ++i) {
         if (!Small(results[i])) return Stop("what counts its steps grows");
       }
+      if (results[0].dtype != DType::kBool) return Stop("its condition is no truth value");
       goes = results[0].elements() == 1 && results[0].ToInts()[0] != 0;
       for (std::size_t i = 0; i < observed_.size(); ++i) steps_.known[observed_[i]].push_back(results[1 + i]);
       now[0] = Number(steps_.count + 1);
@@ -218,7 +219,7 @@ void ReadLoop(const Model& model, const Node& node, LoopSteps& steps) {
   try {
     Follower(model, node, steps).Run();
   } catch (const Error& error) {
-    if (error.code() != ExitCode::kBadInput) throw;
+    if (error.code() != ExitCode::kBadInput && error.code() != ExitCode::kUnsupported) throw;
     steps.why = "the runtime cannot follow what counts its steps";
   }
 }

@@ -34,7 +34,7 @@ struct LoopSteps {
 
 // Follows what the condition of a Loop reads from its first step on: the number of the step, constants, and what is
 // handed on from step to step where it is made of those alone, by small element-wise operators (they are run, by the
-// runtime). A Scan takes as many steps as what it reads is long. Errors: kUnsupported when there is no runtime.
+// runtime). A Scan takes as many steps as what it reads is long.
 LoopSteps ReadLoopSteps(const Model& model, const Node& node);
 
 }  // namespace octavo

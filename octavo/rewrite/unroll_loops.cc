@@ -131,6 +131,9 @@ class Unroller {
         made.push_back(Joined(collected[k], steps_.collects[k], *out));
       }
     }
+    for (auto& [slice, stack] : stacks_) {
+      if (stack.whole->type.dtype == DType::kUndefined) stack.whole->type.shape.reset();  // to be inferred as a whole
+    }
     ReplaceNode(node_, std::move(made));
   }
 
@@ -172,7 +175,7 @@ class Unroller {
   // One for all steps.
   void TakeConstantsOut() {
     for (Value* c : body_.constants()) {
-      Value* outer = graph_.AddConstant(graph_.UniqueName(c->name()), *c->data, c->type);
+      Value* outer = graph_.AddConstant(graph_.UniqueName(c->name()), c->data.value_or(TensorRef{}), c->type);
       body_.ReplaceAllUses(c, outer);
       body_.Erase(c);
     }
@@ -207,7 +210,7 @@ class Unroller {
       Dims places;
       for (std::int64_t t = 0; t < steps_.count; ++t) {
         const TensorRef& at = index->second[static_cast<std::size_t>(t)];
-        if (!at.dims.empty()) break;
+        if (!at.dims.empty() || !IsInteger(at.dtype)) break;
         const std::int64_t place = at.ToInts()[0];
         if (place < -(*dims)[0] || place >= (*dims)[0]) break;
         places.push_back(place < 0 ? place + (*dims)[0] : place);
