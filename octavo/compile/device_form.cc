@@ -14,6 +14,7 @@
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
 #include "octavo/device/arithmetic.h"
+#include "octavo/ir/users.h"
 #include "octavo/rewrite/float_constant.h"
 #include "octavo/rewrite/spell_float.h"
 #include "octavo/rewrite/unroll_recurrent.h"
@@ -174,31 +175,33 @@ bool GrowKernel(Model& model, const Layer& layer) {
   return true;
 }
 
-// The only reader of a value; null: there are several, or none, or the model gives it out.
-const Node* OnlyReader(const Value* v) {
-  return v == nullptr || v->is_graph_output() || v->uses().size() != 1 ? nullptr : v->uses()[0].node;
-}
-
 Value* Ints(Graph& graph, const std::string& name, const Dims& values) {
   return graph.AddConstant(graph.UniqueName(name),
                            TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
 }
 
-// Before: Conv(x, w, b) of one tap a channel, where codes of b are beyond `most`
-// After:  the same in bigger scales for those channels, whose results are their biases for the greater part
-bool HoldBias(Model& model, const Layer& layer, std::int64_t most) {
+// Before: Conv(x, w, b) of one tap a channel, where the scales of w differ by more than `most` times
+// After:  the same in bigger scales for the channels of the smallest ones
+bool NearScales(Model& model, const Layer& layer, double most) {
   const Dims& dims = layer.w.codes->data->dims;
   const auto channels = static_cast<std::size_t>(layer.channels);
   if (!layer.depthwise || std::any_of(dims.begin() + 2, dims.end(), [](auto d) { return d != 1; })) return false;
   const std::optional<Codes> b = Behind(layer.node->input(2));
-  if (!b || b->codes == nullptr || !b->codes->data || b->scales.size() != channels) return false;
-  if (layer.w.scales.size() != channels || b->codes->data->elements() != channels) return false;
-  std::vector<std::int64_t> weights = layer.w.codes->data->ToInts(), biases = b->codes->data->ToInts();
-  std::vector<float> w_scales = layer.w.scales, b_scales = b->scales;
+  if (layer.w.scales.size() != channels) return false;
+  if (layer.node->input(2) != nullptr && (!b || b->codes == nullptr || !b->codes->data || b->scales.size() != channels))
+    return false;
+  std::vector<std::int64_t> weights = layer.w.codes->data->ToInts(), biases(channels, 0);
+  std::vector<float> w_scales = layer.w.scales, b_scales(channels, 1.0f);
+  if (b) {
+    biases = b->codes->data->ToInts();
+    b_scales = b->scales;
+    if (biases.size() != channels) return false;
+  }
+  const double least = *std::max_element(w_scales.begin(), w_scales.end()) / most;
   bool changed = false;
   for (std::size_t c = 0; c < channels; ++c) {
-    if (std::abs(biases[c]) <= most || layer.w.zeros[c] != 0 || b->zeros[c] != 0) continue;
-    const double times = static_cast<double>(std::abs(biases[c])) / static_cast<double>(most);
+    if (!(w_scales[c] > 0) || w_scales[c] >= least || layer.w.zeros[c] != 0 || (b && b->zeros[c] != 0)) continue;
+    const double times = least / w_scales[c];
     weights[c] = std::llround(static_cast<double>(weights[c]) / times);
     biases[c] = std::llround(static_cast<double>(biases[c]) / times);
     w_scales[c] = static_cast<float>(w_scales[c] * times);
@@ -209,7 +212,7 @@ bool HoldBias(Model& model, const Layer& layer, std::int64_t most) {
   Graph& graph = *model.graph;
   const auto replace = [&](std::size_t input, const Codes& old, const std::vector<std::int64_t>& codes,
                            const std::vector<float>& scales) {
-    const std::string base = layer.node->input(input)->name() + "_held";
+    const std::string base = layer.node->input(input)->name() + "_near";
     std::vector<Value*> inputs = {
         graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(old.storage, old.codes->data->dims, codes)),
         graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::FromFloats({layer.channels}, scales))};
@@ -220,7 +223,7 @@ bool HoldBias(Model& model, const Layer& layer, std::int64_t most) {
     layer.node->SetInput(input, dequantize->output());
   };
   replace(1, layer.w, weights, w_scales);
-  replace(2, *b, biases, b_scales);
+  if (b) replace(2, *b, biases, b_scales);
   return true;
 }
 
@@ -267,8 +270,8 @@ bool TakeStridesOut(Model& model, const Layer& layer) {
   const Node* quantize = layer.x.dequantize->input(0)->producer();
   if (quantize == nullptr || !quantize->Is("QuantizeLinear") || quantize->input(0) == nullptr) return false;
   const Node* sum = quantize->input(0)->producer();
-  if (sum == nullptr || !sum->Is("Add") || OnlyReader(sum->output()) != quantize ||
-      OnlyReader(quantize->output()) != layer.x.dequantize || OnlyReader(layer.node->input(0)) != layer.node) {
+  if (sum == nullptr || !sum->Is("Add") || SoleUser(sum->output()) != quantize ||
+      SoleUser(quantize->output()) != layer.x.dequantize || SoleUser(layer.node->input(0)) != layer.node) {
     return false;
   }
   Graph& graph = *model.graph;
@@ -471,8 +474,8 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   form.refit = FitSoftmaxSteps(model, device, arithmetic.softmax16);
   for (Node* node : model.graph->nodes()) {
-    const std::optional<Layer> layer = arithmetic.depthwise16_bias > 0 ? LayerOf(node) : std::nullopt;
-    if (layer && HoldBias(model, *layer, arithmetic.depthwise16_bias)) ++form.biases;
+    const std::optional<Layer> layer = arithmetic.depthwise16_ratio > 0 ? LayerOf(node) : std::nullopt;
+    if (layer && NearScales(model, *layer, arithmetic.depthwise16_ratio)) ++form.rescaled;
   }
   form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
   if (arithmetic.overflows_constants16) form.recoded = RecodeConstants(model);

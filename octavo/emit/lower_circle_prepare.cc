@@ -4,6 +4,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/emit/lower_circle.h"
+#include "octavo/ir/users.h"
 
 namespace octavo::internal {
 
@@ -97,11 +98,6 @@ void CircleLowering::CastBeforeExpand() {
 
 namespace {
 
-const Node* OnlyUser(const Value* v) {
-  if (v == nullptr || v->is_graph_output() || v->uses().size() != 1) return nullptr;
-  return v->uses()[0].node;
-}
-
 std::optional<float> ScalarConstant(const Value* v) {
   if (v == nullptr || !v->is_constant() || !v->data || v->type.quant || v->data->dtype != DType::kF32 ||
       v->data->elements() != 1) {
@@ -147,25 +143,25 @@ void CircleLowering::FindGelu(const Node& erf) {
         x = scale->input(static_cast<std::size_t>(1 - i));
     }
   }
-  const Node* add = OnlyUser(erf.output());
+  const Node* add = SoleUser(erf.output());
   if (x == nullptr || erf.output()->type.quant || add == nullptr || !add->Is("Add") ||
       !ScalarOperand(*add, erf.output(), 1) || add->output()->type.quant) {
     return;
   }
   std::vector<const Node*> gone{scale, &erf, add};
-  const Node* first = OnlyUser(add->output());
+  const Node* first = SoleUser(add->output());
   if (first == nullptr || !first->Is("Mul")) return;
   const Value* other = OtherInput(*first, add->output());
   const Node* last = nullptr;
   if (other == x) {
-    const Node* half = OnlyUser(first->output());
+    const Node* half = SoleUser(first->output());
     if (first->output()->type.quant || half == nullptr || !half->Is("Mul") ||
         !ScalarOperand(*half, first->output(), 0.5))
       return;
     gone.push_back(first);
     last = half;
   } else if (IsAbout(ScalarConstant(other), 0.5)) {
-    const Node* times = OnlyUser(first->output());
+    const Node* times = SoleUser(first->output());
     if (first->output()->type.quant || times == nullptr || !times->Is("Mul") ||
         OtherInput(*times, first->output()) != x)
       return;
@@ -173,7 +169,7 @@ void CircleLowering::FindGelu(const Node& erf) {
     last = times;
   } else {
     const Node* half = other == nullptr ? nullptr : other->producer();
-    if (half == nullptr || !half->Is("Mul") || other->type.quant || OnlyUser(other) == nullptr ||
+    if (half == nullptr || !half->Is("Mul") || other->type.quant || SoleUser(other) == nullptr ||
         (half->input(0) != x && half->input(1) != x) || !ScalarOperand(*half, x, 0.5)) {
       return;
     }
@@ -192,7 +188,7 @@ void CircleLowering::FindFusions() {
     // The bias of a MatMul with constant weights.
     if (node->Is("MatMul") && node->input(1) != nullptr && node->input(1)->is_constant() &&
         DimsOf(node->input(1)).size() == 2 && !node->output()->type.quant) {
-      const Node* add = OnlyUser(node->output());
+      const Node* add = SoleUser(node->output());
       if (add == nullptr || !add->Is("Add") || gelu_.contains(add) || absorbed_.contains(add)) continue;
       const Value* bias = OtherInput(*add, node->output());
       const std::int64_t n = DimsOf(node->input(1))[1];
@@ -211,7 +207,7 @@ void CircleLowering::FindFusions() {
     if (name.empty()) continue;
     const Value* x = node->input(0);
     const Node* producer = x == nullptr ? nullptr : x->producer();
-    if (producer == nullptr || x->type.quant || OnlyUser(x) != node || !producer->domain().empty()) continue;
+    if (producer == nullptr || x->type.quant || SoleUser(x) != node || !producer->domain().empty()) continue;
     const bool takes = producer->Is("Conv") || producer->Is("Gemm") || producer->Is("MatMul") || producer->Is("Add") ||
                        producer->Is("Sub") || producer->Is("Mul") || producer->Is("Div");
     if (!takes || gelu_.contains(producer)) continue;

@@ -7,6 +7,7 @@
 
 #include "octavo/base/error.h"
 #include "octavo/base/names.h"
+#include "octavo/ir/users.h"
 #include "octavo/numerics/reduce.h"
 #include "octavo/ops/op_table.h"
 
@@ -17,12 +18,6 @@ bool IsF32(const Value* value) { return value != nullptr && value->type.dtype ==
 
 bool PlainConstant(const Value* value) {
   return value != nullptr && value->is_constant() && value->data.has_value() && IsF32(value);
-}
-
-Node* OnlyUser(const Value& value) {
-  if (value.is_graph_output() || value.uses().size() != 1) return nullptr;
-  Node* node = value.uses()[0].node;
-  return node->graph() == value.graph() ? node : nullptr;
 }
 
 // Elements of a constant that holds one number for each of `channels` along the last axis: [N], [1, N], [1, 1, N].
@@ -184,7 +179,7 @@ class Placer {
     placed.x = placed.x_root = x;
     placed.weight = weight;
     placed.bias = bias;
-    Node* user = OnlyUser(*y);
+    Node* user = SoleUser(y);
     if (support == QuantSupport::kInteger) {
       placed.y = y;
       if (user != nullptr && user->output() != nullptr && user->input(0) == y &&

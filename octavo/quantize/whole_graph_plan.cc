@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "octavo/ir/users.h"
 #include "octavo/ops/op_table.h"
 #include "octavo/quantize/placement.h"
 
@@ -26,12 +27,6 @@ bool HasFloat(const Node& node) {
 bool ReadBySubgraph(const Value& value) {
   return std::any_of(value.uses().begin(), value.uses().end(),
                      [&](const Use& use) { return use.node->graph() != value.graph(); });
-}
-
-Node* OnlyUser(const Value& value) {
-  if (value.is_graph_output() || value.uses().size() != 1) return nullptr;
-  Node* node = value.uses()[0].node;
-  return node->graph() == value.graph() ? node : nullptr;
 }
 
 bool FromMask(const Value* value, int depth) {
@@ -223,7 +218,7 @@ std::size_t WholeGraphPlan::TensorOf(Value* value) {
 // The Relu or Clip behind y that codes of the right range do by themselves.
 Node* WholeGraphPlan::Absorbable(const Node& node) const {
   if (precision_.activation_symmetric || Moves(node)) return nullptr;
-  Node* user = OnlyUser(*node.output());
+  Node* user = SoleUser(node.output());
   if (user == nullptr || is_taken.count(user) == 0 || user->input(0) != node.output() || !IsF32(user->output())) {
     return nullptr;
   }

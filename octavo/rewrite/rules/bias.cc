@@ -194,7 +194,7 @@ class AddIntoBiasRule final : public PatternRule<BiasMatch> {
     if (!layer.Is("Conv") && !layer.Is("Gemm")) return Refusal{};
     const std::optional<LayerScales> s = ScalesOf(layer);
     if (!s) return Refusal{};
-    if (!Holds("add-into-bias/one-use", OnlyUser(*y) == &node)) {
+    if (!Holds("add-into-bias/one-use", SoleUser(y) == &node)) {
       return Refusal{"the output of " + Describe(layer) + " has other uses"};
     }
     if (layer.Is("Gemm") && layer.FloatAttribute("beta", 1.0f) != 1.0f) return Refusal{"beta is not 1"};
@@ -351,7 +351,7 @@ class ScaleIntoWeightRule final : public PatternRule<ScaleMatch> {
     if (bias != nullptr && bias->data->elements() != static_cast<std::uint64_t>(s->channels)) {
       return Refusal{"the bias of " + Describe(layer) + " is not one number a channel"};
     }
-    if (!Holds("scale-into-weight/one-use", OnlyUser(*y) == &node)) {
+    if (!Holds("scale-into-weight/one-use", SoleUser(y) == &node)) {
       return Refusal{"the output of " + Describe(layer) + " has other uses"};
     }
     LinearLayer shape;

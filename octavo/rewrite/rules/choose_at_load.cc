@@ -43,7 +43,7 @@ Value* Probe(Graph& graph, Rewriter& rewriter) {
       IsFilled(first->input(1), DType::kS8, 127)) {
     Node* last = first;
     for (const std::string_view op : {"Equal", "Cast", "ReduceMin", "Cast"}) {
-      last = OnlyUser(*last->output());
+      last = SoleUser(last->output());
       if (last == nullptr || !last->Is(op)) break;
     }
     if (last != nullptr && last->output()->type.dtype == DType::kBool) return last->output();

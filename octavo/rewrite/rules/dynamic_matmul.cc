@@ -68,7 +68,7 @@ class DynamicMatMulRule final : public PatternRule<Chain> {
     Chain c;
     c.sums = &node;
     const auto follow = [](const Node& from, std::string_view op) -> Node* {
-      Node* user = OnlyUser(*from.output());
+      Node* user = SoleUser(from.output());
       return user != nullptr && user->Is(op) ? user : nullptr;
     };
     c.cast = follow(node, "Cast");

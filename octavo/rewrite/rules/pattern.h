@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "octavo/ir/users.h"
 #include "octavo/rewrite/rules/linear.h"
 
 namespace octavo {
@@ -17,13 +18,6 @@ inline std::optional<float> ScalarOf(const Value* value) {
 
 // |a - b| within a few f32 roundings of b: exporters write sqrt(2) and 1/6 in their own ways.
 inline bool Near(float a, double b) { return std::abs(static_cast<double>(a) - b) <= 4e-6 * std::abs(b); }
-
-// The node that alone reads `value`, of the same graph; null where there are more, or the value leaves the graph.
-inline Node* SoleUser(const Value* value) {
-  if (value == nullptr || value->is_graph_output() || value->uses().size() != 1) return nullptr;
-  Node* node = value->uses()[0].node;
-  return node->graph() == value->graph() ? node : nullptr;
-}
 
 // x, where `node` is op(x, constant near c) or, for what commutes, op(constant, x); else null.
 inline Value* OtherThan(const Node* node, std::string_view op, double c) {

@@ -73,12 +73,6 @@ std::string Text(const ScalarParams& params) {
          ")";
 }
 
-Node* OnlyUser(const Value& value) {
-  if (value.is_graph_output() || value.uses().size() != 1) return nullptr;
-  Node* node = value.uses()[0].node;
-  return node->graph() == value.graph() ? node : nullptr;
-}
-
 std::optional<std::int64_t> SumLength(const Node& node) {
   const auto dim = [](const Value* v, std::int64_t from_end) -> std::optional<std::int64_t> {
     if (v == nullptr || !v->type.shape) return std::nullopt;
@@ -232,7 +226,7 @@ std::optional<Refusal> MatchQuantizeBefore(std::string_view rule, const Node& no
     return Refusal{};
   }
   if (x->type.dtype != DType::kF32 && x->type.dtype != DType::kUndefined) return Refusal{"its input is not f32"};
-  if (!Holds(std::string(rule) + "/one-use", OnlyUser(*x) == &node)) {
+  if (!Holds(std::string(rule) + "/one-use", SoleUser(x) == &node)) {
     return Refusal{"the output of " + Describe(producer) + " has other uses, which want its float value"};
   }
   return std::nullopt;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "octavo/device/kernels.h"
+#include "octavo/ir/users.h"
 #include "octavo/ops/op_table.h"
 #include "octavo/rewrite/rule.h"
 
@@ -37,9 +38,6 @@ TensorRef InOtherSign(const TensorRef& codes);
 // "u8(scale=0.5, zero=3)"
 std::string Text(const ScalarParams& params);
 std::string Text(double number);
-
-// The node's only use of `value`, which is no graph output and read in its own graph; else null.
-Node* OnlyUser(const Value& value);
 
 // Products summed for one output element: K of a MatMul or Gemm, C / group * kernel of a Conv; nullopt when not known.
 std::optional<std::int64_t> SumLength(const Node& node);

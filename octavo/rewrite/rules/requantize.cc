@@ -189,7 +189,7 @@ class AbsorbRequantizeRule final : public PatternRule<Pair> {
       return Refusal{producer.op() + " moves codes: it cannot write other parameters than it reads"};
     }
     if (producer.form == QuantForm::kQLinear) return Refusal{Describe(producer) + " is in its integer form already"};
-    if (!Holds("absorb-requantize/one-use", OnlyUser(*first) == &node)) {
+    if (!Holds("absorb-requantize/one-use", SoleUser(first) == &node)) {
       return Refusal{"the output of " + Describe(producer) + " has other uses"};
     }
     const ScalarParams a = *ScalarOf(first), b = *ScalarOf(node.output());
