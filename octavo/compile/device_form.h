@@ -18,6 +18,7 @@ struct DeviceForm {
   std::int64_t unrolled = 0;  // recurrent operators
   std::int64_t centered = 0;  // products of attention
   std::int64_t refit = 0;     // Softmaxes whose logits got another step
+  std::int64_t rescaled = 0;  // depthwise convolutions whose channels got bigger scales
   std::int64_t split = 0;     // depthwise convolutions
   std::int64_t spelled = 0;   // float operators that became others
   std::int64_t bounded = 0;   // float operators kept apart from what they read

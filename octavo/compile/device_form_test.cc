@@ -74,20 +74,21 @@ TEST(DeviceForm, TheBiasOfChannelsWithoutWeightsStays) {
   EXPECT_NE(BiasOf(model)[0], 1000);
 }
 
-TEST(DeviceForm, ABiasTooBigForOneTapGetsABiggerScale) {
+TEST(DeviceForm, ChannelsOfOneTapGetScalesThatLieNear) {
   Model model = Parse(
       "ir_version = 10\nopset \"\" = 21\ngraph @g(%x: u16[1,2,8,8]) -> (%y) {\n%s = constant f32[] 0.5\n"
-      "%z = constant u16[] 0\n%w = constant s8[2,1,1,1] [100, -100]\n%sw = constant f32[2] [0.25, 0.25]\n"
-      "%zw = constant s8[2] [0, 0]\n%b = constant s32[2] [-536870912, 5]\n%sb = constant f32[2] [0.125, 0.125]\n"
+      "%z = constant u16[] 0\n%w = constant s8[2,1,1,1] [100, -100]\n%sw = constant f32[2] [0.0625, 8]\n"
+      "%zw = constant s8[2] [0, 0]\n%b = constant s32[2] [-4000, 5]\n%sb = constant f32[2] [0.03125, 4]\n"
       "%d: f32[1,2,8,8] = DequantizeLinear(%x, %s, %z)\n%wd: f32[2,1,1,1] = DequantizeLinear(%w, %sw, %zw) {axis=0}\n"
       "%bd: f32[2] = DequantizeLinear(%b, %sb) {axis=0}\n%y: f32[1,2,8,8] = Conv(%d, %wd, %bd) {group=2}\n}\n");
-  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).biases, 1);
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).rescaled, 1);
   EXPECT_TRUE(Verify(model).empty());
-  EXPECT_EQ(BiasOf(model), (std::vector<std::int64_t>{-(1 << 27), 5}));
+  EXPECT_EQ(BiasOf(model), (std::vector<std::int64_t>{-1000, 5}));
   const Node& w = *ConvOf(model).input(1)->producer();
   EXPECT_EQ(w.input(0)->data->ToInts(), (std::vector<std::int64_t>{25, -100}));
-  EXPECT_EQ(w.input(1)->data->ToFloats(), (std::vector<float>{1.0f, 0.25f}));
-  EXPECT_EQ(ConvOf(model).input(2)->producer()->input(1)->data->ToFloats(), (std::vector<float>{0.5f, 0.125f}));
+  EXPECT_EQ(w.input(1)->data->ToFloats(), (std::vector<float>{0.25f, 8.0f}));
+  EXPECT_EQ(ConvOf(model).input(2)->producer()->input(1)->data->ToFloats(), (std::vector<float>{0.125f, 4.0f}));
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).rescaled, 0);
 }
 
 // An average over windows of a map of 8x8.

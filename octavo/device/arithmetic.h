@@ -61,8 +61,8 @@ struct DeviceArithmetic {
   SoftmaxSteps softmax16;
   // Depthwise convolutions of one tap from u16 to u16 of more channels crash the compiler; 0: of none.
   std::int64_t depthwise16_channels = 0;
-  // In those a bias of more steps than this may come out as another number; 0: of any.
-  std::int64_t depthwise16_bias = 0;
+  // In those the scales of channels are to differ by no more than so many times; 0: by any.
+  double depthwise16_ratio = 0;
   // Averages over tiles of even sizes, in two dimensions, are wrong.
   bool averages_tiles_wrongly = false;
   // In float (x + c) s, c a constant of several numbers and s one number, comes out as another function; (c + x) s is
