@@ -27,6 +27,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   rules.push_back(FewOperands());
   rules.push_back(FloatExponent());
   rules.push_back(PlainGemm());
+  rules.push_back(FlatMatMul());
   rules.push_back(ReciprocalToDiv());
   rules.push_back(RemoveInfiniteBound());
   rules.push_back(MaxToRelu());

@@ -118,8 +118,59 @@ class PlainGemmRule final : public PatternRule<Product> {
   }
 };
 
+struct Rows {
+  Node* node;
+  std::int64_t rows, terms, columns;
+  Dims out;
+};
+
+// Before:  %y = MatMul %x : f32[a,b,K], w : [K]
+// After:   %y = Reshape (MatMul (Reshape %x, [ab,K]), w : [K,1]), [a,b]
+// and so for w : [K,N] where %x has more than four dimensions.
+// OneLsb: the same sums. In 16 bits the HTP has something else for a vector, and it has no product of five dimensions.
+class FlatMatMulRule final : public PatternRule<Rows> {
+ public:
+  std::string_view name() const override { return "flat-matmul"; }
+  RuleClass rule_class() const override { return RuleClass::kOneLsb; }
+  std::vector<std::string_view> roots() const override { return {"MatMul"}; }
+  MatchOr<Rows> Match(Node& node) const override {
+    const Value *x = node.input(0), *w = node.input(1);
+    if (!node.domain().empty() || x == nullptr || x->type.quant || node.output() == nullptr || !IsFloatConstant(w))
+      return Refusal{};
+    const std::size_t rank = w->data->dims.size();
+    const std::optional<Dims> in = StaticShape(x->type);
+    if (rank < 1 || rank > 2) return Refusal{};
+    if (!in || in->size() < 2) return Refusal{"the shape of its input is not known"};
+    if (rank == 2 && in->size() <= 4) return Refusal{};
+    Rows match{&node, 1, in->back(), rank == 2 ? w->data->dims[1] : 1, Dims(in->begin(), in->end() - 1)};
+    if (match.terms < 1 || match.columns < 1 || w->data->dims[0] != match.terms) return Refusal{};
+    for (const std::int64_t d : match.out) match.rows *= d;
+    if (match.rows < 1) return Refusal{};
+    if (rank == 2) match.out.push_back(match.columns);
+    return match;
+  }
+  void Apply(const Rows& match, Rewriter& rewriter) const override {
+    Node& node = *match.node;
+    Graph& graph = *node.graph();
+    const std::string base = node.output()->name();
+    Value* rows = AddReshape(node.input(0), {match.rows, match.terms}, base + "_rows", &node)->output();
+    Value* w = node.input(1);
+    if (w->data->dims.size() == 1) {
+      TensorRef column = *w->data;
+      column.dims = {match.terms, 1};
+      w = graph.AddConstant(graph.UniqueName(w->name() + "_column"), std::move(column));
+    }
+    Node* product =
+        graph.AddNode("MatMul", "", {rows, w},
+                      {{graph.UniqueName(base + "_flat"), TypeOf(DType::kF32, {match.rows, match.columns})}}, &node);
+    product->name = node.name;
+    TakePlace(*AddReshape(product->output(), match.out, base + "_out", &node), node, rewriter);
+  }
+};
+
 }  // namespace
 
+std::unique_ptr<Rule> FlatMatMul() { return std::make_unique<FlatMatMulRule>(); }
 std::unique_ptr<Rule> FewOperands() { return std::make_unique<FewOperandsRule>(); }
 std::unique_ptr<Rule> FloatExponent() { return std::make_unique<FloatExponentRule>(); }
 std::unique_ptr<Rule> PlainGemm() { return std::make_unique<PlainGemmRule>(); }

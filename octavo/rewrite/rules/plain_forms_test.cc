@@ -18,6 +18,7 @@ testing::Ran Apply(const std::string& body) {
   rules.push_back(FewOperands());
   rules.push_back(FloatExponent());
   rules.push_back(PlainGemm());
+  rules.push_back(FlatMatMul());
   return testing::ApplyRules("opset \"\" = 20\ngraph @g(%x: f32[2,3], %z: f32[2,3]) -> (%y) {\n" + body + "}", rules,
                              RuleClass::kImproves, 1e-5f);
 }
@@ -51,6 +52,17 @@ TEST(PlainForms, FactorsOfAProductGoIntoItsConstants) {
   EXPECT_THAT(Apply(w + "%b = constant f32[2,1] [1, 2]\n%y: f32[2,2] = Gemm(%x, %w, %b) {transB=1}\n").refusal,
               HasSubstr("one number a channel"));
   EXPECT_THAT(Apply(w + "%y: f32[2,2] = Gemm(%x, %w) {transB=1, alpha=3.0}\n").text, HasSubstr("alpha=1"));
+}
+
+TEST(PlainForms, ProductsOfRows) {
+  EXPECT_THAT(Apply("%w = constant f32[3] [1, 2, -3]\n%y: f32[2] = MatMul(%x, %w)\n").text,
+              HasSubstr("f32[2,1] = MatMul"));
+  EXPECT_THAT(Apply("%s = constant s64[5] [1, 2, 1, 1, 3]\n%w = constant f32[3,2] [1, 2, -3, 0.5, 0.25, 2]\n"
+                    "%r: f32[1,2,1,1,3] = Reshape(%x, %s)\n%y: f32[1,2,1,1,2] = MatMul(%r, %w)\n")
+                  .text,
+              HasSubstr("f32[2,2] = MatMul"));
+  EXPECT_THAT(Apply("%w = constant f32[3,1] [1, 2, -3]\n%y: f32[2,1] = MatMul(%x, %w)\n").text,
+              Not(HasSubstr("Reshape")));
 }
 
 }  // namespace

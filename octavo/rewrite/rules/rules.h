@@ -43,6 +43,7 @@ std::unique_ptr<Rule> PlainPad();             // Pad of some axes, that takes of
 std::unique_ptr<Rule> NearestToGather(std::int64_t opset);
 std::unique_ptr<Rule> FewOperands();    // Mean of several -> Add, Mul; Max, Min, Sum, Mean of one -> nothing
 std::unique_ptr<Rule> FloatExponent();  // Pow to a constant integer -> to the same float
+std::unique_ptr<Rule> FlatMatMul();     // MatMul by a vector, or of five dimensions and more by a matrix -> of two
 std::unique_ptr<Rule> PlainGemm();      // alpha, beta and the shape of a bias -> into the constants
 
 // The rules of SimplifyFloat, in order of preference.
