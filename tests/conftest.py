@@ -51,8 +51,9 @@ class Result:
 
 
 @pytest.fixture(scope="session")
-def environment():
+def environment(tmp_path_factory):
     env = dict(os.environ)
+    env["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("xdg"))  # never the user's own
     env.pop("OCTAVO_REQUIRE_DATA", None)
     return env
 
