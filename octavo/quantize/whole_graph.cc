@@ -305,7 +305,8 @@ class WholeGraph {
         Value* v = node->input(i);
         if (v->is_constant()) {
           Value* made = nullptr;
-          if (plan_.Moves(*node)) {
+          // Of a Concat too: a device rescales what has other parameters, and zeros may have any.
+          if (plan_.Moves(*node) || node->Is("Concat")) {
             const std::size_t tensor = plan_.tensor_of.at(node->output());
             made = ConstantWith(v, types_.ParamsOf(tensor, types_.TensorType(tensor)));
           } else {

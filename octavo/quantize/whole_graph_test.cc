@@ -62,6 +62,29 @@ std::string Quantized(const std::string& text, float low, float high, const std:
   return Print(*model.graph);
 }
 
+TEST(WholeGraph, ConstantsOfAConcatHaveItsCodes) {
+  // Zeros of their own would have a step of 1 beside steps of 2 / 255.
+  const std::string text = Quantized(R"(graph @g(%x: f32[1,2]) -> (%y) {
+    %c = constant f32[1,2] [0, 0]
+    %r: f32[1,2] = Tanh(%x)
+    %k: f32[1,4] = Concat(%c, %r) {axis=1}
+    %y: f32[1,4] = Sigmoid(%k)
+  })",
+                                     -1.0f, 1.0f);
+  EXPECT_NE(text.find("[128, 128]"), std::string::npos) << text;
+}
+
+TEST(WholeGraph, ALayerOfConstantsStaysInFloat) {
+  const Planned p(R"(graph @g(%x: f32[2,3]) -> (%y) {
+    %a = constant f32[2,2] [1, 2, 3, 4]
+    %b = constant f32[2,3] [1, 2, 3, 4, 5, 6]
+    %m: f32[2,3] = MatMul(%a, %b)
+    %y: f32[2,3] = Add(%x, %m)
+  })");
+  EXPECT_FALSE(p.Takes("m"));
+  EXPECT_TRUE(p.Takes("y"));
+}
+
 // What goes into the Log of a model, by the names of what the nodes make.
 std::vector<std::string> IntoLogs(const std::string& text) {
   const Planned p(text);
