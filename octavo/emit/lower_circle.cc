@@ -210,6 +210,7 @@ void CircleLowering::Refuse(const Node& node, const std::string& reason) const {
 }
 
 const Dims& CircleLowering::DimsOf(const Value* old) {
+  if (old == nullptr) ThrowBadInput("an operator lacks an input that it needs", model_.source);
   const auto it = dims_.find(old);
   if (it != dims_.end()) return it->second;
   std::optional<Dims> dims;
@@ -285,6 +286,7 @@ Value* CircleLowering::GetConstant(const Value* old, Layout layout, bool as_floa
 }
 
 Value* CircleLowering::Get(const Value* old, Layout layout, bool as_float) {
+  if (old == nullptr) ThrowBadInput("an operator lacks an input that it needs", model_.source);
   if (!old->type.quant) as_float = false;  // one form
   const std::size_t rank = DimsOf(old).size();
   if (rank < 3) layout = Layout::kFirst;

@@ -12,8 +12,8 @@ namespace octavo::internal {
 // -------------------------------------------------------------------------------------------------------- elementwise
 
 Layout CircleLowering::ElementwiseLayout(const Node& node, std::span<const Value* const> operands) const {
-  (void)node;
   for (const Value* v : operands) {
+    if (v == nullptr) Refuse(node, "it lacks an input");
     if (!v->is_constant() && Has(v, Layout::kLast) && !Has(v, Layout::kFirst)) return Layout::kLast;
   }
   for (const Value* v : operands) {

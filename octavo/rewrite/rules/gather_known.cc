@@ -127,6 +127,7 @@ class ReverseToGatherRule final : public PatternRule<Reversed> {
     const Value* x = node.input(0);
     if (!node.domain().empty() || x == nullptr || node.output() == nullptr) return Refusal{};
     if (!IsPlainConstant(node.input(1))) return Refusal{"the lengths are computed"};
+    if (!IsInteger(node.input(1)->data->dtype)) return Refusal{};
     const std::optional<Dims> shape = StaticShape(x->type);
     if (!shape || shape->size() < 2) return Refusal{"the shape of its input is not known"};
     const std::int64_t axis = node.IntAttribute("time_axis", 0);
