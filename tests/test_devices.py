@@ -573,6 +573,27 @@ def test_convolutions_in_16_bits_give_what_the_quantized_form_says(octavo, tmp_p
 
 
 @needs_qnn
+def test_silu_in_16_bits_is_right_in_maps_of_nine_to_twelve_rows(octavo, tmp_path):
+    """The device makes one operator of x Sigmoid(x), and four of ten rows of it wrong. The oracle is ONNX Runtime on quantized.onnx."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng = np.random.default_rng(31)
+    init = [numpy_helper.from_array((rng.normal(size=(64, 64, 3, 3)) / 16).astype(np.float32), "w")]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]), helper.make_node("Sigmoid", ["h"], ["s"]),
+             helper.make_node("Mul", ["h", "s"], ["y"])]
+    info = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 64, 10, 10])
+    model, data, out = tmp_path / "m.onnx", tmp_path / "data", tmp_path / "out"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [info("x")], [info("y")], init),
+                                opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(model))
+    data.mkdir()
+    for k in range(12):
+        np.savez(data / f"{k:02}.npz", x=rng.normal(size=(1, 64, 10, 10)).astype(np.float32))
+    octavo("build", "--onnx", model, "--device", "qnn", "--precision", "w8a16", "--data", data, "--samples", "8", "-o", out,
+           env=qnn_env())
+    emulated, cpu = emulator_and_cpu(out)
+    assert manifest(out)["compile"]["ep_context_nodes"] == 1 and cpu > 35 and emulated > cpu - 0.5
+
+
+@needs_qnn
 @pytest.mark.parametrize("computed", [True, False])
 def test_attention_in_16_bits_loses_nothing_of_what_its_rows_have_in_common(octavo, tmp_path, computed):
     """The device rounds a Softmax down: 0.2 % of each row of 256 is gone. The oracle is ONNX Runtime on quantized.onnx."""

@@ -396,6 +396,30 @@ bool KeepTanhFloat(Model& model, const Node* node) {
   return !quantizes.empty();
 }
 
+// Before: Mul(x, s), s: DequantizeLinear(QuantizeLinear(Sigmoid(x))), all in u16
+// After:  Mul(x, DequantizeLinear(QuantizeLinear(s))), in steps a little longer than those of s: the compiler does not
+//         take the two for one operator then
+bool KeepSiluApart(Model& model, Node* node) {
+  constexpr float kLonger = 1.0F + 1.0F / 512;
+  if (!node->Is("Mul")) return false;
+  for (const std::size_t i : {0, 1}) {
+    const std::optional<Codes> s = Behind(node->input(i)), x = Behind(node->input(1 - i));
+    if (!s || !x || s->storage != DType::kU16 || x->storage != DType::kU16 || s->scales.size() != 1) continue;
+    const Node* quantize = s->dequantize->input(0)->producer();
+    const Value* from = quantize == nullptr || !quantize->Is("QuantizeLinear") ? nullptr : quantize->input(0);
+    const Node* sigmoid = from == nullptr ? nullptr : from->producer();
+    if (sigmoid == nullptr || !sigmoid->Is("Sigmoid") || sigmoid->input(0) == nullptr) continue;
+    const std::optional<Codes> read = Behind(sigmoid->input(0));
+    if (!read || read->dequantize->input(0) != x->dequantize->input(0)) continue;
+    Graph& graph = *model.graph;
+    const std::string base = node->input(i)->name() + "_apart";
+    Value* scale = graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(s->scales[0] * kLonger));
+    node->SetInput(i, Requantized(graph, node->input(i), scale, s->dequantize->input(2), DType::kU16, base, node));
+    return true;
+  }
+  return false;
+}
+
 // Before: Tanh(Add(a, b)), in float
 // After:  Tanh(Clip(Add(a, b), -bound, bound))
 bool Bound(Model& model, Node* node, float bound) {
@@ -482,6 +506,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   for (Node* node : model.graph->nodes()) {
     if (arithmetic.averages_tiles_wrongly && PadTiles(node)) ++form.pads;
     if (arithmetic.multiplies_tanh16_wrongly && clips_to_inputs && KeepTanhFloat(model, node)) ++form.bounded;
+    if (arithmetic.fuses_silu16_wrongly && KeepSiluApart(model, node)) ++form.unfused;
     for (const WidenedInput& wide : arithmetic.widened) {
       if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;
     }

@@ -24,9 +24,10 @@ struct DeviceForm {
   std::int64_t bounded = 0;   // float operators kept apart from what they read
   std::int64_t ordered = 0;   // sums whose constant comes first
   std::int64_t recoded = 0;   // constants in the codes that they become
+  std::int64_t unfused = 0;   // products with a Sigmoid of one factor
   bool changed() const {
     return biases + pads + kernels + strides + widened + selected + unrolled + centered + bounded + spelled + ordered +
-               refit + recoded + split >
+               refit + rescaled + recoded + split + unfused >
            0;
   }
 };

@@ -341,6 +341,26 @@ TEST(DeviceForm, ATanhInSixteenBitsIsFloat) {
   EXPECT_EQ(bounded(of("Tanh", "u8")), 0);
 }
 
+TEST(DeviceForm, AProductWithItsSigmoidInSixteenBitsIsKeptApart) {
+  const auto silu = [](const std::string& op, const std::string& dtype, const std::string& factor) {
+    const std::string type = dtype + "[4]", f32 = ": f32[4] = ";
+    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%q: " + type + ", %p: " + type +
+                 ") -> (%y) {\n%s = constant f32[] 0.5\n%z = constant " + dtype + "[] 0\n%d" + f32 +
+                 "DequantizeLinear(%q, %s, %z)\n%e" + f32 + "DequantizeLinear(%" + factor + ", %s, %z)\n%t" + f32 + op +
+                 "(%d)\n%u: " + type + " = QuantizeLinear(%t, %s, %z)\n%v" + f32 + "DequantizeLinear(%u, %s, %z)\n%m" +
+                 f32 + "Mul(%v, %e)\n%y: " + type + " = QuantizeLinear(%m, %s, %z)\n}\n");
+  };
+  Model model = silu("Sigmoid", "u16", "q");
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).unfused, 1);
+  const Node& apart = *model.graph->FindValue("m")->producer()->input(0)->producer();
+  EXPECT_EQ(apart.input(1)->data->ToFloats(), std::vector<float>{0.5F * (1 + 1.0F / 512)});
+  EXPECT_EQ(apart.input(0)->producer()->input(0)->name(), "v");
+  const auto unfused = [](Model m) { return ToDeviceForm(m, *FindDevice("qnn")).unfused; };
+  EXPECT_EQ(unfused(silu("HardSigmoid", "u16", "q")), 0);
+  EXPECT_EQ(unfused(silu("Sigmoid", "u8", "q")), 0);
+  EXPECT_EQ(unfused(silu("Sigmoid", "u16", "p")), 0);  // of another number: right as it is
+}
+
 TEST(DeviceForm, TheConstantOfAScaledSumComesFirst) {
   const auto ordered = [](const std::string& add, const std::string& constant) {
     Model model = Parse("opset \"\" = 20\ngraph @g(%x: f32[2,4]) -> (%y) {\n%c = constant f32" + constant +

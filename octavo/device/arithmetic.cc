@@ -135,6 +135,7 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .conv16_pads_5x5_wrongly = true,
      .conv16_strides_twice = true,
      .multiplies_tanh16_wrongly = true,
+     .fuses_silu16_wrongly = true,
      .widened = kQnnWidened,
      .lacked = kQnnLacked,
      .casts_bool_wrongly = true,

@@ -51,6 +51,8 @@ struct DeviceArithmetic {
   // Products of what a Tanh gives in 16 bits, moved or in parts, are wrong in some graphs; of a float Tanh they are
   // right.
   bool multiplies_tanh16_wrongly = false;
+  // x Sigmoid(x) in 16 bits becomes one operator, which is wrong in maps of 9 to 12 rows and in parts of larger ones.
+  bool fuses_silu16_wrongly = false;
   std::span<const WidenedInput> widened = {};
   std::span<const LackedOp> lacked = {};
   bool casts_bool_wrongly = false;  // rows of what a Cast makes of bool are permuted in some graphs
