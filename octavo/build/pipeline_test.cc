@@ -215,7 +215,8 @@ TEST_F(PipelineTest, TheCacheFollowsContentsNotNames) {
   EXPECT_TRUE(Build(moved).reused);
   EXPECT_EQ(ManifestOf("b")["source"]["path"], (folder_ / "other.onnx").string());
   EXPECT_EQ(ReadBuildConfig(folder_ / "b" / "config.json").model, folder_ / "other.onnx");
-  for (const Json& artifact : ManifestOf("b")["artifacts"]) {
+  const Json manifest = ManifestOf("b");
+  for (const Json& artifact : manifest["artifacts"]) {
     EXPECT_EQ(artifact["sha256"], Sha256::OfFile(folder_ / "b" / artifact["path"].get<std::string>()));
   }
   moved.out = folder_ / "c";
