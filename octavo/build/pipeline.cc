@@ -422,7 +422,7 @@ BuildResult Build(const BuildOptions& options) {
   Stage quantize(manifest, "quantize");
   const bool calibrates = quantizer.NeedsSamples(model);
   StatisticsCache cache;
-  if (calibrates && options.cache && quantization.save_path.empty()) {
+  if (calibrates && cached) {
     calibration_identity.Update("data " + (data.synthetic ? data_hash : data.source->ContentHash()) + "\n");
     calibration_identity.Update(CalibrationIdentity(config));
     cache = OpenStatisticsCache(calibration_identity.HexDigest());

@@ -1,5 +1,9 @@
 #include "octavo/compile/codes.h"
 
+#include <utility>
+
+#include "octavo/ir/make_type.h"
+
 namespace octavo {
 
 std::optional<Codes> Behind(const Value* v) {
@@ -18,19 +22,23 @@ std::optional<Codes> Behind(const Value* v) {
   return out;
 }
 
-Type OfType(DType dtype) {
-  Type type;
-  type.dtype = dtype;
-  return type;
+Value* Dequantized(Graph& graph, TensorRef codes, Value* scale, Value* zero, std::int64_t axis, const std::string& name,
+                   Node* at) {
+  std::vector<Value*> inputs = {graph.AddConstant(graph.UniqueName(name), std::move(codes)), scale};
+  if (zero != nullptr) inputs.push_back(zero);
+  Node* dequantize = graph.AddNode("DequantizeLinear", "", std::move(inputs),
+                                   {{graph.UniqueName(name + "_dq"), TypeOf(DType::kF32)}}, at);
+  if (scale->data->elements() > 1) dequantize->SetAttribute("axis", axis);
+  return dequantize->output();
 }
 
 Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name,
                    Node* at) {
   Value* codes =
-      graph.AddNode("QuantizeLinear", "", {x, scale, zero}, {{graph.UniqueName(name + "_q"), OfType(storage)}}, at)
+      graph.AddNode("QuantizeLinear", "", {x, scale, zero}, {{graph.UniqueName(name + "_q"), TypeOf(storage)}}, at)
           ->output();
   return graph
-      .AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(name + "_dq"), OfType(DType::kF32)}},
+      .AddNode("DequantizeLinear", "", {codes, scale, zero}, {{graph.UniqueName(name + "_dq"), TypeOf(DType::kF32)}},
                at)
       ->output();
 }

@@ -22,8 +22,10 @@ struct Codes {
 // nullopt where `v` is null, is not made by a DequantizeLinear, or its parameters are computed.
 std::optional<Codes> Behind(const Value* v);
 
-// A type without a shape.
-Type OfType(DType dtype);
+// DequantizeLinear of constant codes, in front of `at`; `axis` is that of the scales where there are several. `zero`
+// may be null. Names are made from `name`.
+Value* Dequantized(Graph& graph, TensorRef codes, Value* scale, Value* zero, std::int64_t axis, const std::string& name,
+                   Node* at);
 
 // DequantizeLinear(QuantizeLinear(x)) in the codes of `storage`, in front of `at`; names are made from `name`.
 Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name, Node* at);

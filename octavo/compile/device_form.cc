@@ -14,8 +14,9 @@
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
 #include "octavo/device/arithmetic.h"
+#include "octavo/ir/make_type.h"
 #include "octavo/ir/users.h"
-#include "octavo/rewrite/float_constant.h"
+#include "octavo/rewrite/add_constant.h"
 #include "octavo/rewrite/spell_float.h"
 #include "octavo/rewrite/unroll_recurrent.h"
 
@@ -61,10 +62,14 @@ bool KeepsBits(const Layer& layer) {
          dims[3] % 2 == 1 && dims[2] > 1 && dims[3] > 1;
 }
 
+std::int64_t ZeroOf(const Layer& layer, std::int64_t channel) {
+  return layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(channel)];
+}
+
 // What the weights of output channel `c` add up to, zero points taken off.
 std::int64_t WeightSum(const Layer& layer, const std::vector<std::int64_t>& codes, std::int64_t c) {
   const std::int64_t each = static_cast<std::int64_t>(codes.size()) / layer.channels;
-  const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
+  const std::int64_t zero = ZeroOf(layer, c);
   std::int64_t sum = 0;
   for (std::int64_t i = c * each; i < (c + 1) * each; ++i) sum += codes[static_cast<std::size_t>(i)] - zero;
   return sum;
@@ -72,7 +77,7 @@ std::int64_t WeightSum(const Layer& layer, const std::vector<std::int64_t>& code
 
 // Whether all weights of output channel `c` are zero: its products are, of whatever scale they are written in.
 bool IsZero(const Layer& layer, const std::vector<std::int64_t>& codes, std::int64_t c) {
-  const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
+  const std::int64_t zero = ZeroOf(layer, c);
   if (layer.transposed) return std::all_of(codes.begin(), codes.end(), [&](auto w) { return w == zero; });
   const std::int64_t each = static_cast<std::int64_t>(codes.size()) / layer.channels;
   return std::all_of(codes.begin() + c * each, codes.begin() + (c + 1) * each, [&](auto w) { return w == zero; });
@@ -110,7 +115,6 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
     b = std::clamp<std::int64_t>(MovedBias(b, products, unit), INT32_MIN, INT32_MAX);
   }
   const std::string base = layer.node->output()->name() + "_bias";
-  Value* moved = graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(DType::kS32, {layer.channels}, bias));
   Value *scale = nullptr, *zero = nullptr;
   if (old) {
     scale = old->dequantize->input(1);
@@ -124,10 +128,8 @@ bool MoveBias(Model& model, const Layer& layer, std::int64_t unit) {
     zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
                              TensorRef::FromInts(DType::kS32, dims, std::vector<std::int64_t>(scales.size(), 0)));
   }
-  Node* dequantize = graph.AddNode("DequantizeLinear", "", {moved, scale, zero},
-                                   {{graph.UniqueName(base + "_f"), OfType(DType::kF32)}}, layer.node);
-  if (scale->data->elements() > 1) dequantize->SetAttribute("axis", std::int64_t{0});
-  layer.node->SetInput(2, dequantize->output());
+  layer.node->SetInput(2, Dequantized(graph, TensorRef::FromInts(DType::kS32, {layer.channels}, bias), scale, zero, 0,
+                                      base, layer.node));
   return true;
 }
 
@@ -149,7 +151,7 @@ bool GrowKernel(Model& model, const Layer& layer) {
   const std::vector<std::int64_t> codes = layer.w.codes->data->ToInts();
   std::vector<std::int64_t> grown;
   for (std::int64_t c = 0; c < layer.channels; ++c) {
-    const std::int64_t zero = layer.w.zeros[layer.w.zeros.size() == 1 ? 0 : static_cast<std::size_t>(c)];
+    const std::int64_t zero = ZeroOf(layer, c);
     for (std::int64_t y = 0; y < kTo; ++y) {
       for (std::int64_t x = 0; x < kTo; ++x) {
         const std::int64_t from = (c * kFrom + y - 1) * kFrom + x - 1;
@@ -159,25 +161,15 @@ bool GrowKernel(Model& model, const Layer& layer) {
   }
   Graph& graph = *model.graph;
   const std::string base = layer.w.codes->name() + "_grown";
-  Value* larger = graph.AddConstant(graph.UniqueName(base),
-                                    TensorRef::FromInts(layer.w.storage, {layer.channels, 1, kTo, kTo}, grown));
-  std::vector<Value*> inputs(layer.w.dequantize->inputs().begin(), layer.w.dequantize->inputs().end());
-  inputs[0] = larger;
-  Node* dequantize = graph.AddNode("DequantizeLinear", "", inputs,
-                                   {{graph.UniqueName(base + "_dq"), OfType(DType::kF32)}}, layer.node);
-  dequantize->SetAttribute("axis", layer.w.dequantize->IntAttribute("axis", 1));
-  layer.node->SetInput(1, dequantize->output());
+  const Node& old = *layer.w.dequantize;
+  layer.node->SetInput(1, Dequantized(graph, TensorRef::FromInts(layer.w.storage, {layer.channels, 1, kTo, kTo}, grown),
+                                      old.input(1), old.input(2), old.IntAttribute("axis", 1), base, layer.node));
   if (layer.node->IntsAttribute("kernel_shape") != nullptr) layer.node->SetAttribute("kernel_shape", Dims{kTo, kTo});
   std::vector<std::int64_t> before = pads == nullptr ? std::vector<std::int64_t>(4, 0) : *pads;
   ++before[0];
   ++before[1];
   layer.node->SetAttribute("pads", before);
   return true;
-}
-
-Value* Ints(Graph& graph, const std::string& name, const Dims& values) {
-  return graph.AddConstant(graph.UniqueName(name),
-                           TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
 }
 
 // Before: Conv(x, w, b) of one tap a channel, where the scales of w differ by more than `most` times
@@ -213,14 +205,10 @@ bool NearScales(Model& model, const Layer& layer, double most) {
   const auto replace = [&](std::size_t input, const Codes& old, const std::vector<std::int64_t>& codes,
                            const std::vector<float>& scales) {
     const std::string base = layer.node->input(input)->name() + "_near";
-    std::vector<Value*> inputs = {
-        graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(old.storage, old.codes->data->dims, codes)),
-        graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::FromFloats({layer.channels}, scales))};
-    if (Value* zero = old.dequantize->input(2); zero != nullptr) inputs.push_back(zero);
-    Node* dequantize = graph.AddNode("DequantizeLinear", "", inputs,
-                                     {{graph.UniqueName(base + "_f"), OfType(DType::kF32)}}, layer.node);
-    dequantize->SetAttribute("axis", std::int64_t{0});
-    layer.node->SetInput(input, dequantize->output());
+    Value* scale =
+        graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::FromFloats({layer.channels}, scales));
+    layer.node->SetInput(input, Dequantized(graph, TensorRef::FromInts(old.storage, old.codes->data->dims, codes),
+                                            scale, old.dequantize->input(2), 0, base, layer.node));
   };
   replace(1, layer.w, weights, w_scales);
   if (b) replace(2, *b, biases, b_scales);
@@ -284,13 +272,13 @@ bool TakeStridesOut(Model& model, const Layer& layer) {
     starts.push_back(0);
     (*type.shape)[i + 2] = Dim{(ends[i] + (*strides)[i] - 1) / (*strides)[i], {}};
   }
-  Value* sliced =
-      graph
-          .AddNode("Slice", "",
-                   {layer.node->input(0), Ints(graph, base + "_starts", starts), Ints(graph, base + "_ends", ends),
-                    Ints(graph, base + "_axes", axes), Ints(graph, base + "_steps", *strides)},
-                   {{graph.UniqueName(base), std::move(type)}}, layer.node)
-          ->output();
+  Value* sliced = graph
+                      .AddNode("Slice", "",
+                               {layer.node->input(0), AddInts(graph, base + "_starts", starts),
+                                AddInts(graph, base + "_ends", ends), AddInts(graph, base + "_axes", axes),
+                                AddInts(graph, base + "_steps", *strides)},
+                               {{graph.UniqueName(base), std::move(type)}}, layer.node)
+                      ->output();
   layer.node->SetInput(0, Requantized(graph, sliced, layer.x.dequantize->input(1), layer.x.dequantize->input(2),
                                       layer.x.storage, base, layer.node));
   layer.node->SetAttribute("strides", std::vector<std::int64_t>(strides->size(), 1));
@@ -359,7 +347,7 @@ bool Select(Model& model, Node* node) {
     Value* codes = graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(storage, {}, {&code, 1}));
     inputs.push_back(graph
                          .AddNode("DequantizeLinear", "", {codes, scale, zero},
-                                  {{graph.UniqueName(base + "_dq"), OfType(dtype)}}, node)
+                                  {{graph.UniqueName(base + "_dq"), TypeOf(dtype)}}, node)
                          ->output());
   }
   Value* selected =
@@ -527,6 +515,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     if (!layer) continue;
     if (arithmetic.conv16_strides_twice && TakeStridesOut(model, *layer)) ++form.strides;
     if (arithmetic.conv16_pads_5x5_wrongly && GrowKernel(model, *layer)) ++form.kernels;
+    // As it was before: a kernel that grew keeps its bits too.
     if (!KeepsBits(*layer) && MoveBias(model, *layer, std::int64_t{1} << arithmetic.conv16_lost_bits)) ++form.biases;
   }
   if (form.changed())

@@ -25,11 +25,8 @@ struct DeviceForm {
   std::int64_t ordered = 0;   // sums whose constant comes first
   std::int64_t recoded = 0;   // constants in the codes that they become
   std::int64_t unfused = 0;   // products with a Sigmoid of one factor
-  bool changed() const {
-    return biases + pads + kernels + strides + widened + selected + unrolled + centered + bounded + spelled + ordered +
-               refit + rescaled + recoded + split + unfused >
-           0;
-  }
+  bool operator==(const DeviceForm&) const = default;
+  bool changed() const { return *this != DeviceForm{}; }
 };
 
 // Changes `model` (plain ONNX with Q/DQ operators) where the device (device/arithmetic.h) computes something else

@@ -42,12 +42,9 @@ bool Recode(Graph& graph, Node* node, std::size_t input, const Node& quantize) {
   }
   const std::string base = node->input(input)->name() + "_recoded";
   Value* recoded =
-      graph.AddConstant(graph.UniqueName(base), TensorRef::FromInts(storage, from->codes->data->dims, codes));
-  Type type = node->input(input)->type;
-  node->SetInput(input, graph
-                            .AddNode("DequantizeLinear", "", {recoded, scale, zero},
-                                     {{graph.UniqueName(base + "_dq"), std::move(type)}}, node)
-                            ->output());
+      Dequantized(graph, TensorRef::FromInts(storage, from->codes->data->dims, codes), scale, zero, 0, base, node);
+  recoded->type = node->input(input)->type;
+  node->SetInput(input, recoded);
   return true;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "octavo/compile/codes.h"
+#include "octavo/ir/make_type.h"
 
 namespace octavo {
 namespace {
@@ -24,20 +25,15 @@ Value* Part(Graph& graph, const Codes& all, std::int64_t from, std::int64_t to, 
   dims[0] = to - from;
   const std::vector<std::int64_t> codes = all.codes->data->ToInts();
   const auto first = codes.begin() + from * each;
-  std::vector<Value*> inputs = {graph.AddConstant(
-      graph.UniqueName(name),
-      TensorRef::FromInts(all.storage, dims, std::vector<std::int64_t>(first, first + (to - from) * each)))};
   const bool one = all.scales.size() == 1;
   const Dims sizes = one ? Dims{} : Dims{to - from};
   const auto lo = static_cast<std::size_t>(one ? 0 : from), count = static_cast<std::size_t>(one ? 1 : to - from);
-  inputs.push_back(graph.AddConstant(graph.UniqueName(name + "_scale"),
-                                     TensorRef::FromFloats(sizes, std::span(all.scales).subspan(lo, count))));
-  inputs.push_back(graph.AddConstant(graph.UniqueName(name + "_zero_point"),
-                                     TensorRef::FromInts(all.storage, sizes, std::span(all.zeros).subspan(lo, count))));
-  Node* dequantize =
-      graph.AddNode("DequantizeLinear", "", inputs, {{graph.UniqueName(name + "_f"), OfType(DType::kF32)}}, at);
-  if (!one) dequantize->SetAttribute("axis", std::int64_t{0});
-  return dequantize->output();
+  Value* scale = graph.AddConstant(graph.UniqueName(name + "_scale"),
+                                   TensorRef::FromFloats(sizes, std::span(all.scales).subspan(lo, count)));
+  Value* zero = graph.AddConstant(graph.UniqueName(name + "_zero_point"),
+                                  TensorRef::FromInts(all.storage, sizes, std::span(all.zeros).subspan(lo, count)));
+  const std::vector<std::int64_t> part(first, first + (to - from) * each);
+  return Dequantized(graph, TensorRef::FromInts(all.storage, dims, part), scale, zero, 0, name, at);
 }
 
 // Codes of `channels` channels with one scale, or one a channel.
@@ -70,7 +66,7 @@ bool SplitOne(Model& model, Node* node, std::int64_t most) {
   std::vector<Graph::OutputSpec> specs;
   for (std::int64_t from = 0; from < channels; from += most) {
     sizes.push_back(std::min(most, channels - from));
-    specs.push_back({graph.UniqueName(base + "_x"), OfType(DType::kF32)});
+    specs.push_back({graph.UniqueName(base + "_x"), TypeOf(DType::kF32)});
   }
   Value* lengths =
       graph.AddConstant(graph.UniqueName(base + "_sizes"),
@@ -85,7 +81,7 @@ bool SplitOne(Model& model, Node* node, std::int64_t most) {
         Requantized(graph, split->output(i), x->dequantize->input(1), x->dequantize->input(2), x->storage, base, node),
         Part(graph, *w, from, to, base + "_w", node)};
     if (b) inputs.push_back(Part(graph, *b, from, to, base + "_b", node));
-    Node* part = graph.AddNode("Conv", "", inputs, {{graph.UniqueName(base), OfType(DType::kF32)}}, node);
+    Node* part = graph.AddNode("Conv", "", inputs, {{graph.UniqueName(base), TypeOf(DType::kF32)}}, node);
     part->SetAttribute("kernel_shape", Dims(w->codes->data->dims.begin() + 2, w->codes->data->dims.end()));
     part->SetAttribute("group", sizes[i]);
     parts.push_back(

@@ -12,6 +12,7 @@
 #include "octavo/base/log.h"
 #include "octavo/emit/onnx.h"
 #include "octavo/emit/onnx_serialize.h"
+#include "octavo/ir/make_type.h"
 
 namespace octavo {
 namespace {
@@ -475,11 +476,8 @@ Reason GroupNormChannels(Node& node, const Context&) {
     Value* v = node.input(i);
     if (v == nullptr) return "it has no scale or no bias";
     const auto add = [&](const char* op, const Dims& dims) {
-      Type type;
-      type.dtype = v->type.dtype;
-      type.shape.emplace();
-      for (const std::int64_t d : dims) type.shape->push_back(Dim{d, {}});
-      v = graph.AddNode(op, "", {v, ints(dims)}, {{NewName(node, "channels"), std::move(type)}}, &node)->output();
+      v = graph.AddNode(op, "", {v, ints(dims)}, {{NewName(node, "channels"), TypeOf(v->type.dtype, dims)}}, &node)
+              ->output();
     };
     add("Reshape", {groups, 1});
     add("Expand", {groups, channels / groups});

@@ -16,12 +16,7 @@ namespace octavo {
 namespace {
 
 using ::testing::HasSubstr;
-
-Model ParseModel(const std::string& text, int opset = 17) {
-  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\n" + text);
-  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << text;
-  return model;
-}
+using testing::ParseModel;
 
 // Random small convolutional networks: layers with and without bias, groups, normalizations, scales, residuals,
 // dropout, shape arithmetic.

@@ -58,8 +58,9 @@ std::int64_t UnrollLoops(Model& model);
 // nodes that read a sequence went.
 std::int64_t ResolveSequences(Model& model);
 
-// UnrollLoops, ResolveSequences, and SimplifyFloat (rules up to `most`) behind it, until no loop goes: those in loops may count by shapes that
-// only the steps of the outer one tell. Returns what was applied; nothing for a model without loops.
+// UnrollLoops, ResolveSequences, and SimplifyFloat (rules up to `most`) behind it, until no loop goes: those in loops
+// may count by shapes that only the steps of the outer one tell. Returns what was applied; nothing for a model without
+// loops.
 std::vector<PassCount> UnrollAndSimplify(Model& model, RuleClass most = RuleClass::kImproves);
 // Why UnrollLoops leaves this one as it is, in words that end a sentence about it; empty: it does not.
 std::string WhyLoopStays(const Model& model, const Node& node);
@@ -96,8 +97,8 @@ std::int64_t UnpackWeights(Model& model, bool all);
 // `quiet`: a refusal is no warning (the model is tried only).
 std::int64_t InferTypes(Model& model, bool quiet = false);
 
-// Whether the runtime's shape inference finds no contradiction in the model (nothing is run), nor in what `optimization`
-// makes of it.
+// Whether the runtime's shape inference finds no contradiction in the model (nothing is run), nor in what
+// `optimization` makes of it.
 bool RuntimeAccepts(const Model& model, GraphOptimization optimization = GraphOptimization::kNone);
 
 // InferTypes where it can tell something: for a model whose types were inferred before it was edited by rules that keep

@@ -1,5 +1,6 @@
-// Before:  %a = SequenceInsert (SequenceInsert SequenceEmpty, %x), %y; %z = ConcatFromSequence %a; %w = SequenceAt %a,
-// 0 After:   %z = Concat %x, %y; %w = %x
+// Before:  %a = SequenceInsert (SequenceInsert SequenceEmpty, %x), %y; %z = ConcatFromSequence %a
+//          %w = SequenceAt %a, 0
+// After:   %z = Concat %x, %y; %w = %x
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/ir/make_type.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/replace_node.h"
@@ -106,8 +108,7 @@ class Resolver {
   }
   Value* Unsqueezed(Value* v, std::int64_t axis, Node& before) {
     const std::string name = graph_.UniqueName(before.output()->name() + "_part");
-    Type type;
-    type.dtype = v->type.dtype;
+    Type type = TypeOf(v->type.dtype);
     if (opset_ >= 13) {
       Value*& axes = axes_[axis];
       if (axes == nullptr) {

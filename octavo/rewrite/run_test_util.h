@@ -13,10 +13,18 @@
 
 #include "octavo/emit/onnx.h"
 #include "octavo/ir/graph.h"
+#include "octavo/ir/text.h"
+#include "octavo/ir/verify.h"
 #include "octavo/runtime/library_test_util.h"
 #include "octavo/runtime/session.h"
 
 namespace octavo::testing {
+
+inline Model ParseModel(const std::string& text, int opset = 17) {
+  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\n" + text);
+  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << text;
+  return model;
+}
 
 inline std::vector<TensorRef> RunModel(const Model& model, const std::vector<TensorRef>& inputs) {
   OnnxSkeleton skeleton = SerializeSkeleton(model);

@@ -8,7 +8,8 @@
 #include <string_view>
 #include <utility>
 
-#include "octavo/rewrite/float_constant.h"
+#include "octavo/ir/make_type.h"
+#include "octavo/rewrite/add_constant.h"
 #include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/speller.h"
 
@@ -49,13 +50,7 @@ Value* Speller::Slice(Value* v, std::int64_t axis, std::int64_t start, std::int6
   return Op("Slice", {v, Ints({start}), Ints({end}), Ints({axis}), Ints({step})}, std::move(type));
 }
 
-Value* Speller::Reshape(Value* v, const Dims& to) {
-  Type type;
-  type.dtype = v->type.dtype;
-  type.shape.emplace();
-  for (const std::int64_t d : to) type.shape->push_back(Dim{d, {}});
-  return Op("Reshape", {v, Ints(to)}, std::move(type));
-}
+Value* Speller::Reshape(Value* v, const Dims& to) { return Op("Reshape", {v, Ints(to)}, TypeOf(v->type.dtype, to)); }
 
 std::optional<std::vector<float>> KnownNumbers(const Value* v) {
   constexpr std::uint64_t kMost = 1 << 16;
@@ -252,7 +247,7 @@ bool IsWhole(const Value* v, int steps = 6) {
 
 Value* CastWhole(Speller& spell, Node& node) {
   const auto to = static_cast<DType>(node.IntAttribute("to", 0));
-  if (IsFloat(to) || to == DType::kBool || !IsInteger(to) || IsWhole(spell.x())) return nullptr;
+  if (!IsInteger(to) || IsWhole(spell.x())) return nullptr;
   Value* y = spell.Op("Cast", {WholePart(spell, spell.x(), spell.like())}, WithType(spell.like(), to));
   y->producer()->SetAttribute("to", node.IntAttribute("to", 0));
   return y;

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <utility>
 
-#include "octavo/rewrite/float_constant.h"
+#include "octavo/rewrite/add_constant.h"
 #include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/speller.h"
 
@@ -208,7 +208,7 @@ Value* MeanVariance(Speller& spell, Node& node) {
   return spell.Op("Div", {away, spell.Op("Clip", {deviation, spell.Number(1e-4f)}, reduced)});
 }
 
-// 0, 1 ... n - 1 along `axis` of `rank`.
+// first, first + 1 ... first + n - 1 along `axis` of `rank`.
 Value* Counted(Speller& spell, std::int64_t n, std::int64_t first, std::int64_t axis, std::int64_t rank) {
   Dims shape(static_cast<std::size_t>(rank), 1), values(static_cast<std::size_t>(n));
   shape[static_cast<std::size_t>(axis)] = n;

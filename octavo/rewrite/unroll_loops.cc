@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "octavo/ir/copy_nodes.h"
+#include "octavo/ir/make_type.h"
 #include "octavo/rewrite/loop_steps.h"
 #include "octavo/rewrite/passes.h"
 #include "octavo/rewrite/plain_constant.h"
@@ -42,12 +43,6 @@ std::int64_t NodesIn(const Graph& graph) {
   std::int64_t count = 0;
   VisitNodes(graph, [&](const Node&) { ++count; });
   return count;
-}
-
-Type OfType(DType dtype) {
-  Type type;
-  type.dtype = dtype;
-  return type;
 }
 
 // Why the steps that are known cannot be written out; empty: they can.
@@ -106,7 +101,7 @@ class Unroller {
       CopyNodes(body_, graph_, &node_, mapping);
       for (const Node* n = body_.first(); n != nullptr; n = n->next()) {
         for (const Value* v : n->outputs()) {
-          if (v != nullptr && v->type.opaque.empty()) mapping.at(v)->type = OfType(v->type.dtype);  // of this step
+          if (v != nullptr && v->type.opaque.empty()) mapping.at(v)->type = TypeOf(v->type.dtype);  // of this step
         }
       }
       const auto result = [&](std::size_t i) {
@@ -139,7 +134,7 @@ class Unroller {
 
  private:
   Value* Add(const char* op, std::vector<Value*> inputs, DType dtype) {
-    last_ = graph_.AddNode(op, "", std::move(inputs), {{graph_.UniqueName(base_ + "_" + op), OfType(dtype)}}, &node_);
+    last_ = graph_.AddNode(op, "", std::move(inputs), {{graph_.UniqueName(base_ + "_" + op), TypeOf(dtype)}}, &node_);
     last_->name = last_->output()->name();
     return last_->output();
   }
@@ -219,7 +214,9 @@ class Unroller {
       LoopSteps::Track track;
       if (!AllInOrder(places, (*dims)[0], track)) {
         whole = Add("Gather", {whole, Ints(places)}, whole->type.dtype);
-        Shape(whole, steps_.count, Dims(dims->begin() + 1, dims->end()));
+        Dims gathered = *dims;
+        gathered[0] = steps_.count;
+        Shape(whole, gathered);
       }
       stacks_.emplace_back(n->output(), Stack{whole, track, dims->size()});
     }
@@ -234,10 +231,7 @@ class Unroller {
     track.backward = backward && !forward;
     return forward || backward;
   }
-  static void Shape(Value* v, std::int64_t first, const Dims& rest) {
-    v->type.shape.emplace(1, Dim{first, {}});
-    for (const std::int64_t d : rest) v->type.shape->push_back(Dim{d, {}});
-  }
+  static void Shape(Value* v, const Dims& dims) { v->type.shape = TypeOf(v->type.dtype, dims).shape; }
 
   const Stack* StackOf(const Value* v) const {
     for (const auto& [slice, stack] : stacks_) {
@@ -273,7 +267,7 @@ class Unroller {
               dims != *other) {
             continue;
           }
-        } else if (other->size() >= dims.size() || !Stretches(dims, *other)) {
+        } else if (other->size() >= dims.size() || !StretchesTo(*other, dims)) {
           continue;
         }
         inputs = {first != nullptr ? first->whole : n->input(0), second != nullptr ? second->whole : n->input(1)};
@@ -287,24 +281,17 @@ class Unroller {
       }
       Value* whole = Add(n->op().c_str(), std::move(inputs), n->output()->type.dtype);
       CopyAttributes(*n, *last_);
-      Shape(whole, dims[0], Dims(dims.begin() + 1, dims.end()));
+      Shape(whole, dims);
       stacks_.emplace_back(n->output(), Stack{whole, one->track, dims.size()});
     }
     // Slices come from outside from now on.
     for (auto& [slice, stack] : stacks_) {
       if (slice->kind() != ValueKind::kResult) continue;
-      Value* input = body_.AddInput(slice->name() + "_slice", OfType(slice->type.dtype));
+      Value* input = body_.AddInput(slice->name() + "_slice", TypeOf(slice->type.dtype));
       body_.ReplaceAllUses(slice, input);
       slice = input;
     }
     body_.EraseDead();
-  }
-  // Whether something of `small` dimensions, which are fewer, leaves those of a slice as they are.
-  static bool Stretches(const Dims& dims, const Dims& small) {
-    for (std::size_t i = 0; i < small.size(); ++i) {
-      if (small[i] != 1 && small[i] != dims[dims.size() - small.size() + i]) return false;
-    }
-    return true;
   }
 
   Value* Slice(Stack& stack, std::int64_t t) {
@@ -322,7 +309,7 @@ class Unroller {
       } else {
         std::vector<Graph::OutputSpec> outputs;
         for (std::int64_t i = 0; i < steps_.count; ++i)
-          outputs.push_back({graph_.UniqueName(base_ + "_part"), OfType(stack.whole->type.dtype)});
+          outputs.push_back({graph_.UniqueName(base_ + "_part"), TypeOf(stack.whole->type.dtype)});
         Node* split = graph_.AddNode("Split", "", {stack.whole, Ints(Dims(static_cast<std::size_t>(steps_.count), 1))},
                                      std::move(outputs), &node_);
         split->name = split->output()->name();

@@ -14,12 +14,7 @@ namespace octavo {
 namespace {
 
 using ::testing::HasSubstr;
-
-Model ParseModel(const std::string& text, int opset = 17) {
-  Model model = Parse("opset \"\" = " + std::to_string(opset) + "\n" + text);
-  EXPECT_EQ(Verify(model), std::vector<std::string>{}) << text;
-  return model;
-}
+using testing::ParseModel;
 
 std::size_t Count(const Model& model, std::string_view op) {
   std::size_t count = 0;

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "octavo/rewrite/float_constant.h"
+#include "octavo/rewrite/add_constant.h"
 
 namespace octavo {
 namespace {

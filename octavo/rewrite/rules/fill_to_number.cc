@@ -2,6 +2,7 @@
 #include <array>
 #include <utility>
 
+#include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/rules/pattern.h"
 #include "octavo/rewrite/rules/rules.h"
 
@@ -34,10 +35,7 @@ class FillToNumberRule final : public PatternRule<Filled> {
       const std::optional<Dims> filled = StaticShape(fill->type), dims = StaticShape(other->type);
       if (!filled || !dims) return Refusal{"a shape is not known"};
       if (filled->size() > dims->size()) return Refusal{"it broadcasts to more dimensions"};
-      for (std::size_t d = 0; d < filled->size(); ++d) {
-        if ((*filled)[d] != 1 && (*filled)[d] != (*dims)[dims->size() - filled->size() + d])
-          return Refusal{"it broadcasts a dimension"};
-      }
+      if (!StretchesTo(*filled, *dims)) return Refusal{"it broadcasts a dimension"};
       const Attribute* value = maker->FindAttribute("value");
       const auto* data = value == nullptr ? nullptr : std::get_if<TensorRef>(&value->value);
       if (value != nullptr && (data == nullptr || data->elements() != 1)) return Refusal{};

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "octavo/emit/resize_taps.h"
+#include "octavo/rewrite/add_constant.h"
 #include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/rules/pattern.h"
 #include "octavo/rewrite/rules/rules.h"
@@ -12,18 +13,13 @@ namespace {
 
 constexpr std::uint64_t kMostMask = std::uint64_t{1} << 24;  // numbers of a triangle
 
-Value* Ints(Graph& graph, const std::string& base, const Dims& values) {
-  return graph.AddConstant(graph.UniqueName(base),
-                           TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
-}
-
 // x[from..to) along `axis`.
 Value* Part(Value* x, Dims& dims, std::int64_t axis, std::int64_t from, std::int64_t to, Node* before) {
   Graph& graph = *before->graph();
   const std::string base = before->output()->name() + "_part";
   dims[static_cast<std::size_t>(axis)] = to - from;
   return graph
-      .AddNode("Slice", "", {x, Ints(graph, base, {from}), Ints(graph, base, {to}), Ints(graph, base, {axis})},
+      .AddNode("Slice", "", {x, AddInts(graph, base, {from}), AddInts(graph, base, {to}), AddInts(graph, base, {axis})},
                {{graph.UniqueName(base), TypeOf(x->type.dtype, dims)}}, before)
       ->output();
 }
@@ -156,7 +152,7 @@ class PlainPadRule final : public PatternRule<Padding> {
     } else {
       Dims pads = before;
       pads.insert(pads.end(), after.begin(), after.end());
-      std::vector<Value*> inputs = {x, Ints(graph, base + "_pads", pads)};
+      std::vector<Value*> inputs = {x, AddInts(graph, base + "_pads", pads)};
       if (node.input(2) != nullptr) inputs.push_back(node.input(2));
       last = graph.AddNode("Pad", "", inputs, {{graph.UniqueName(base + "_padded"), {}}}, &node);
       last->SetAttribute("mode", node.StringAttribute("mode", "constant"));
@@ -215,7 +211,7 @@ class NearestToGatherRule final : public PatternRule<Nearest> {
     Node* gather = nullptr;
     for (const ResizeTaps& taps : match.axes) {
       dims[taps.axis] = taps.to;
-      gather = graph.AddNode("Gather", "", {x, Ints(graph, base + "_at", taps.places[0])},
+      gather = graph.AddNode("Gather", "", {x, AddInts(graph, base + "_at", taps.places[0])},
                              {{graph.UniqueName(base + "_nearest"), TypeOf(x->type.dtype, dims)}}, &node);
       gather->SetAttribute("axis", static_cast<std::int64_t>(taps.axis));
       x = gather->output();

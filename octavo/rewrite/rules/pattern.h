@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "octavo/ir/make_type.h"
 #include "octavo/ir/users.h"
 #include "octavo/rewrite/rules/linear.h"
 
@@ -28,14 +29,6 @@ inline Value* OtherThan(const Node* node, std::string_view op, double c) {
     if (value && Near(*value, c)) return node->input(1 - i);
   }
   return nullptr;
-}
-
-inline Type TypeOf(DType dtype, const Dims& dims) {
-  Type type;
-  type.dtype = dtype;
-  type.shape.emplace();
-  for (const std::int64_t d : dims) type.shape->push_back(Dim{d, {}});
-  return type;
 }
 
 // A Reshape of `x` to known dimensions in front of `before`; names are made unique from `base`.

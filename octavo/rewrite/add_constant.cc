@@ -1,4 +1,4 @@
-#include "octavo/rewrite/float_constant.h"
+#include "octavo/rewrite/add_constant.h"
 
 #include <cstring>
 #include <utility>
@@ -16,6 +16,11 @@ Value* AddFloatConstant(Graph& graph, const std::string& base, DType dtype, Dims
     std::memcpy(&bytes[i * sizeof half], &half, sizeof half);
   }
   return graph.AddConstant(graph.UniqueName(base), TensorRef::FromBytes(dtype, std::move(dims), std::move(bytes)));
+}
+
+Value* AddInts(Graph& graph, const std::string& base, const Dims& values) {
+  return graph.AddConstant(graph.UniqueName(base),
+                           TensorRef::FromInts(DType::kS64, {static_cast<std::int64_t>(values.size())}, values));
 }
 
 }  // namespace octavo
