@@ -10,6 +10,7 @@ namespace octavo {
 
 std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   RuleSet rules;
+  rules.push_back(OneHotProduct());
   if (quantized) rules.push_back(FuseLayerNorm());
   rules.push_back(FuseFastLayerNorm());
   if (quantized) {

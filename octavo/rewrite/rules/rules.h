@@ -25,6 +25,7 @@ std::unique_ptr<Rule> FuseFastLayerNorm();    // the same with a variance of mea
 std::unique_ptr<Rule> FuseLayerNorm();        // mean, variance, division, scale, bias -> LayerNormalization
 std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 -> Gelu
 std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
+std::unique_ptr<Rule> OneHotProduct();        // one-hot rows times a matrix -> Gather of its rows
 std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
 std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
 std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
