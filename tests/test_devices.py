@@ -209,7 +209,7 @@ def test_recurrent_operators_run_on_the_device(octavo, tmp_path, op, precision):
 @needs_qnn
 @pytest.mark.parametrize("precision", ["uint8", "w8a16"])
 def test_one_hot_rows_stay_where_they_are(octavo, tmp_path, precision):
-    """With a Cast of bool the emulator gives the rows of such a graph in another order."""
+    """With a Cast of bool the emulator gives the rows of such a graph in another order: they are looked up. Some indices are out of range."""
     from onnx import TensorProto, helper, numpy_helper
     rng, n, values, width = np.random.default_rng(4), 2048, 257, 64
     arrays = {"column": np.array([-1, n, 1]), "shape": np.array([1, n, 1]), "each": np.arange(values, dtype=np.int32)[None, None],
@@ -225,7 +225,7 @@ def test_one_hot_rows_stay_where_they_are(octavo, tmp_path, precision):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), str(tmp_path / "m.onnx"))
     (tmp_path / "data").mkdir()
     for i in range(6):
-        np.savez(tmp_path / "data" / f"{i}.npz", ids=rng.integers(0, values, (1, n)).astype(np.int32))
+        np.savez(tmp_path / "data" / f"{i}.npz", ids=rng.integers(-3, values + 3, (1, n)).astype(np.int32))
     octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--precision", precision, "--data", tmp_path / "data",
            "-o", tmp_path / "out", "--samples", "4", "--validate-samples", "2", env=qnn_env())
     emulator, cpu = emulator_and_cpu(tmp_path / "out")
@@ -591,6 +591,36 @@ def test_silu_in_16_bits_is_right_in_maps_of_nine_to_twelve_rows(octavo, tmp_pat
            env=qnn_env())
     emulated, cpu = emulator_and_cpu(out)
     assert manifest(out)["compile"]["ep_context_nodes"] == 1 and cpu > 35 and emulated > cpu - 0.5
+
+
+@needs_qnn
+def test_codes_of_eight_bits_and_coarser_ones_of_sixteen(octavo, tmp_path):
+    """What the device's conversion between them gives is off by a constant, or by half the range. The oracle is ONNX Runtime on the same model."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng, init, nodes = np.random.default_rng(5), [], []
+
+    def coded(name, scale, zero, source=None):
+        init.extend([numpy_helper.from_array(np.float32(scale), name + "_s"), numpy_helper.from_array(zero, name + "_z")])
+        nodes.extend([helper.make_node("QuantizeLinear", [source or name, name + "_s", name + "_z"], [name + "_q"]),
+                      helper.make_node("DequantizeLinear", [name + "_q", name + "_s", name + "_z"], [name + "_d"])])
+        return name + "_d"
+
+    wide = coded("x", 0.4, np.uint16(37000))
+    nodes.append(helper.make_node("Relu", [coded("narrow", 0.2, np.uint8(100), wide)], ["positive"]))
+    again = coded("again", 0.3, np.uint16(37000), coded("positive", 0.2, np.uint8(0)))
+    nodes.append(helper.make_node("Neg", [again], ["negative"]))
+    y = coded("negative", 0.3, np.uint16(30000))
+    shape = [1, 8, 16, 16]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+                              [helper.make_tensor_value_info(y, TensorProto.FLOAT, shape)], init)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), str(tmp_path / "m.onnx"))
+    (tmp_path / "data").mkdir()
+    for k in range(4):
+        np.savez(tmp_path / "data" / f"{k}.npz", x=rng.uniform(-40, 60, shape).astype(np.float32))
+    octavo("compile", tmp_path / "m.onnx", "--device", "qnn", "--data", tmp_path / "data", "-o", tmp_path / "c", env=qnn_env())
+    m = manifest(tmp_path / "c")
+    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
+    assert m["validate"]["pooled_sqnr_db"] > 40
 
 
 @needs_qnn

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/compile/bridge_widths.h"
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/codes.h"
 #include "octavo/compile/recode_constants.h"
@@ -491,6 +492,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   }
   form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
   if (arithmetic.overflows_constants16) form.recoded = RecodeConstants(model);
+  if (arithmetic.converts_coarse16_wrongly) form.bridged = BridgeWidths(model);
   for (Node* node : model.graph->nodes()) {
     if (arithmetic.averages_tiles_wrongly && PadTiles(node)) ++form.pads;
     if (arithmetic.multiplies_tanh16_wrongly && clips_to_inputs && KeepTanhFloat(model, node)) ++form.bounded;

@@ -147,6 +147,7 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .averages_tiles_wrongly = true,
      .scales_sums_wrongly = true,
      .overflows_constants16 = true,
+     .converts_coarse16_wrongly = true,
      .floors_moved_floats = true,
      .coarse_after_sums = kQnnCoarse,
      .taken_for_codes = kQnnApart},

@@ -72,6 +72,8 @@ struct DeviceArithmetic {
   bool scales_sums_wrongly = false;
   // Constants of 16 bits in a Where or Concat whose step is 2^13 times that of the result and more.
   bool overflows_constants16 = false;
+  // From 8 bits to 16 and back where the step of 16 bits is the bigger one: what comes out is something else.
+  bool converts_coarse16_wrongly = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};

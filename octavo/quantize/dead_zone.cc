@@ -54,6 +54,8 @@ double Apply(const Node& node, const std::vector<double>& in) {
   if (op == "Tanh") return std::tanh(x);
   if (op == "Erf") return std::erf(x);
   if (op == "Softplus") return std::log1p(std::exp(-std::fabs(x))) + std::max(x, 0.0);
+  if (op == "Gelu" && node.StringAttribute("approximate", "none") == "tanh")
+    return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
   if (op == "Gelu") return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
   if (op == "Neg") return -x;
   if (op == "Abs") return std::fabs(x);

@@ -15,6 +15,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   rules.push_back(FuseFastLayerNorm());
   if (quantized) {
     rules.push_back(FuseGelu());
+    rules.push_back(FuseSoftmax());
     rules.push_back(FuseHardSwish());
     rules.push_back(FuseLinear());
   }

@@ -74,9 +74,10 @@ std::int64_t MergeEqual(Graph& graph);
 std::int64_t FoldOutputShapes(Model& model);
 
 // For an NPU, after SimplifyFloat: patterns of operators become the one operator that they spell (LayerNormalization,
-// Gelu, HardSwish, Gemm with its bias), which the device takes whole and whose inside then needs no parameters; a
-// Reciprocal becomes a Div, a Max with 0 a Relu, a Conv of taps far apart one over slices, a bound at infinity goes,
-// and the logarithm of a number times a big factor is scaled to the range of fp16. Where tensors stay float
+// Gelu, HardSwish, Softmax, Gemm with its bias), which the device takes whole and whose inside then needs no
+// parameters; one-hot rows times a matrix become a Gather of its rows, a Reciprocal a Div, a Max with 0 a Relu, a Conv
+// of taps far apart one over slices, a bound at infinity goes, and the logarithm of a number times a big factor is
+// scaled to the range of fp16. Where tensors stay float
 // (`quantized` false), only what the device cannot do or does wrongly otherwise: spelled out, the HTP has a
 // LayerNormalization or a Gelu in 55 dB, as one operator in 44; but squares that are summed up overflow its fp16.
 // Raises the model to operator set 20; where that is refused nothing changes, with a warning. Returns what was applied.

@@ -138,8 +138,7 @@ class OneHotProductRule final : public PatternRule<Lookup> {
     const std::vector<float> numbers = w->data->ToFloats();
     const auto n = static_cast<std::size_t>(w->data->dims[match.transposed ? 0 : 1]);
     const auto count = static_cast<std::size_t>(rows.count);
-    const std::vector<float> bias =
-        match.bias == nullptr ? std::vector<float>(n, 0.0F) : match.bias->data->ToFloats();
+    const std::vector<float> bias = match.bias == nullptr ? std::vector<float>(n, 0.0F) : match.bias->data->ToFloats();
     std::vector<float> table = bias;
     for (std::int64_t from = rows.least; from < rows.count; from += rows.count) {
       for (std::size_t r = 0; r < count; ++r) {

@@ -23,7 +23,8 @@ Ran Apply(const std::string& index_dims, const std::string& rest) {
     %w = constant f32[3,2] [0.5, -1, 2, 0.25, -0.75, 3]
     %b = constant f32[2] [10, -20]
     %up = constant s32[1,3] [0, 1, 2]
-    %scaled: f32[)" + index_dims + "] = Mul(%x, %two)\n" + rest + "}",
+    %scaled: f32[)" + index_dims +
+                                 "] = Mul(%x, %two)\n" + rest + "}",
                              rules, RuleClass::kOneLsb, 0);
 }
 

@@ -23,7 +23,8 @@ std::unique_ptr<Rule> EinsumToMatMul();   // Einsum of two tensors -> MatMul bet
 // For devices that take a function as one operator (FusePatterns).
 std::unique_ptr<Rule> FuseFastLayerNorm();    // the same with a variance of means of squares, over any axis
 std::unique_ptr<Rule> FuseLayerNorm();        // mean, variance, division, scale, bias -> LayerNormalization
-std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 -> Gelu
+std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 -> Gelu; with tanh of a cubic too
+std::unique_ptr<Rule> FuseSoftmax();          // exp(x) / sum(exp(x)) -> Softmax
 std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
 std::unique_ptr<Rule> OneHotProduct();        // one-hot rows times a matrix -> Gather of its rows
 std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
