@@ -97,13 +97,21 @@ class WholeGraph {
         if (type == DType::kUndefined || BitWidth(type) < BitWidth(wanted)) type = wanted;
       }
     }
+    std::unordered_map<std::size_t, DType> tables;
+    // A table that is looked up has the width of a weight; one no bigger than what is looked up in it, whose bytes are
+    // nothing beside those of its result, that of its result.
     for (const auto& [node, type] : types_.type_of_node) {
       if (!plan_.Moves(*node)) continue;
       const auto it = plan_.tensor_of.find(node->output());
-      if (it != plan_.tensor_of.end() && plan_.tensors[it->second].constant != nullptr) {
-        types_.TensorType(it->second) = BitWidth(precision_.weight) == 16 ? Wide(precision_.activation) : DType::kU8;
-      }
+      if (it == plan_.tensor_of.end()) continue;
+      const Value* table = plan_.tensors[it->second].constant;
+      if (table == nullptr) continue;
+      const std::optional<Dims> result = StaticShape(node->output()->type);
+      const bool small = result && table->data->elements() <= ElementCount(*result);
+      DType& chosen = tables.try_emplace(it->second, DType::kU8).first->second;
+      if (BitWidth(precision_.weight) == 16 || (small && BitWidth(type) == 16)) chosen = Wide(precision_.activation);
     }
+    for (const auto& [tensor, type] : tables) types_.TensorType(tensor) = type;
   }
 
   // --- weights

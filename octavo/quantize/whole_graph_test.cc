@@ -74,6 +74,21 @@ TEST(WholeGraph, ConstantsOfAConcatHaveItsCodes) {
   EXPECT_NE(text.find("[128, 128]"), std::string::npos) << text;
 }
 
+// Its bytes are nothing beside those of the result; the table of a vocabulary has the width of weights.
+TEST(WholeGraph, ATableNoBiggerThanWhatIsLookedUpHasTheWidthOfTheResult) {
+  const auto table = [](const std::string& indices, const char* precision) {
+    const std::string text = "graph @g(%i: s64[" + indices +
+                             "]) -> (%y) {\n  %t = constant f32[2,2] [0.5, -1, 0.25, 1]\n" + "  %r: f32[" + indices +
+                             ",2] = Gather(%t, %i)\n  %y: f32[" + indices + ",2] = Sigmoid(%r)\n}";
+    const std::string out = Quantized(text, -1.0f, 1.0f, precision);
+    EXPECT_NE(out.find("= Gather(%t_codes"), std::string::npos) << out;
+    return out.find("%t_codes: f32[2,2] # u16(") != std::string::npos ? 16 : 8;
+  };
+  EXPECT_EQ(table("2", "w8a16"), 16);
+  EXPECT_EQ(table("1", "w8a16"), 8);
+  EXPECT_EQ(table("2", "uint8"), 8);
+}
+
 TEST(WholeGraph, ALayerOfConstantsStaysInFloat) {
   const Planned p(R"(graph @g(%x: f32[2,3]) -> (%y) {
     %a = constant f32[2,2] [1, 2, 3, 4]
