@@ -624,6 +624,33 @@ def test_codes_of_eight_bits_and_coarser_ones_of_sixteen(octavo, tmp_path):
 
 
 @needs_qnn
+@pytest.mark.parametrize("precision", ["uint8", "w8a16", "fp16"])
+def test_functions_written_out_are_one_operator(octavo, tmp_path, precision):
+    """A Gelu of tanh and a Softmax as JAX writes them: codes for cubes of 30 and for exponentials have steps that say nothing."""
+    from onnx import numpy_helper, parser
+    rng = np.random.default_rng(8)
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]> g (float[1,32,16] x) => (float[1,32,8] y)
+        <float half = {0.5}, float one = {1.0}, float three = {3.0}, float slope = {0.7978846}, float cube = {0.044715}, int64[3] column = {1, 32, 1}> {
+        h = MatMul(x, w)
+        p = Pow(h, three)  a = Mul(cube, p)  b = Add(h, a)  s = Mul(slope, b)  t = Tanh(s)  m = Add(one, t)  u = Mul(half, m)  g = Mul(h, u)
+        l = MatMul(g, v)
+        top = ReduceMax<axes=[2], keepdims=0>(l)  c = Reshape(top, column)  d = Sub(l, c)  e = Exp(d)
+        n = ReduceSum<keepdims=1>(e, last)  y = Div(e, n) }""".replace("<float half", "<int64[1] last = {2}, float half"))
+    for name, dims, size in (("w", (16, 24), 2.0), ("v", (24, 8), 0.05)):
+        model.graph.initializer.append(numpy_helper.from_array((rng.normal(size=dims) * size).astype(np.float32), name))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    (tmp_path / "data").mkdir()
+    for i in range(12):
+        np.savez(tmp_path / "data" / f"{i:02}.npz", x=rng.normal(size=(1, 32, 16)).astype(np.float32))
+    octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--precision", precision, "--data", tmp_path / "data",
+           "-o", tmp_path / "out", "--samples", "8", "--validate-samples", "4", env=qnn_env())
+    emulator, cpu = emulator_and_cpu(tmp_path / "out")
+    assert cpu > 25 and emulator > min(cpu, 45) - 1.5
+    ops = {n.op_type for n in onnx.load(str(tmp_path / "out" / "quantized.onnx")).graph.node}
+    assert ops >= ({"Tanh", "Exp"} if precision == "fp16" else {"Gelu", "Softmax"})
+
+
+@needs_qnn
 @pytest.mark.parametrize("computed", [True, False])
 def test_attention_in_16_bits_loses_nothing_of_what_its_rows_have_in_common(octavo, tmp_path, computed):
     """The device rounds a Softmax down: 0.2 % of each row of 256 is gone. The oracle is ONNX Runtime on quantized.onnx."""
