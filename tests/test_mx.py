@@ -471,7 +471,7 @@ def test_affine_fake_quantize_becomes_a_type(octavo, tmp_path):
     """FakeQuantize(x, s, z) is a Q/DQ pair, runs as it is, and gives integer tensors in Circle."""
     rng = np.random.default_rng(2)
     w = (rng.normal(size=(8, 3, 3, 3)) / 5).astype(np.float32)
-    ws = (np.abs(w).max((1, 2, 3)) / 127).astype(np.float32)
+    ws = (np.abs(w).max((1, 2, 3)) / 63).astype(np.float32)  # with 8 bits a default session saturates on machines without VNNI
     init = [numpy_helper.from_array(np.asarray(a), n) for n, a in
             [("w", w), ("ws", ws), ("wz", np.zeros(8, np.int32)), ("xs", np.float32(0.02)), ("xz", np.int32(3)), ("ys", np.float32(0.03)), ("yz", np.int32(-5))]]
 
