@@ -651,6 +651,31 @@ def test_functions_written_out_are_one_operator(octavo, tmp_path, precision):
 
 
 @needs_qnn
+@pytest.mark.parametrize("precision", ["uint8", "w8a16"])
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+def test_a_hardswish_of_small_results_does_not_wrap_around(octavo, tmp_path, op, precision):
+    """The device fuses it with what makes its input, and gives large negative numbers others than 0. The oracle is ONNX Runtime on quantized.onnx."""
+    from onnx import TensorProto, helper, numpy_helper
+    rng = np.random.default_rng(41)
+    conv = op == "Conv"
+    w, b = rng.normal(size=(32, 32)) / 3, rng.uniform(-9, -4, 32)
+    init = [numpy_helper.from_array(a.astype(np.float32), n) for a, n in ((w[..., None, None] if conv else w, "w"), (b, "b"))]
+    nodes = [helper.make_node(op, ["x", "w", "b"], ["h"]), helper.make_node("HardSwish", ["h"], ["y"])]
+    shape = [1, 32, 8, 8] if conv else [64, 32]
+    info = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, shape)
+    model, data, out = tmp_path / "m.onnx", tmp_path / "data", tmp_path / "out"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [info("x")], [info("y")], init),
+                                opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(model))
+    data.mkdir()
+    for k in range(12):
+        np.savez(data / f"{k:02}.npz", x=rng.uniform(-1, 1, shape).astype(np.float32))
+    octavo("build", "--onnx", model, "--device", "qnn", "--precision", precision, "--data", data, "--samples", "8", "-o", out,
+           env=qnn_env())
+    emulated, cpu = emulator_and_cpu(out)
+    assert cpu > 30 and emulated > cpu - 1.5  # one more rounding, to 8 bits with uint8
+
+
+@needs_qnn
 @pytest.mark.parametrize("computed", [True, False])
 def test_attention_in_16_bits_loses_nothing_of_what_its_rows_have_in_common(octavo, tmp_path, computed):
     """The device rounds a Softmax down: 0.2 % of each row of 256 is gone. The oracle is ONNX Runtime on quantized.onnx."""

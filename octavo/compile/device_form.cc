@@ -14,6 +14,7 @@
 #include "octavo/compile/recode_constants.h"
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
+#include "octavo/compile/split_hardswish.h"
 #include "octavo/device/arithmetic.h"
 #include "octavo/ir/make_type.h"
 #include "octavo/ir/users.h"
@@ -486,6 +487,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   if (arithmetic.unrolled_steps > 0) form.unrolled = UnrollRecurrent(model, arithmetic.unrolled_steps);
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   form.refit = FitSoftmaxSteps(model, device, arithmetic.softmax16);
+  if (arithmetic.hardswish_range > 0) form.unfused = SplitHardSwish(model, arithmetic.hardswish_range);
   for (Node* node : model.graph->nodes()) {
     const std::optional<Layer> layer = arithmetic.depthwise16_ratio > 0 ? LayerOf(node) : std::nullopt;
     if (layer && NearScales(model, *layer, arithmetic.depthwise16_ratio)) ++form.rescaled;

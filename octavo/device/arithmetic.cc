@@ -112,6 +112,12 @@ constexpr std::int64_t kQnnDepthwise = 256;
 // layer of a RepViT of 192 channels): results of other channels are at the end of the range.
 constexpr double kQnnDepthwiseRatio = 32;
 
+// A HardSwish behind a Conv or Gemm, of u8 and u16, x from -4 to -300 on, y in ranges of .54 to 6.4: up to 1.4, x below
+// -3 gives what x + 1.6 or so should give, up to all that y holds (a Conv from -11.8 to .57 at -8 dB), whatever the
+// codes of x hold: the device keeps x in units of y. From 1.6 on it is right, and so it is behind an Add or a MaxPool,
+// where somebody else reads x, and as x HardSigmoid(x); behind a Clip, a Concat or another step of x it is not.
+constexpr double kQnnHardSwish = 1.55;
+
 // An average over tiles of 4x4 has 31 to 42 dB in 16 bits, of 6x6 30, of 8x8 14, of 16x16 6 (in 8 bits 14 of 8x8),
 // where there are more than 2x2 of them or so; with a pad behind the last column, which no window reaches, 83 dB and
 // more, and in 8 bits what rounding makes. Odd tiles, those of 2x2, windows that overlap, and one dimension are right.
@@ -144,6 +150,7 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .softmax16 = kQnnSoftmax,
      .depthwise16_channels = kQnnDepthwise,
      .depthwise16_ratio = kQnnDepthwiseRatio,
+     .hardswish_range = kQnnHardSwish,
      .averages_tiles_wrongly = true,
      .scales_sums_wrongly = true,
      .overflows_constants16 = true,

@@ -65,6 +65,9 @@ struct DeviceArithmetic {
   std::int64_t depthwise16_channels = 0;
   // In those the scales of channels are to differ by no more than so many times; 0: by any.
   double depthwise16_ratio = 0;
+  // A HardSwish whose output's codes have a range below this is fused with the convolution or Gemm before it, and wraps
+  // around for what lies below -3; 0: none does.
+  double hardswish_range = 0;
   // Averages over tiles of even sizes, in two dimensions, are wrong.
   bool averages_tiles_wrongly = false;
   // In float (x + c) s, c a constant of several numbers and s one number, comes out as another function; (c + x) s is
