@@ -55,9 +55,15 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   InferTypes(model);
   rules.push_back(NearestToGather(model.OpsetVersion()));
   std::vector<PassCount> counts;
-  for (const RuleCount& count : RunRules(model, rules, RuleClass::kImproves).rules) {
-    if (count.applied > 0) counts.push_back({count.rule, count.applied});
-  }
+  const auto run = [&](const RuleSet& set) {
+    for (const RuleCount& count : RunRules(model, set, RuleClass::kImproves).rules) {
+      if (count.applied > 0) counts.push_back({count.rule, count.applied});
+    }
+  };
+  // First: what they write has the patterns of the others.
+  run(ContribRules());
+  if (!counts.empty()) MergeEqual(*model.graph);  // each Attention has written the same mask
+  run(rules);
   model.graph->EraseDead();
   InferMissingTypes(model);
   return counts;

@@ -1,4 +1,4 @@
-// What writes operators in the place of one node. Internal to spell_float*.cc.
+// What writes operators in the place of one node. Internal to spell_float*.cc and rules/contrib*.cc.
 #pragma once
 
 #include <cstdint>

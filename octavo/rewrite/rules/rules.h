@@ -48,6 +48,11 @@ std::unique_ptr<Rule> FloatExponent();  // Pow to a constant integer -> to the s
 std::unique_ptr<Rule> FlatMatMul();     // MatMul by a vector, or of five dimensions and more by a matrix -> of two
 std::unique_ptr<Rule> PlainGemm();      // alpha, beta and the shape of a bias -> into the constants
 
+// Operators of ONNX Runtime's own (com.microsoft) that its optimizer makes -> standard ones: Gelu, BiasGelu, FastGelu,
+// QuickGelu, FusedMatMul, FusedGemm, FusedConv, SkipLayerNormalization, EmbedLayerNormalization, Attention,
+// MultiHeadAttention. Operator set 20.
+RuleSet ContribRules();
+
 // The rules of SimplifyFloat, in order of preference.
 RuleSet FloatRules();
 
