@@ -198,6 +198,7 @@ class ContribRule final : public PatternRule<Node*> {
       const std::optional<Dims> dims = StaticShape(v->type);
       if (v->type.quant) return Refusal{"it is quantized"};
       if (!dims || dims->empty()) return Refusal{"its dimensions are not known"};
+      if (ElementCount(*dims) == 0) return Refusal{"it has no elements"};
     }
     std::string refusal = form_.refusal(node);
     if (!refusal.empty()) return Refusal{std::move(refusal)};

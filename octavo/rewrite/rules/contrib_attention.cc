@@ -1,6 +1,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -22,7 +23,9 @@ struct Heads {
 
 // A node of three inputs and more, of which these make an operator that goes step by step.
 std::string NoHeads(const Node& node, const Heads& h) {
-  if (node.IntAttribute("unidirectional", 0) != 0) return "no word of it sees those behind it";
+  if (node.IntAttribute("unidirectional", 0) != 0 && h.queries != h.keys) {
+    return "its queries see the keys before them only, and are not as many";
+  }
   if (node.IntAttribute("do_rotary", 0) != 0) return "it turns queries and keys by their places";
   for (std::size_t i = 1; i < node.outputs().size(); ++i) {
     if (IsUsed(node, i)) return "its keys and values, or its scores, are used";
@@ -63,6 +66,18 @@ Value* MaskOf(Speller& s, const Heads& h, float far) {
   return s.Op("Where", {some, s.Number(0), s.Number(far)}, TypeOf(DType::kF32, dims));
 }
 
+// What is added to the scores where a query sees no key behind it. Far below what other masks have: a query whose keys
+// are all masked goes on seeing these.
+Value* Causal(Speller& s, const Heads& h) {
+  const auto n = static_cast<std::size_t>(h.keys);
+  std::vector<float> mask(n * n, 0.0f);
+  for (std::size_t row = 0; row < n; ++row) {
+    for (std::size_t key = row + 1; key < n; ++key) mask[row * n + key] = std::numeric_limits<float>::lowest();
+  }
+  return AddFloatConstant(*s.node().graph(), s.node().output()->name() + "_causal", DType::kF32, {h.keys, h.keys},
+                          mask);
+}
+
 Value* Turned(Speller& s, Value* v, const Dims& perm) {
   const Dims from = DimsOf(v);
   Dims to;
@@ -84,6 +99,7 @@ Value* Attend(Speller& s, const Heads& h, const std::array<Value*, 3>& qkv, floa
     p = s.Op("Add", {p, MaskOf(s, h, s.node().FloatAttribute("mask_filter_value", -10000.0f))}, scores);
   }
   if (h.bias != nullptr) p = s.Op("Add", {p, h.bias}, scores);
+  if (s.node().IntAttribute("unidirectional", 0) != 0) p = s.Op("Add", {p, Causal(s, h)}, scores);
   p = s.Op("Softmax", {p}, scores);
   p->producer()->SetAttribute("axis", std::int64_t{-1});
   p = s.Op("MatMul", {p, v}, TypeOf(DType::kF32, {h.batch, h.heads, h.queries, h.value_size}));

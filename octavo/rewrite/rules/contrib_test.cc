@@ -48,6 +48,13 @@ TEST(Contrib, Gelus) {
                  {"Add(%x, %b)", "{approximate=\"tanh\"}"});
 }
 
+TEST(Contrib, GelusThatStay) {
+  ExpectRefused("%x: f32[2,?]", "%y: f32[2,?] = com.microsoft::Gelu(%x)", "its dimensions are not known");
+  ExpectRefused("%x: f32[2,0]", "%y: f32[2,0] = com.microsoft::Gelu(%x)", "it has no elements");
+  ExpectRefused("%x: f16[2]", "%y: f16[2] = com.microsoft::Gelu(%x)", "its result is not f32");
+  ExpectRefused("%x: f32[2,3], %c: f32[1]", "%y: f32[2,3] = com.microsoft::BiasGelu(%x, %c)", "one number a column");
+}
+
 TEST(Contrib, QuickGelu) {
   ExpectStandard(Apply("%x: f32[5]", "%y: f32[5] = com.microsoft::QuickGelu(%x)"),
                  {"constant f32[] 1.702", "Sigmoid("});
