@@ -21,6 +21,13 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   }
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());
+  rules.push_back(GatherByMatrix());
+  rules.push_back(Col2ImToTiles());
+  rules.push_back(MaxPoolOfVolume());
+  rules.push_back(GlobalMaxOfVolume());
+  rules.push_back(PadsThatCount());
+  rules.push_back(FewerDimsElementwise());
+  rules.push_back(FewerDimsNorm());
   rules.push_back(FewerDimsTranspose());
   rules.push_back(ReshapeTwice());
   rules.push_back(OneAxisLayerNorm());

@@ -110,6 +110,72 @@ class GatherNdToGatherRule final : public PatternRule<Flattened> {
   }
 };
 
+struct Taken {
+  Node* node;
+  std::int64_t axis;
+  Dims in, flat, out;  // of the input as it is gathered from, of what is taken of it, and as it was
+};
+
+// Before:  %y = Gather %x, [[0, 1], [1, 2], [2, 3]] {axis=4}      (%x : [1, 8, 3, 2, 4], %y : [1, 8, 3, 2, 3, 2])
+// After:   %y = Reshape (Gather %x, [0, 1, 1, 2, 2, 3] {axis=4}), [1, 8, 3, 2, 3, 2]
+// Exact. So exporters write the windows of an image; an NPU has no tensors of six dimensions, but what brings the
+// windows into their order often makes fewer of them.
+class GatherByMatrixRule final : public PatternRule<Taken> {
+ public:
+  std::string_view name() const override { return "gather-by-matrix"; }
+  RuleClass rule_class() const override { return RuleClass::kExact; }
+  std::vector<std::string_view> roots() const override { return {"Gather"}; }
+  MatchOr<Taken> Match(Node& node) const override {
+    const Value* x = node.input(0);
+    if (!node.domain().empty() || node.output() == nullptr || x == nullptr || x->is_constant()) return Refusal{};
+    const std::optional<Dims> shape = StaticShape(x->type);
+    if (!shape || node.input(1) == nullptr || !node.input(1)->type.shape) return Refusal{};
+    if (shape->size() - 1 + node.input(1)->type.shape->size() <= kMostDims) return Refusal{};
+    if (!IsPlainConstant(node.input(1))) return Refusal{"its indices are computed"};
+    if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
+    const Dims& by = node.input(1)->data->dims;
+    std::int64_t axis = node.IntAttribute("axis", 0);
+    if (axis < 0) axis += static_cast<std::int64_t>(shape->size());
+    if (axis < 0 || axis >= static_cast<std::int64_t>(shape->size())) return Refusal{};
+    Taken match{&node, axis, *shape, {}, Dims(shape->begin(), shape->begin() + axis)};
+    match.out.insert(match.out.end(), by.begin(), by.end());
+    match.out.insert(match.out.end(), shape->begin() + axis + 1, shape->end());
+    if (std::find(match.out.begin(), match.out.end(), 0) != match.out.end()) return Refusal{};
+    if (shape->size() > kMostDims) {
+      match.in = {1, (*shape)[static_cast<std::size_t>(axis)], 1};
+      for (std::int64_t i = 0; i < static_cast<std::int64_t>(shape->size()); ++i) {
+        if (i != axis) match.in[i < axis ? 0 : 2] *= (*shape)[static_cast<std::size_t>(i)];
+      }
+      match.axis = 1;
+    }
+    if (match.in == *shape && by.size() == 1) return Refusal{};
+    match.flat = match.in;
+    match.flat[static_cast<std::size_t>(match.axis)] = static_cast<std::int64_t>(node.input(1)->data->elements());
+    return match;
+  }
+  void Apply(const Taken& match, Rewriter& rewriter) const override {
+    Node& node = *match.node;
+    Graph& graph = *node.graph();
+    const std::string base = node.output()->name();
+    Value* x = node.input(0);
+    if (*StaticShape(x->type) != match.in) {
+      x = AddReshape(x, match.in, base + "_flat", &node)->output();
+      rewriter.Touch(x->producer());
+    }
+    TensorRef row = *node.input(1)->data;
+    row.dims = {static_cast<std::int64_t>(row.elements())};
+    Value* at = graph.AddConstant(graph.UniqueName(base + "_at"), std::move(row));
+    Node* gather = graph.AddNode("Gather", "", {x, at},
+                                 {{graph.UniqueName(base + "_taken"), TypeOf(x->type.dtype, match.flat)}}, &node);
+    gather->SetAttribute("axis", match.axis);
+    rewriter.Touch(gather);
+    TakePlace(*AddReshape(gather->output(), match.out, base + "_windows", &node), node, rewriter);
+  }
+
+ private:
+  static constexpr std::size_t kMostDims = 5;  // of tensors on an NPU
+};
+
 struct Reversed {
   Node* node;
   std::int64_t axis;                 // of time
@@ -165,6 +231,7 @@ class ReverseToGatherRule final : public PatternRule<Reversed> {
 
 std::unique_ptr<Rule> ReverseToGather() { return std::make_unique<ReverseToGatherRule>(); }
 std::unique_ptr<Rule> GatherAll() { return std::make_unique<GatherAllRule>(); }
+std::unique_ptr<Rule> GatherByMatrix() { return std::make_unique<GatherByMatrixRule>(); }
 std::unique_ptr<Rule> GatherNdToGather() { return std::make_unique<GatherNdToGatherRule>(); }
 
 }  // namespace octavo

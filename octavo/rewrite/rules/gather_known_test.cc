@@ -18,6 +18,9 @@ Ran Apply(const std::string& graph) {
   RuleSet rules;
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());
+  rules.push_back(GatherByMatrix());
+  rules.push_back(FewerDimsTranspose());
+  rules.push_back(ReshapeTwice());
   rules.push_back(ReverseToGather());
   return testing::ApplyRules("opset \"\" = 20\n" + graph, rules, RuleClass::kExact, 0);
 }
@@ -76,6 +79,44 @@ TEST(GatherKnown, PointsThatAreNotKnownStay) {
   })")
                   .refusal,
               HasSubstr("not known"));
+}
+
+// Windows of an image, as im2col has them: of 2 by 3, which begin at every place and at every second one.
+TEST(GatherKnown, WindowsOfAnImageNeedNoSixDimensions) {
+  const Ran ran = Apply(R"(graph @g(%x: f32[1,2,4,5]) -> (%y) {
+    %h = constant s64[3,2] [0, 1, 1, 2, 2, -1]
+    %w = constant s64[2,3] [0, 1, 2, 2, 3, 4]
+    %s = constant s64[3] [1, 12, 6]
+    %a: f32[1,2,3,2,5] = Gather(%x, %h) {axis=2}
+    %b: f32[1,2,3,2,2,3] = Gather(%a, %w) {axis=-1}
+    %c: f32[1,2,2,3,3,2] = Transpose(%b) {perm=[0, 1, 3, 5, 2, 4]}
+    %y: f32[1,12,6] = Reshape(%c, %s)
+  })");
+  EXPECT_THAT(ran.text, HasSubstr("f32[1,2,3,2,6] = Gather("));
+  for (const Node* node : ran.model.graph->nodes()) EXPECT_LE(node->output()->type.shape->size(), 5u) << ran.text;
+}
+
+TEST(GatherKnown, WindowsOfWhatHasSixDimensions) {
+  const Ran ran = Apply(R"(graph @g(%x: f32[1,2,3,2,2,2]) -> (%y) {
+    %i = constant s64[2,2] [0, 2, 1, 1]
+    %y: f32[1,2,2,2,2,2,2] = Gather(%x, %i) {axis=2}
+  })");
+  EXPECT_THAT(ran.text, HasSubstr("f32[2,4,8] = Gather("));
+  EXPECT_THAT(ran.text, HasSubstr("%y: f32[1,2,2,2,2,2,2] = Reshape("));
+}
+
+TEST(GatherKnown, WindowsAtComputedPlacesStay) {
+  EXPECT_THAT(Apply(R"(graph @g(%x: f32[1,2,3,2,2], %i: s64[2,2]) -> (%y) {
+    %y: f32[1,2,2,2,2,2] = Gather(%x, %i) {axis=2}
+  })")
+                  .refusal,
+              HasSubstr("computed"));
+  EXPECT_THAT(Apply(R"(graph @g(%x: f32[2,3,2]) -> (%y) {
+    %i = constant s64[2,2] [0, 2, 1, 1]
+    %y: f32[2,2,2,2] = Gather(%x, %i) {axis=1}
+  })")
+                  .text,
+              Not(HasSubstr("Reshape")));
 }
 
 TEST(GatherKnown, SequencesOfOneLengthBackwards) {
