@@ -33,6 +33,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   rules.push_back(OneAxisLayerNorm());
   rules.push_back(TriluToWhere());
   rules.push_back(PlainPad());
+  rules.push_back(PadRight());
   rules.push_back(FewOperands());
   rules.push_back(FloatExponent());
   rules.push_back(PlainGemm());

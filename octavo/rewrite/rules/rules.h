@@ -21,28 +21,29 @@ std::unique_ptr<Rule> FoldScale();        // Mul, Div, Add, Sub by constants int
 std::unique_ptr<Rule> EinsumToMatMul();   // Einsum of two tensors -> MatMul between Transposes and Reshapes
 
 // For devices that take a function as one operator (FusePatterns).
-std::unique_ptr<Rule> FuseFastLayerNorm();     // the same with a variance of means of squares, over any axis
-std::unique_ptr<Rule> FuseLayerNorm();         // mean, variance, division, scale, bias -> LayerNormalization
-std::unique_ptr<Rule> FuseGelu();              // x (1 + erf(x / sqrt(2))) / 2 -> Gelu; with tanh of a cubic too
-std::unique_ptr<Rule> FuseSoftmax();           // exp(x) / sum(exp(x)) -> Softmax
-std::unique_ptr<Rule> FuseHardSwish();         // x clip(x + 3, 0, 6) / 6 -> HardSwish
-std::unique_ptr<Rule> OneHotProduct();         // one-hot rows times a matrix -> Gather of its rows
-std::unique_ptr<Rule> FuseLinear();            // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
-std::unique_ptr<Rule> ReciprocalToDiv();       // Reciprocal(x) -> 1 / x
-std::unique_ptr<Rule> MaxToRelu();             // max(x, 0)
-std::unique_ptr<Rule> AverageToGlobal();       // AveragePool over all of an image -> GlobalAveragePool
-std::unique_ptr<Rule> FarTapsToSlices();       // a Conv of taps far apart -> one of single taps over their slices
-std::unique_ptr<Rule> RemoveInfiniteBound();   // max(x, -inf), min(x, inf) -> x
-std::unique_ptr<Rule> GatherNdToGather();      // GatherND at known places -> Gather of a Reshape
-std::unique_ptr<Rule> FewerDimsTranspose();    // Transpose of more than 5 dimensions -> of fewer, between Reshapes
-std::unique_ptr<Rule> ReshapeTwice();          // a Reshape to more than 5 dimensions and back -> one
-std::unique_ptr<Rule> OneAxisLayerNorm();      // LayerNormalization over several axes -> over one, between Reshapes
-std::unique_ptr<Rule> GatherAll();             // Gather of all there is, in order -> Reshape
-std::unique_ptr<Rule> GatherByMatrix();        // Gather to more than 5 dimensions -> of a row, and a Reshape
-std::unique_ptr<Rule> Col2ImToTiles();         // Col2Im -> a sum of images put together of tiles
-std::unique_ptr<Rule> MaxPoolOfVolume();       // MaxPool over a volume -> over its planes, then its lines
-std::unique_ptr<Rule> GlobalMaxOfVolume();     // GlobalMaxPool of a volume -> of an image
-std::unique_ptr<Rule> PadsThatCount();         // AveragePool over a volume, counting its padding -> of a Pad
+std::unique_ptr<Rule> FuseFastLayerNorm();    // the same with a variance of means of squares, over any axis
+std::unique_ptr<Rule> FuseLayerNorm();        // mean, variance, division, scale, bias -> LayerNormalization
+std::unique_ptr<Rule> FuseGelu();             // x (1 + erf(x / sqrt(2))) / 2 -> Gelu; with tanh of a cubic too
+std::unique_ptr<Rule> FuseSoftmax();          // exp(x) / sum(exp(x)) -> Softmax
+std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
+std::unique_ptr<Rule> OneHotProduct();        // one-hot rows times a matrix -> Gather of its rows
+std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
+std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
+std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
+std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
+std::unique_ptr<Rule> FarTapsToSlices();      // a Conv of taps far apart -> one of single taps over their slices
+std::unique_ptr<Rule> RemoveInfiniteBound();  // max(x, -inf), min(x, inf) -> x
+std::unique_ptr<Rule> GatherNdToGather();     // GatherND at known places -> Gather of a Reshape
+std::unique_ptr<Rule> FewerDimsTranspose();   // Transpose of more than 5 dimensions -> of fewer, between Reshapes
+std::unique_ptr<Rule> ReshapeTwice();         // a Reshape to more than 5 dimensions and back -> one
+std::unique_ptr<Rule> OneAxisLayerNorm();     // LayerNormalization over several axes -> over one, between Reshapes
+std::unique_ptr<Rule> GatherAll();            // Gather of all there is, in order -> Reshape
+std::unique_ptr<Rule> GatherByMatrix();       // Gather to more than 5 dimensions -> of a row, and a Reshape
+std::unique_ptr<Rule> Col2ImToTiles();        // Col2Im -> a sum of images put together of tiles
+std::unique_ptr<Rule> MaxPoolOfVolume();      // MaxPool over a volume -> over its planes, then its lines
+std::unique_ptr<Rule> GlobalMaxOfVolume();    // GlobalMaxPool of a volume -> of an image
+std::unique_ptr<Rule> PadsThatCount();        // AveragePool over a volume, counting its padding -> of a Pad
+std::unique_ptr<Rule> PadRight();  // Pad at the right and below -> with a column more at the left, or the Conv
 std::unique_ptr<Rule> FewerDimsElementwise();  // elementwise over many dimensions -> over fewer, between Reshapes
 std::unique_ptr<Rule> FewerDimsNorm();         // LayerNormalization and its like -> the same
 std::unique_ptr<Rule> ScaleLog();              // log(a x + b), a big -> log(a x / 2^k + b / 2^k) + k log(2)
