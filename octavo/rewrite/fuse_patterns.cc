@@ -28,6 +28,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   rules.push_back(PadsThatCount());
   rules.push_back(FewerDimsElementwise());
   rules.push_back(FewerDimsNorm());
+  rules.push_back(FewerDimsProduct());
   rules.push_back(FewerDimsTranspose());
   rules.push_back(ReshapeTwice());
   rules.push_back(OneAxisLayerNorm());

@@ -136,20 +136,21 @@ class FewerDimsElementwiseRule final : public PatternRule<Folded> {
 
 // Before:  %y = InstanceNormalization %x : [n, c, d, h, w], %s, %b
 // After:   %y = Reshape (InstanceNormalization (Reshape %x, [n, c, d h, w]), %s, %b), [n, c, d, h, w]
-// A LayerNormalization or LpNormalization over the last axis has those in front made one.
+// What is over the last axis has those in front made one; a Softmax the HTP has in five dimensions, too.
 // OneLsb: the same sums, whose order is the runtime's.
 class FewerDimsNormalizationRule final : public PatternRule<Folded> {
  public:
   std::string_view name() const override { return "normalization-fewer-dims"; }
   RuleClass rule_class() const override { return RuleClass::kOneLsb; }
   std::vector<std::string_view> roots() const override {
-    return {"InstanceNormalization", "GroupNormalization", "LayerNormalization", "LpNormalization"};
+    return {"InstanceNormalization", "GroupNormalization", "LayerNormalization",
+            "LpNormalization",       "LogSoftmax",         "Softmax"};
   }
   MatchOr<Folded> Match(Node& node) const override {
     const Value* x = node.input(0);
     if (!node.domain().empty() || x == nullptr || node.output() == nullptr) return Refusal{};
     const std::optional<Dims> shape = StaticShape(x->type);
-    if (!shape || shape->size() < kMostDims || HasNone(*shape)) return Refusal{};
+    if (!shape || shape->size() < kMostDims + (node.Is("Softmax") ? 1 : 0) || HasNone(*shape)) return Refusal{};
     if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
     for (std::size_t i = 1; i < node.outputs().size(); ++i) {
       if (node.output(i) != nullptr && !node.output(i)->dead()) return Refusal{"its mean or deviation is used"};
@@ -160,7 +161,7 @@ class FewerDimsNormalizationRule final : public PatternRule<Folded> {
       if (!dims) return Refusal{"the shape of its scale or bias is not known"};
       match.inputs.push_back(*dims);
     }
-    const bool last = node.Is("LayerNormalization") || node.Is("LpNormalization");
+    const bool last = OverTheLast(node);
     const std::int64_t axis = node.IntAttribute("axis", -1), rank = static_cast<std::int64_t>(shape->size());
     if (last && axis != -1 && axis != rank - 1) return Refusal{"it is over another axis than the last"};
     for (std::size_t i = 1; last && i < match.inputs.size(); ++i) {
@@ -176,14 +177,51 @@ class FewerDimsNormalizationRule final : public PatternRule<Folded> {
   }
   void Apply(const Folded& match, Rewriter& rewriter) const override {
     Node& node = *match.node;
-    if (node.Is("LayerNormalization") || node.Is("LpNormalization")) node.SetAttribute("axis", std::int64_t{-1});
+    if (OverTheLast(node)) node.SetAttribute("axis", std::int64_t{-1});
     Fold(match, rewriter);
   }
+
+ private:
+  static bool OverTheLast(const Node& node) {
+    return !node.Is("InstanceNormalization") && !node.Is("GroupNormalization");
+  }
+};
+
+// Before:  %y = MatMul %a : [1, 2, 3, 4, m, k], %b : [1, 2, 3, 4, k, n]
+// After:   %y = Reshape (MatMul (Reshape %a, [2, 3, 4, m, k]), (Reshape %b, [2, 3, 4, k, n])), [1, 2, 3, 4, m, n]
+// OneLsb: the same sums, whose order is the runtime's.
+class FewerDimsProductRule final : public PatternRule<Folded> {
+ public:
+  std::string_view name() const override { return "product-fewer-dims"; }
+  RuleClass rule_class() const override { return RuleClass::kOneLsb; }
+  std::vector<std::string_view> roots() const override { return {"MatMul"}; }
+  MatchOr<Folded> Match(Node& node) const override {
+    const Value *a = node.input(0), *b = node.input(1);
+    if (!node.domain().empty() || a == nullptr || b == nullptr || node.output() == nullptr) return Refusal{};
+    const std::optional<Dims> left = StaticShape(a->type), right = StaticShape(b->type);
+    if (!left || !right || left->size() <= kMostDims || HasNone(*left) || HasNone(*right)) return Refusal{};
+    if (a->type.quant || b->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
+    if (left->size() != right->size() || !std::equal(left->begin(), left->end() - 2, right->begin())) {
+      return Refusal{"one of its operands is repeated"};
+    }
+    Folded match{&node, {*left, *right}, *left, {}};
+    match.in.back() = right->back();
+    match.out = match.in;
+    for (Dims* dims : {&match.inputs[0], &match.inputs[1], &match.in}) {
+      while (dims->size() > kMostDims) {
+        (*dims)[0] *= (*dims)[1];
+        dims->erase(dims->begin() + 1);
+      }
+    }
+    return match;
+  }
+  void Apply(const Folded& match, Rewriter& rewriter) const override { Fold(match, rewriter); }
 };
 
 }  // namespace
 
 std::unique_ptr<Rule> FewerDimsElementwise() { return std::make_unique<FewerDimsElementwiseRule>(); }
+std::unique_ptr<Rule> FewerDimsProduct() { return std::make_unique<FewerDimsProductRule>(); }
 std::unique_ptr<Rule> FewerDimsNorm() { return std::make_unique<FewerDimsNormalizationRule>(); }
 
 }  // namespace octavo

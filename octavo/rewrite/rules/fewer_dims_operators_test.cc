@@ -18,6 +18,7 @@ Ran Apply(const std::string& graph, float tolerance = 0) {
   RuleSet rules;
   rules.push_back(FewerDimsElementwise());
   rules.push_back(FewerDimsNorm());
+  rules.push_back(FewerDimsProduct());
   rules.push_back(ReshapeTwice());
   return testing::ApplyRules("opset \"\" = 20\n" + graph, rules, RuleClass::kOneLsb, tolerance);
 }
@@ -102,6 +103,30 @@ TEST(FewerDimsOperators, NormalizationsOfAVolume) {
   EXPECT_THAT(Apply(R"(graph @g(%x: f32[2,2,3,2,3]) -> (%y) { %y: f32[2,2,3,2,3] = LpNormalization(%x) {axis=1} })", -1)
                   .refusal,
               HasSubstr("another axis"));
+}
+
+TEST(FewerDimsOperators, SoftmaxOfSix) {
+  EXPECT_THAT(
+      Apply("graph @g(%x: f32[2,2,3,1,2,3]) -> (%y) { %y: f32[2,2,3,1,2,3] = Softmax(%x) {axis=5} }", 1e-6f).text,
+      HasSubstr("f32[12,1,2,3] = Softmax"));
+  EXPECT_THAT(Apply("graph @g(%x: f32[2,2,3,2,3]) -> (%y) { %y: f32[2,2,3,2,3] = LogSoftmax(%x) }", 1e-5f).text,
+              HasSubstr("f32[4,3,2,3] = LogSoftmax"));
+  EXPECT_THAT(Apply("graph @g(%x: f32[2,2,3,2,3]) -> (%y) { %y: f32[2,2,3,2,3] = Softmax(%x) }", 1e-6f).text,
+              Not(HasSubstr("Reshape")));
+}
+
+TEST(FewerDimsOperators, ProductsOfTwoOfSix) {
+  EXPECT_THAT(Apply(R"(graph @g(%a: f32[2,2,1,3,2,3], %b: f32[2,2,1,3,3,4]) -> (%y) {
+    %y: f32[2,2,1,3,2,4] = MatMul(%a, %b)
+  })",
+                    1e-5f)
+                  .text,
+              HasSubstr("f32[4,1,3,2,4] = MatMul"));
+  EXPECT_THAT(Apply(R"(graph @g(%a: f32[2,2,1,3,2,3], %b: f32[2,1,1,3,3,4]) -> (%y) {
+    %y: f32[2,2,1,3,2,4] = MatMul(%a, %b)
+  })")
+                  .refusal,
+              HasSubstr("repeated"));
 }
 
 }  // namespace

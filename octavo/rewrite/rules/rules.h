@@ -45,6 +45,7 @@ std::unique_ptr<Rule> GlobalMaxOfVolume();    // GlobalMaxPool of a volume -> of
 std::unique_ptr<Rule> PadsThatCount();        // AveragePool over a volume, counting its padding -> of a Pad
 std::unique_ptr<Rule> PadRight();  // Pad at the right and below -> with a column more at the left, or the Conv
 std::unique_ptr<Rule> FewerDimsElementwise();  // elementwise over many dimensions -> over fewer, between Reshapes
+std::unique_ptr<Rule> FewerDimsProduct();      // MatMul of two tensors of more than 5 dimensions -> of 5
 std::unique_ptr<Rule> FewerDimsNorm();         // LayerNormalization and its like -> the same
 std::unique_ptr<Rule> ScaleLog();              // log(a x + b), a big -> log(a x / 2^k + b / 2^k) + k log(2)
 std::unique_ptr<Rule> TriluToWhere();          // Trilu -> Where with a constant mask
