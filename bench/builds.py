@@ -86,11 +86,13 @@ def main():
     parser.add_argument("--device", default="qnn")
     parser.add_argument("--precisions", default="uint8,w8a16")
     parser.add_argument("--samples", type=int, default=16, help="that calibrate")
-    parser.add_argument("--held", type=int, default=4, help="held-out samples")
+    parser.add_argument("--held", type=int, default=8, help="held-out samples, 8 and more: of fewer a build holds none out")
     parser.add_argument("--only", default="", help="names, with commas between")
     parser.add_argument("--wheels", type=pathlib.Path, help="where wheels are kept")
     parser.add_argument("--limit", type=float, default=1200, help="seconds that one build may take")
     options = parser.parse_args()
+    if options.held < 8:
+        parser.error("--held: 8 at least")
     print("| model, output | precision | dB | quantized form on the CPU | contexts | CPU nodes | 16-bit operators | size |\n|---|---|---|---|---|---|---|---|")
     for name in [n for n in options.only.split(",") if n] or [*MAIN, *package_models.CASES]:
         with tempfile.TemporaryDirectory() as folder:
