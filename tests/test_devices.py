@@ -126,7 +126,7 @@ def test_a_compiled_context_is_reused_for_the_same_model_and_options_only(octavo
     assert stage(tmp_path / "e")["compile"] == "done"
 
 
-def token_model(path):
+def token_model(path, **of_shape):
     """Integer inputs, one handed through to an output; the Shape of another output, declared with symbols of its own,
     decides how the mask is expanded."""
     from onnx import TensorProto, helper, numpy_helper
@@ -138,7 +138,7 @@ def token_model(path):
     nodes = [helper.make_node("Gather", ["table", "ids"], ["e"]),
              helper.make_node("MatMul", ["e", "w"], ["m"]),
              helper.make_node("LayerNormalization", ["m", "g", "b"], ["tokens"], axis=-1),
-             helper.make_node("Shape", ["tokens"], ["shape"]),
+             helper.make_node("Shape", ["tokens"], ["shape"], **of_shape),
              helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
              helper.make_node("Expand", ["column", "shape"], ["wide"]),
              helper.make_node("Cast", ["wide"], ["wide_f"], to=TensorProto.FLOAT),
@@ -154,10 +154,10 @@ def token_model(path):
 
 
 @needs_qnn
-@pytest.mark.parametrize("precision", ["uint8", "w8a16"])
-def test_integer_inputs_and_the_shape_of_an_output(octavo, tmp_path, precision):
+@pytest.mark.parametrize("precision, of_shape", [("uint8", {}), ("w8a16", {}), ("uint8", {"start": 0})])
+def test_integer_inputs_and_the_shape_of_an_output(octavo, tmp_path, precision, of_shape):
     model, data, out = tmp_path / "t.onnx", tmp_path / "data", tmp_path / "out"
-    token_model(model)
+    token_model(model, **of_shape)
     data.mkdir()
     rng = np.random.default_rng(5)
     for i in range(12):
@@ -826,6 +826,21 @@ def test_what_the_runtime_fused_is_one_context(octavo, tmp_path, precision, tool
     emulator, cpu = got[fused]
     assert cpu > 25 and emulator > cpu - (1.5 if precision == "w8a16" else 2.5)  # in 8 bits each operator of 60 rounds as it likes
     assert emulator > got[plain][0] - 0.5 and cpu > got[plain][1] - 0.5
+
+
+def test_a_model_optimized_for_one_cpu_is_refused(octavo, tmp_path):
+    from onnx import helper
+    node = lambda op, x, y, **more: helper.make_node(op, [x], [y], domain="com.microsoft.nchwc", **more)
+    info = lambda name: helper.make_tensor_value_info(name, 1, [1, 16, 4, 4])
+    graph = helper.make_graph([node("ReorderInput", "x", "blocked"), node("ReorderOutput", "blocked", "y", channels=16)], "g",
+                              [info("x")], [info("y")])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft.nchwc", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(tmp_path / "m.onnx"))
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "0.npz", x=np.ones((1, 16, 4, 4), np.float32))
+    r = octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--data", tmp_path / "data", "-o", tmp_path / "out",
+               code=4, env=qnn_env())
+    assert "optimized for one kind of CPU" in r.err and "ORT_ENABLE_EXTENDED" in r.err
 
 
 # Operators of the runtime's own, from h (and ids, of 0 .. 3, and a mask) to an output of that name.

@@ -141,6 +141,15 @@ void FreezeDefaults(Model& model) {
   }
 }
 
+// What ONNX Runtime saves at its highest level has weights in the order that one kind of CPU computes them.
+void RefuseBlockedLayout(const Model& model) {
+  VisitNodes(std::as_const(*model.graph), [&](const Node& node) {
+    if (node.domain() != "com.microsoft.nchwc") return;
+    ThrowUnsupported("the model was optimized for one kind of CPU: " + Describe(node) + " is of com.microsoft.nchwc",
+                     model.source, "give the model it was made from, or save it at ORT_ENABLE_EXTENDED");
+  });
+}
+
 }  // namespace
 
 void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDescriptor& device,
@@ -149,6 +158,7 @@ void PrepareFloat(Model& model, const QuantizationConfig& config, const DeviceDe
     ThrowUnsupported("the model is compiled for a device already (EPContext)", model.source,
                      "quantize the model it was compiled from");
   }
+  if (device.whole_graph) RefuseBlockedLayout(model);
   const ResolvedPrecision precision = ResolvePrecision(config, device);
   FreezeDefaults(model);
   for (const PassCount& pass : SimplifyFloat(model)) {

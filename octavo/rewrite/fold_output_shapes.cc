@@ -8,6 +8,9 @@ namespace octavo {
 
 namespace {
 
+// All dimensions: a model that a runtime saved has the defaults of attributes in numbers.
+bool IsWhole(const Node& shape) { return shape.IntAttribute("start", 0) == 0 && shape.FindAttribute("end") == nullptr; }
+
 // Replaces a Shape node by a constant where its input's dimensions are all known. The node goes.
 bool FoldKnownShape(Node& shape) {
   Graph& graph = *shape.graph();
@@ -31,7 +34,7 @@ std::int64_t FoldOutputShapes(Model& model) {
   for (Node* node : graph.nodes()) {
     Value* x = node->input(0);
     if (!node->Is("Shape") || x == nullptr || !x->is_graph_output() || x->kind() != ValueKind::kResult ||
-        node->output()->is_graph_output() || !node->attributes().empty() || x->type.quant || !x->type.opaque.empty()) {
+        node->output()->is_graph_output() || !IsWhole(*node) || x->type.quant || !x->type.opaque.empty()) {
       continue;
     }
     shapes.push_back(node);
