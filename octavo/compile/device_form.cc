@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "octavo/base/error.h"
+#include "octavo/base/log.h"
 #include "octavo/compile/bridge_widths.h"
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/codes.h"
@@ -16,6 +18,7 @@
 #include "octavo/compile/split_depthwise.h"
 #include "octavo/compile/split_hardswish.h"
 #include "octavo/device/arithmetic.h"
+#include "octavo/emit/onnx.h"
 #include "octavo/ir/make_type.h"
 #include "octavo/ir/users.h"
 #include "octavo/rewrite/add_constant.h"
@@ -319,6 +322,32 @@ bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   return true;
 }
 
+// The operator set from which on Q/DQ are to 16 bits too.
+constexpr std::int64_t kSixteenBits = 21;
+
+// Whether an input is to be widened that has 8 bits.
+bool WantsWide(const Model& model, const DeviceArithmetic& arithmetic) {
+  for (const Node* node : model.graph->nodes()) {
+    for (const WidenedInput& wide : arithmetic.widened) {
+      const std::optional<Codes> x = node->Is(wide.op) ? Behind(node->input(wide.input)) : std::nullopt;
+      if (x && x->codes == nullptr && x->storage == DType::kU8 && x->scales.size() == 1) return true;
+    }
+  }
+  return false;
+}
+
+// Raises the operator set to that; a model that cannot be raised stays as it is, with what it loses.
+void HaveSixteenBits(Model& model) {
+  if (model.OpsetVersion() >= kSixteenBits) return;
+  Model raised = Clone(model);
+  try {
+    RaiseOpset(raised, kSixteenBits, "codes of 16 bits");
+    model = std::move(raised);
+  } catch (const Error& error) {
+    LogDebug(std::string("inputs of 8 bits are not widened: ") + error.what());
+  }
+}
+
 // Before: Cast(b), b: bool
 // After:  Where(b, 1, 0), of codes where the Cast's result is quantized
 bool Select(Model& model, Node* node) {
@@ -479,7 +508,8 @@ bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
 DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   const DeviceArithmetic& arithmetic = ArithmeticOf(device);
   DeviceForm form;
-  const bool has_16_bits = model.OpsetVersion() >= 21;      // Q/DQ to them
+  if (WantsWide(model, arithmetic)) HaveSixteenBits(model);
+  const bool has_16_bits = model.OpsetVersion() >= kSixteenBits;
   const bool clips_to_inputs = model.OpsetVersion() >= 11;  // bounds of a Clip are inputs
   if (!arithmetic.lacked.empty()) {
     form.spelled = SpellFloat(model, [&](const Node& node) { return Lacks(arithmetic, node); });

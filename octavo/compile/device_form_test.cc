@@ -149,8 +149,8 @@ TEST(DeviceForm, ADepthwise5x5OfStride2Becomes6x6) {
 }
 
 TEST(DeviceForm, AnInputThatIsRoundedTwiceIn8BitsIsWidenedWithoutAChange) {
-  const auto normal = [](const std::string& x) {
-    return Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(%a: " + x +
+  const auto normal = [](const std::string& x, const std::string& opset = "21") {
+    return Parse("ir_version = 10\nopset \"\" = " + opset + "\ngraph @g(%a: " + x +
                  "[2,4]) -> (%y) {\n%s = constant f32[] 0.5\n%z = constant " + x +
                  "[] 3\n%g = constant f32[4] [1, 1, 1, 1]\n%ad: f32[2,4] = DequantizeLinear(%a, %s, %z)\n"
                  "%y: f32[2,4] = LayerNormalization(%ad, %g)\n}\n");
@@ -165,6 +165,9 @@ TEST(DeviceForm, AnInputThatIsRoundedTwiceIn8BitsIsWidenedWithoutAChange) {
   EXPECT_TRUE(dequantize.input(0)->producer()->Is("QuantizeLinear"));
   model = normal("u16");
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("qnn")).changed());
+  model = normal("u8", "17");  // a model of 8 bits alone becomes one that has 16
+  EXPECT_EQ(ToDeviceForm(model, *FindDevice("qnn")).widened, 1);
+  EXPECT_EQ(model.OpsetVersion(), 21);
   model = normal("u8");
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
 }
