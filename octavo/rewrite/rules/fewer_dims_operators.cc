@@ -75,10 +75,13 @@ void Fold(const Folded& m, Rewriter& rewriter) {
   TakePlace(*AddReshape(folded->output(), m.out, node.output()->name() + "_as", &node), node, rewriter);
 }
 
-// Before:  %y = Tanh %x : [2, 3, 4, 5, 6]          After:  %y = Reshape (Tanh (Reshape %x, [6, 4, 5, 6])), [2, 3, 4, 5,
-// 6] Before:  %y = Add %x : [1, 2, 3, 4, 5, 6], %b : [2, 1, 1, 5, 6] After:   %y = Reshape (Add (Reshape %x, [2, 3, 4,
-// 5, 6]), %b), [1, 2, 3, 4, 5, 6] Exact. Neighbours become one dimension where all operands go along both, or each
-// along both or none.
+// Before:  %y = Tanh %x : [2, 3, 4, 5, 6]
+// After:   %y = Reshape (Tanh (Reshape %x, [6, 4, 5, 6])), [2, 3, 4, 5, 6]
+//
+// Before:  %y = Add %x : [1, 2, 3, 4, 5, 6], %b : [2, 1, 1, 5, 6]
+// After:   %y = Reshape (Add (Reshape %x, [2, 3, 4, 5, 6]), %b), [1, 2, 3, 4, 5, 6]
+//
+// Exact. Neighbours become one dimension where all operands go along both, or each along both or none.
 class FewerDimsElementwiseRule final : public PatternRule<Folded> {
  public:
   std::string_view name() const override { return "elementwise-fewer-dims"; }
