@@ -9,11 +9,12 @@ namespace octavo {
 namespace {
 
 constexpr std::int64_t kMostSummands = 64;
+constexpr std::int64_t kMostSize = 1 << 20;  // of an image, a block, a stride or a padding
 
 // Along one axis of the image.
 struct Axis {
-  std::int64_t size, taps, stride, before, places;                     // before: padding; places: of the block
-  std::int64_t tiles() const { return (taps + stride - 1) / stride; }  // of `stride` taps, in a block
+  std::int64_t size = 0, taps = 0, stride = 1, before = 0, places = 0;  // before: padding; places: of the block
+  std::int64_t tiles() const { return (taps + stride - 1) / stride; }   // of `stride` taps, in a block
   // Tiles beside one another that hold all that the blocks cover, and all that is taken of it.
   std::int64_t all() const { return std::max(places + tiles() - 1, (before + size + stride - 1) / stride); }
 };
@@ -55,14 +56,22 @@ class Col2ImToTilesRule final : public PatternRule<Blocks> {
     };
     const std::vector<std::int64_t> strides = list("strides", 2, 1), pads = list("pads", 4, 0);
     if (strides.size() != 2 || pads.size() != 4) return Refusal{};
+    for (const std::vector<std::int64_t>& sizes : {image, block, strides, pads}) {
+      if (std::any_of(sizes.begin(), sizes.end(), [](auto n) { return n < 0 || n > kMostSize; })) return Refusal{};
+    }
     const std::int64_t taps = block[0] * block[1];
     if (taps < 1 || (*in)[1] % taps != 0) return Refusal{};
     Blocks match{&node, (*in)[0], (*in)[1] / taps, {}, {}};
     for (std::size_t i = 0; i < 2; ++i) {
-      if (image[i] < 1 || block[i] < 1 || strides[i] < 1 || pads[i] < 0 || pads[2 + i] < 0) return Refusal{};
+      if (image[i] < 1 || strides[i] < 1) return Refusal{};
       const std::int64_t room = image[i] + pads[i] + pads[2 + i] - block[i];
       if (room < 0) return Refusal{};
-      (i == 0 ? match.h : match.w) = {image[i], block[i], strides[i], pads[i], room / strides[i] + 1};
+      const Axis axis{image[i], block[i], strides[i], pads[i], room / strides[i] + 1};
+      if (i == 0) {
+        match.h = axis;
+      } else {
+        match.w = axis;
+      }
     }
     if (match.batch < 1 || match.channels < 1 || match.h.places * match.w.places != (*in)[2]) return Refusal{};
     if (match.h.tiles() * match.w.tiles() > kMostSummands) return Refusal{"too many blocks cover an element"};
