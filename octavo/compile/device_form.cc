@@ -302,13 +302,20 @@ Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* befo
   return Requantized(graph, x, wide_scale, wide_zero, DType::kU16, base, before);
 }
 
+// The codes of the input that is to be widened, where it has 8 bits.
+std::optional<Codes> Narrow(const Node& node, const WidenedInput& wide) {
+  std::optional<Codes> x = node.Is(wide.op) ? Behind(node.input(wide.input)) : std::nullopt;
+  if (x && (x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1)) x.reset();
+  return x;
+}
+
 // Before: QuantizeLinear(op(x)), x: DequantizeLinear of computed u8
 // After:  QuantizeLinear(w(op(w(x)))), w: InWide; what comes out goes through 16 bits where it becomes u8, because the
 //         device takes no u16 in beside u8 out
 bool Widen(Model& model, Node* node, const WidenedInput& wide) {
   const std::size_t input = wide.input;
-  const std::optional<Codes> x = Behind(node->input(input));
-  if (!x || x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1) return false;
+  const std::optional<Codes> x = Narrow(*node, wide);
+  if (!x) return false;
   Graph& graph = *model.graph;
   node->SetInput(input, InWide(graph, node->input(input), x->scales[0], x->zeros[0], node));
   const std::vector<Use> uses(node->output()->uses().begin(), node->output()->uses().end());
@@ -329,8 +336,7 @@ constexpr std::int64_t kSixteenBits = 21;
 bool WantsWide(const Model& model, const DeviceArithmetic& arithmetic) {
   for (const Node* node : model.graph->nodes()) {
     for (const WidenedInput& wide : arithmetic.widened) {
-      const std::optional<Codes> x = node->Is(wide.op) ? Behind(node->input(wide.input)) : std::nullopt;
-      if (x && x->codes == nullptr && x->storage == DType::kU8 && x->scales.size() == 1) return true;
+      if (Narrow(*node, wide)) return true;
     }
   }
   return false;
@@ -530,7 +536,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     if (arithmetic.multiplies_tanh16_wrongly && clips_to_inputs && KeepTanhFloat(model, node)) ++form.bounded;
     if (arithmetic.fuses_silu16_wrongly && KeepSiluApart(model, node)) ++form.unfused;
     for (const WidenedInput& wide : arithmetic.widened) {
-      if (has_16_bits && node->Is(wide.op) && Widen(model, node, wide)) ++form.widened;
+      if (has_16_bits && Widen(model, node, wide)) ++form.widened;
     }
     for (const BoundedInput& bounded : arithmetic.coarse_after_sums) {
       if (clips_to_inputs && node->Is(bounded.op) && Bound(model, node, bounded.bound)) ++form.bounded;

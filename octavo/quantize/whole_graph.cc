@@ -97,9 +97,9 @@ class WholeGraph {
         if (type == DType::kUndefined || BitWidth(type) < BitWidth(wanted)) type = wanted;
       }
     }
-    std::unordered_map<std::size_t, DType> tables;
     // A table that is looked up has the width of a weight; one no bigger than what is looked up in it, whose bytes are
     // nothing beside those of its result, that of its result.
+    std::unordered_map<std::size_t, DType> tables;
     for (const auto& [node, type] : types_.type_of_node) {
       if (!plan_.Moves(*node)) continue;
       const auto it = plan_.tensor_of.find(node->output());

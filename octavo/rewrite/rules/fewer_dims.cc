@@ -7,13 +7,9 @@
 namespace octavo {
 namespace {
 
-constexpr std::size_t kMostDims = 5;  // of tensors on an NPU
-
 Value* Reshaped(Value* x, const Dims& to, Node* before) {
   return AddReshape(x, to, before->output()->name() + "_as", before)->output();
 }
-
-bool HasNone(const Dims& dims) { return std::find(dims.begin(), dims.end(), 0) != dims.end(); }
 
 // A permutation of dimensions; dimension i of the result is `perm[i]` of `dims`.
 struct Permutation {
@@ -80,7 +76,7 @@ class FewerDimsTransposeRule final : public PatternRule<Transposed> {
   MatchOr<Transposed> Match(Node& node) const override {
     if (!node.domain().empty() || node.input(0) == nullptr || node.output() == nullptr) return Refusal{};
     const std::optional<Dims> shape = StaticShape(node.input(0)->type);
-    if (!shape || shape->size() <= kMostDims || HasNone(*shape)) return Refusal{};
+    if (!shape || shape->size() <= kNpuDims || HasNone(*shape)) return Refusal{};
     if (node.input(0)->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
     const std::vector<std::int64_t>* perm = node.IntsAttribute("perm");
     Permutation left{*shape, {}};
@@ -96,7 +92,7 @@ class FewerDimsTransposeRule final : public PatternRule<Transposed> {
     Transposed match{&node, {}, {}};
     for (const std::int64_t i : left.perm) match.dims.push_back((*shape)[static_cast<std::size_t>(i)]);
     left = Merged(left);
-    while (left.dims.size() > kMostDims) {
+    while (left.dims.size() > kNpuDims) {
       auto [move, rest] = Split(left);
       match.steps.push_back(Merged(move));
       left = Merged(rest);
@@ -145,7 +141,7 @@ class ReshapeTwiceRule final : public PatternRule<Twice> {
     const Node* inner = node.input(0)->producer();
     if (inner == nullptr || !OnlyShapes(*inner) || inner->graph() != node.graph()) return Refusal{};
     const std::optional<Dims> between = StaticShape(node.input(0)->type), out = StaticShape(node.output()->type);
-    if (!between || between->size() <= kMostDims || inner->input(0) == nullptr) return Refusal{};
+    if (!between || between->size() <= kNpuDims || inner->input(0) == nullptr) return Refusal{};
     if (!out || HasNone(*out)) return Refusal{"the shape of its result is not known"};
     if (inner->input(0)->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
     return Twice{&node, *out};

@@ -12,7 +12,6 @@ namespace {
 constexpr std::string_view kTakesFive[] = {"Abs", "Add",     "Cast",           "Clip",      "Div",  "Equal",
                                            "Exp", "Greater", "GreaterOrEqual", "LeakyRelu", "Less", "LessOrEqual",
                                            "Mul", "Not",     "Relu",           "Sigmoid",   "Sub",  "Where"};
-constexpr std::size_t kMostDims = 5;  // of a tensor
 
 std::vector<std::string_view> ElementwiseRoots() {
   std::vector<std::string_view> roots(std::begin(kTakesFive), std::end(kTakesFive));
@@ -29,10 +28,8 @@ std::vector<std::string_view> ElementwiseRoots() {
 
 std::size_t MostDims(const Node& node) {
   const bool five = std::find(std::begin(kTakesFive), std::end(kTakesFive), node.op()) != std::end(kTakesFive);
-  return five ? kMostDims : kMostDims - 1;
+  return five ? kNpuDims : kNpuDims - 1;
 }
-
-bool HasNone(const Dims& dims) { return std::find(dims.begin(), dims.end(), 0) != dims.end(); }
 
 // `x` in other dimensions, which it may have had before.
 Value* InDims(Value* x, const Dims& to, Node* before, Rewriter& rewriter) {
@@ -153,7 +150,7 @@ class FewerDimsNormalizationRule final : public PatternRule<Folded> {
     const Value* x = node.input(0);
     if (!node.domain().empty() || x == nullptr || node.output() == nullptr) return Refusal{};
     const std::optional<Dims> shape = StaticShape(x->type);
-    if (!shape || shape->size() < kMostDims + (node.Is("Softmax") ? 1 : 0) || HasNone(*shape)) return Refusal{};
+    if (!shape || shape->size() < kNpuDims + (node.Is("Softmax") ? 1 : 0) || HasNone(*shape)) return Refusal{};
     if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
     for (std::size_t i = 1; i < node.outputs().size(); ++i) {
       if (node.output(i) != nullptr && !node.output(i)->dead()) return Refusal{"its mean or deviation is used"};
@@ -171,7 +168,7 @@ class FewerDimsNormalizationRule final : public PatternRule<Folded> {
       if (match.inputs[i].size() > 1) return Refusal{"its scale or bias goes along several axes"};
     }
     const auto first = match.in.begin() + (last ? 0 : 2);
-    while (match.in.size() > kMostDims - 1) {
+    while (match.in.size() > kNpuDims - 1) {
       first[0] *= first[1];
       match.in.erase(first + 1);
     }
@@ -202,7 +199,7 @@ class FewerDimsProductRule final : public PatternRule<Folded> {
     const Value *a = node.input(0), *b = node.input(1);
     if (!node.domain().empty() || a == nullptr || b == nullptr || node.output() == nullptr) return Refusal{};
     const std::optional<Dims> left = StaticShape(a->type), right = StaticShape(b->type);
-    if (!left || !right || left->size() <= kMostDims || HasNone(*left) || HasNone(*right)) return Refusal{};
+    if (!left || !right || left->size() <= kNpuDims || HasNone(*left) || HasNone(*right)) return Refusal{};
     if (a->type.quant || b->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
     if (left->size() != right->size() || !std::equal(left->begin(), left->end() - 2, right->begin())) {
       return Refusal{"one of its operands is repeated"};
@@ -211,7 +208,7 @@ class FewerDimsProductRule final : public PatternRule<Folded> {
     match.in.back() = right->back();
     match.out = match.in;
     for (Dims* dims : {&match.inputs[0], &match.inputs[1], &match.in}) {
-      while (dims->size() > kMostDims) {
+      while (dims->size() > kNpuDims) {
         (*dims)[0] *= (*dims)[1];
         dims->erase(dims->begin() + 1);
       }

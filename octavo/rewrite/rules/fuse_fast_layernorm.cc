@@ -65,16 +65,11 @@ std::optional<Mean> MeanOf(Value* value) {
   }
   if (node == nullptr || !node->Is(divisor ? "ReduceSum" : "ReduceMean") || node->input(0) == nullptr)
     return std::nullopt;
-  std::vector<std::int64_t> axes;
-  if (const auto* attribute = node->IntsAttribute("axes")) axes = *attribute;
-  if (const Value* input = node->input(1); input != nullptr) {
-    if (!input->is_constant() || !input->data) return std::nullopt;
-    axes = input->data->ToInts();
-  }
+  const std::optional<std::int64_t> given = OnlyAxis(*node);
   const std::optional<Dims> dims = StaticShape(node->input(0)->type);
-  if (!dims || axes.size() != 1) return std::nullopt;
+  if (!dims || !given) return std::nullopt;
   const auto rank = static_cast<std::int64_t>(dims->size());
-  const std::int64_t axis = axes[0] < 0 ? axes[0] + rank : axes[0];
+  const std::int64_t axis = *given < 0 ? *given + rank : *given;
   if (axis < 0 || axis >= rank) return std::nullopt;
   if (divisor && !Near(*divisor, static_cast<double>((*dims)[static_cast<std::size_t>(axis)]))) return std::nullopt;
   return Mean{node->input(0), axis};

@@ -10,19 +10,14 @@ struct Norm {
   float epsilon;
 };
 
-// The axes of a ReduceMean, an attribute or (from operator set 18) a constant input: the last one only.
+// Whether a ReduceMean is over the last axis only, and keeps it.
 bool OverLastAxis(const Node& mean) {
   if (mean.IntAttribute("keepdims", 1) == 0) return false;
-  std::vector<std::int64_t> axes;
-  if (const auto* attribute = mean.IntsAttribute("axes")) axes = *attribute;
-  if (const Value* input = mean.input(1); input != nullptr) {
-    if (!input->is_constant() || !input->data) return false;
-    axes = input->data->ToInts();
-  }
-  if (axes.size() != 1) return false;
-  if (axes[0] == -1) return true;
+  const std::optional<std::int64_t> axis = OnlyAxis(mean);
+  if (!axis) return false;
+  if (*axis == -1) return true;
   const auto& shape = mean.input(0)->type.shape;
-  return shape && axes[0] == static_cast<std::int64_t>(shape->size()) - 1;
+  return shape && *axis == static_cast<std::int64_t>(shape->size()) - 1;
 }
 
 bool IsVector(const Value* value) { return IsFloatConstant(value) && value->data->dims.size() == 1; }

@@ -11,12 +11,6 @@ struct Linear {
   Dims in, out;               // of x and of the result
 };
 
-// A constant of one number for each of n channels along the last axis.
-bool PerLastAxis(const Value* value, std::int64_t n) {
-  return IsFloatConstant(value) && !value->data->dims.empty() && value->data->dims.back() == n &&
-         value->data->elements() == static_cast<std::uint64_t>(n);
-}
-
 // Before:  %p = MatMul %x : f32[a,b,K], w[K,N]; %q = Add %p, bias[N]; %y = Mul %q, scale[N] (if there)
 // After:   %y = Reshape (Gemm (Reshape %x, [ab,K]), w * scale, bias * scale), [a,b,N]
 // Improves: the bias (and the scale) become part of the product, which an integer device sums in 32 bits.
@@ -57,13 +51,6 @@ class FuseLinearRule final : public PatternRule<Linear> {
       const Dims rank = {static_cast<std::int64_t>(dims.size())};
       return graph.AddConstant(base + suffix, TensorRef::FromInts(DType::kS64, rank, dims));
     };
-    const auto type = [](const Dims& dims) {
-      Type t;
-      t.dtype = DType::kF32;
-      t.shape.emplace();
-      for (const std::int64_t d : dims) t.shape->push_back({d, {}});
-      return t;
-    };
     std::int64_t rows = 1;
     for (std::size_t i = 0; i + 1 < match.in.size(); ++i) rows *= match.in[i];
     const std::int64_t channels = match.out.back();
@@ -71,7 +58,8 @@ class FuseLinearRule final : public PatternRule<Linear> {
     const bool flat = match.in.size() == 2;
     if (!flat) {
       const Dims dims = {rows, match.in.back()};
-      Node* reshape = graph.AddNode("Reshape", "", {x, shape(dims, "_rows")}, {{base + "_in", type(dims)}}, match.last);
+      Node* reshape = graph.AddNode("Reshape", "", {x, shape(dims, "_rows")},
+                                    {{base + "_in", TypeOf(DType::kF32, dims)}}, match.last);
       reshape->name = match.matmul->name.empty() ? "" : match.matmul->name + "_rows";
       x = reshape->output();
     }
@@ -86,7 +74,7 @@ class FuseLinearRule final : public PatternRule<Linear> {
     }
     Value* b = graph.AddConstant(match.bias->name() + "_row", FromDoubles({channels}, bias));
     const Dims out = {rows, channels};
-    Node* gemm = graph.AddNode("Gemm", "", {x, weight, b}, {{base + "_product", type(out)}}, match.last);
+    Node* gemm = graph.AddNode("Gemm", "", {x, weight, b}, {{base + "_product", TypeOf(DType::kF32, out)}}, match.last);
     const std::string name = match.matmul->name;  // it goes with what it was
     gemm->name = name;
     Node* last = gemm;

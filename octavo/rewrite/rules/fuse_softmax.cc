@@ -17,14 +17,9 @@ struct Normalized {
 
 // The one axis of a reduction of a tensor of `rank` dimensions.
 std::optional<std::int64_t> AxisOf(const Node& reduce, std::int64_t rank) {
-  std::vector<std::int64_t> axes;
-  if (const auto* given = reduce.IntsAttribute("axes")) axes = *given;
-  if (const Value* given = reduce.input(1); given != nullptr) {
-    if (!given->is_constant() || !given->data || !IsInteger(given->data->dtype)) return std::nullopt;
-    axes = given->data->ToInts();
-  }
-  if (axes.size() != 1 || axes[0] < -rank || axes[0] >= rank) return std::nullopt;
-  return axes[0] < 0 ? axes[0] + rank : axes[0];
+  const std::optional<std::int64_t> axis = OnlyAxis(reduce);
+  if (!axis || *axis < -rank || *axis >= rank) return std::nullopt;
+  return *axis < 0 ? *axis + rank : *axis;
 }
 
 // The axis over which `v` is `op` (ReduceMax, ReduceSum) of `of`, of one element along it or spread over it again.

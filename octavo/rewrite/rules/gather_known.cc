@@ -40,7 +40,7 @@ class GatherAllRule final : public PatternRule<GatheredAll> {
     GatheredAll match{&node, Dims(shape->begin(), shape->begin() + axis)};
     match.dims.insert(match.dims.end(), indices.dims.begin(), indices.dims.end());
     match.dims.insert(match.dims.end(), shape->begin() + axis + 1, shape->end());
-    if (std::find(match.dims.begin(), match.dims.end(), 0) != match.dims.end()) return Refusal{};
+    if (HasNone(match.dims)) return Refusal{};
     return match;
   }
   void Apply(const GatheredAll& match, Rewriter& rewriter) const override {
@@ -83,7 +83,7 @@ class GatherNdToGatherRule final : public PatternRule<Flattened> {
     Flattened match{&node, {1}, Dims(indices.dims.begin(), indices.dims.end() - 1), {}};
     for (std::size_t i = 0; i < depth; ++i) match.dims[0] *= (*shape)[i];
     match.dims.insert(match.dims.end(), shape->begin() + static_cast<std::ptrdiff_t>(depth), shape->end());
-    if (std::find(match.dims.begin(), match.dims.end(), 0) != match.dims.end()) return Refusal{};
+    if (HasNone(match.dims)) return Refusal{};
     const std::vector<std::int64_t> at = indices.ToInts();
     for (std::size_t tuple = 0; tuple < at.size(); tuple += depth) {
       std::int64_t flat = 0;
@@ -130,7 +130,7 @@ class GatherByMatrixRule final : public PatternRule<Taken> {
     if (!node.domain().empty() || node.output() == nullptr || x == nullptr || x->is_constant()) return Refusal{};
     const std::optional<Dims> shape = StaticShape(x->type);
     if (!shape || node.input(1) == nullptr || !node.input(1)->type.shape) return Refusal{};
-    if (shape->size() - 1 + node.input(1)->type.shape->size() <= kMostDims) return Refusal{};
+    if (shape->size() - 1 + node.input(1)->type.shape->size() <= kNpuDims) return Refusal{};
     if (!IsPlainConstant(node.input(1))) return Refusal{"its indices are computed"};
     if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
     const Dims& by = node.input(1)->data->dims;
@@ -140,8 +140,8 @@ class GatherByMatrixRule final : public PatternRule<Taken> {
     Taken match{&node, axis, *shape, {}, Dims(shape->begin(), shape->begin() + axis)};
     match.out.insert(match.out.end(), by.begin(), by.end());
     match.out.insert(match.out.end(), shape->begin() + axis + 1, shape->end());
-    if (std::find(match.out.begin(), match.out.end(), 0) != match.out.end()) return Refusal{};
-    if (shape->size() > kMostDims) {
+    if (HasNone(match.out)) return Refusal{};
+    if (shape->size() > kNpuDims) {
       match.in = {1, (*shape)[static_cast<std::size_t>(axis)], 1};
       for (std::int64_t i = 0; i < static_cast<std::int64_t>(shape->size()); ++i) {
         if (i != axis) match.in[i < axis ? 0 : 2] *= (*shape)[static_cast<std::size_t>(i)];
@@ -171,9 +171,6 @@ class GatherByMatrixRule final : public PatternRule<Taken> {
     rewriter.Touch(gather);
     TakePlace(*AddReshape(gather->output(), match.out, base + "_windows", &node), node, rewriter);
   }
-
- private:
-  static constexpr std::size_t kMostDims = 5;  // of tensors on an NPU
 };
 
 struct Reversed {

@@ -118,10 +118,10 @@ class OneHotProductRule final : public PatternRule<Lookup> {
         return Refusal{"the Gemm has factors, or reads the rows as columns"};
       }
       match.bias = node.input(2);
-      if (match.bias != nullptr && !IsRow(match.bias, n)) return Refusal{"the bias is not one number a column"};
+      if (match.bias != nullptr && !PerLastAxis(match.bias, n)) return Refusal{"the bias is not one number a column"};
     } else if (Node* add = SoleUser(node.output()); add != nullptr && add->Is("Add")) {
       const Value* bias = add->input(add->input(0) == node.output() ? 1 : 0);
-      if (IsRow(bias, n) && bias->data->dims.size() <= rows->dims.size() + 1) {
+      if (PerLastAxis(bias, n) && bias->data->dims.size() <= rows->dims.size() + 1) {
         match.bias = bias;
         match.last = add;
       }
@@ -163,12 +163,6 @@ class OneHotProductRule final : public PatternRule<Lookup> {
     index = with("Add", index, 1 - rows.least);
     Node* gather = graph.AddNode("Gather", "", {matrix, index}, {{graph.UniqueName(base + "_looked_up"), {}}}, &last);
     TakePlace(*gather, last, rewriter);
-  }
-
- private:
-  static bool IsRow(const Value* value, std::int64_t n) {
-    return IsFloatConstant(value) && !value->data->dims.empty() && value->data->dims.back() == n &&
-           value->data->elements() == static_cast<std::uint64_t>(n);
   }
 };
 

@@ -1,9 +1,11 @@
 // Small questions that rules for operator patterns ask. Internal to rules/.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "octavo/ir/make_type.h"
 #include "octavo/ir/users.h"
@@ -16,6 +18,30 @@ inline std::optional<float> ScalarOf(const Value* value) {
   if (!IsFloatConstant(value) || value->data->elements() != 1) return std::nullopt;
   return value->data->ToFloats()[0];
 }
+
+// A constant of one number for each of n columns along the last axis.
+inline bool PerLastAxis(const Value* value, std::int64_t n) {
+  return IsFloatConstant(value) && !value->data->dims.empty() && value->data->dims.back() == n &&
+         value->data->elements() == static_cast<std::uint64_t>(n);
+}
+
+// The only axis that a reduction is given, by attribute or (from operator set 13 or 18) as a constant; below 0: from
+// the end.
+inline std::optional<std::int64_t> OnlyAxis(const Node& reduce) {
+  std::vector<std::int64_t> axes;
+  if (const auto* attribute = reduce.IntsAttribute("axes")) axes = *attribute;
+  if (const Value* input = reduce.input(1); input != nullptr) {
+    if (!input->is_constant() || !input->data || !IsInteger(input->data->dtype)) return std::nullopt;
+    axes = input->data->ToInts();
+  }
+  return axes.size() == 1 ? std::optional(axes[0]) : std::nullopt;
+}
+
+// The most dimensions of a tensor on an NPU.
+inline constexpr std::size_t kNpuDims = 5;
+
+// Whether a tensor of these dimensions has no elements.
+inline bool HasNone(const Dims& dims) { return std::find(dims.begin(), dims.end(), 0) != dims.end(); }
 
 // |a - b| within a few f32 roundings of b: exporters write sqrt(2) and 1/6 in their own ways.
 inline bool Near(float a, double b) { return std::abs(static_cast<double>(a) - b) <= 4e-6 * std::abs(b); }

@@ -10,8 +10,6 @@ namespace {
 
 constexpr std::size_t kAxes = 3;  // of a volume: depth, height, width
 
-bool HasNone(const Dims& dims) { return std::find(dims.begin(), dims.end(), 0) != dims.end(); }
-
 // What a pooling does along the axes of an image or a volume.
 struct Windows {
   Node* node;
