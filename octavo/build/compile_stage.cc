@@ -52,6 +52,7 @@ std::string Describe(const CompileReport& report) {
 void Record(const CompileReport& report, Manifest& manifest) {
   manifest.ep_context_nodes = report.ep_context_nodes;
   manifest.boundary_nodes = report.boundary_nodes;
+  manifest.in_parts = report.in_parts;
   for (const CpuNode& node : report.cpu_nodes) {
     manifest.cpu_fallback_nodes.push_back({node.node, node.op, node.reason, node.remedy});
   }
@@ -74,6 +75,7 @@ CompileReport ReportFromJson(const std::string& text, const std::filesystem::pat
   report.compiled = true;
   report.ep_context_nodes = j.at("ep_context_nodes").get<std::int64_t>();
   report.boundary_nodes = j.at("boundary_nodes").get<std::int64_t>();
+  report.in_parts = j.value("in_parts", "");
   for (const auto& node : j.at("cpu_fallback_nodes")) {
     report.cpu_nodes.push_back({node.at("node").get<std::string>(), node.at("op").get<std::string>(),
                                 node.at("reason").get<std::string>(), node.at("remedy").get<std::string>()});
@@ -87,6 +89,7 @@ CompileReport ReportFromJson(const std::string& text, const std::filesystem::pat
 std::string ToJson(const CompileReport& report) {
   JsonWriter json;
   json.BeginObject().Field("ep_context_nodes", report.ep_context_nodes).Field("boundary_nodes", report.boundary_nodes);
+  json.Field("in_parts", report.in_parts);
   json.Key("cpu_fallback_nodes").BeginArray();
   for (const CpuNode& node : report.cpu_nodes) {
     json.BeginObject().Field("node", node.node).Field("op", node.op).Field("reason", node.reason);

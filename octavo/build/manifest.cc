@@ -119,6 +119,7 @@ std::string ToJson(const Manifest& m) {
   json.Key("compile").BeginObject().Field("ep_context_nodes", m.ep_context_nodes);
   json.Field("boundary_nodes", m.boundary_nodes);
   if (!m.not_compiled_here.empty()) json.Field("not_compiled_here", m.not_compiled_here);
+  if (!m.in_parts.empty()) json.Field("in_parts", m.in_parts);
   json.Key("cpu_fallback_nodes").BeginArray();
   for (const FallbackNode& f : m.cpu_fallback_nodes) {
     json.BeginObject().Field("node", f.node).Field("op", f.op).Field("reason", f.reason);

@@ -50,6 +50,7 @@ struct Manifest {
   std::int64_t integer_layers = 0, layers = 0;  // layers that multiply and add, and those in integer kernels
   double compile_seconds = 0;
   std::int64_t ep_context_nodes = 0, boundary_nodes = 0;
+  std::string in_parts;                       // why the provider did not take the model as a whole
   std::string not_compiled_here;              // why the artifact was not compiled, where it should be
   std::string artifact_session = "default";   // what ran it in validation
   std::vector<double> quantized_on_cpu_dbs;   // of each output of `validate`

@@ -74,7 +74,8 @@ std::string Summary(const BuildResult& result, const std::filesystem::path& out)
             (m.calibration_source == "synthetic" ? " SYNTHETIC" : "") + " samples\n";
   }
   if (m.ep_context_nodes > 0) {
-    text += "  compiled     " + std::to_string(m.ep_context_nodes) + " EPContext, " +
+    text += "  compiled     " + std::to_string(m.ep_context_nodes) + " EPContext" +
+            (m.in_parts.empty() ? "" : " (see in_parts in manifest.json)") + ", " +
             std::to_string(m.cpu_fallback_nodes.size()) + " nodes on the CPU" +
             (m.cpu_fallback_nodes.empty() ? "" : ": see cpu_fallback_nodes in manifest.json") + "\n";
   } else if (!m.not_compiled_here.empty()) {

@@ -32,6 +32,7 @@ struct CpuNode {
 struct CompileReport {
   bool compiled = false;
   std::string not_compiled_here;  // why not, where the model is delivered as it is
+  std::string in_parts;           // why the provider did not take it as a whole, where it is compiled in parts
   std::int64_t ep_context_nodes = 0;
   std::int64_t boundary_nodes = 0;  // Q and DQ at the model's inputs and outputs, on the CPU
   std::vector<CpuNode> cpu_nodes;   // everything else outside of the contexts

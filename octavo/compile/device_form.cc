@@ -304,8 +304,10 @@ Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* befo
 
 // The codes of the input that is to be widened, where it has 8 bits.
 std::optional<Codes> Narrow(const Node& node, const WidenedInput& wide) {
-  std::optional<Codes> x = node.Is(wide.op) ? Behind(node.input(wide.input)) : std::nullopt;
-  if (x && (x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1)) x.reset();
+  const bool meant = node.Is(wide.op) && (wide.when == nullptr || wide.when(node));
+  std::optional<Codes> x = meant ? Behind(node.input(wide.input)) : std::nullopt;
+  if (x && x->codes != nullptr && !wide.constants) x.reset();
+  if (x && (x->storage != DType::kU8 || x->scales.size() != 1)) x.reset();
   return x;
 }
 

@@ -9,8 +9,29 @@ namespace {
 // over biases, zero points, strides and kernels. A LayerNormalization from u8 to u8 is off by 0.7 steps of u8 (root
 // mean square); with the input in 16 bits by 0.12, which is what rounding at ties makes. A product of two computed u8
 // tensors is off by 0.6 steps, but with its second factor as s16 some of a ViT's are refused.
+// Codes of 8 bits that a Gather moves, against what the CPU moves: along the first axis by 32 indices and more, the
+// last row of some computed tables is another one (18 of 54; with fewer indices in none of 33); constant tables along
+// another axis are wrong altogether (2 of 2), along the first right (54). A GatherND is wrong for some sizes of both.
+// All are right in 16 bits. A TopK gives values that are off by a step of 8 bits; in 16 bits it computes with fp16's
+// eleven.
+bool TakesManyRows(const Node& gather) {
+  constexpr std::uint64_t kMany = 32;
+  const Value* indices = gather.input(1);
+  const std::optional<Dims> dims = indices == nullptr ? std::nullopt : StaticShape(indices->type);
+  return !dims || ElementCount(*dims) >= kMany;
+}
+bool TakesColumnsOfConstants(const Node& gather) {
+  const Node* dequantize = gather.input(0) == nullptr ? nullptr : gather.input(0)->producer();
+  return dequantize != nullptr && dequantize->input(0) != nullptr && dequantize->input(0)->is_constant() &&
+         gather.IntAttribute("axis", 0) != 0;
+}
+
 constexpr WidenedInput kQnnWidened[] = {
     {"LayerNormalization", 0},
+    {"Gather", 0, TakesManyRows},
+    {"Gather", 0, TakesColumnsOfConstants, true},
+    {"GatherND", 0, nullptr, true},
+    {"TopK", 0},
 };
 
 // In float the HTP computes Tanh and Sigmoid at 65 to 68 dB, but those that it fuses with what makes their input at 49

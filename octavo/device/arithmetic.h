@@ -12,11 +12,13 @@
 
 namespace octavo {
 
-// An input that goes in as u16 where it is computed as u8: else the results are rounded twice. What comes out is u16
-// then too.
+// An input that goes in as u16 where it is computed as u8: else the results are rounded twice, or wrong. What comes out
+// is u16 then too.
 struct WidenedInput {
   std::string_view op;
   std::size_t input;
+  bool (*when)(const Node&) = nullptr;  // null: always
+  bool constants = false;               // where its codes are constant too
 };
 
 // A float operator whose input, clipped to [-bound, bound], gives the same in fp16.

@@ -182,5 +182,14 @@ TEST(InferMissingTypes, AsksOnlyWhereSomethingIsUnknown) {
   EXPECT_EQ(ToString(unknown.graph->FindValue("b")->type), "f32[2,3]");
 }
 
+// Of a scalar the runtime says as little as of a tensor of unknown rank.
+TEST(InferMissingTypes, ScalarsHaveAShape) {
+  Model model = ParseIr(
+      "graph @g(%x: f32[2,3]) -> (%y) {\n%c = constant f32[] 0.5\n%s: f32[*] = Neg(%c)\n"
+      "%y: f32[2,3] = Mul(%x, %s)\n}");
+  InferMissingTypes(model);
+  EXPECT_EQ(ToString(model.graph->FindValue("s")->type), "f32[]");
+}
+
 }  // namespace
 }  // namespace octavo

@@ -94,6 +94,7 @@ std::int64_t AskRuntime(const Model& probe, Model& model) {
     if (value->type.quant || !value->type.opaque.empty() || !spec.type.opaque.empty()) continue;
     if (value->is_graph_output() ? Refine(value->type, spec.type) : Replace(value->type, spec.type)) ++refined;
   }
+  DeriveTypes(model);  // the runtime does not tell a scalar from a tensor of unknown rank
   return refined;
 }
 

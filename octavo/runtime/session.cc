@@ -281,7 +281,7 @@ Type ToType(const ::Ort::TypeInfo& info) {
   if (info.GetONNXType() != ONNX_TYPE_TENSOR) return type;
   const auto tensor = info.GetTensorTypeAndShapeInfo();
   type.dtype = FromOrt(tensor.GetElementType());
-  // To API 23 a scalar and a tensor of unknown rank look the same: neither gets a shape.
+  // To API 23 a scalar and a tensor of unknown rank look the same: neither gets a shape here.
   const std::vector<std::int64_t> dims = tensor.GetShape();
   if (dims.empty()) return type;
   const std::vector<const char*> symbols = tensor.GetSymbolicDimensions();
