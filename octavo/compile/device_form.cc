@@ -13,6 +13,7 @@
 #include "octavo/compile/bridge_widths.h"
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/codes.h"
+#include "octavo/compile/gather_planes.h"
 #include "octavo/compile/recode_constants.h"
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
@@ -306,8 +307,7 @@ Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* befo
 std::optional<Codes> Narrow(const Node& node, const WidenedInput& wide) {
   const bool meant = node.Is(wide.op) && (wide.when == nullptr || wide.when(node));
   std::optional<Codes> x = meant ? Behind(node.input(wide.input)) : std::nullopt;
-  if (x && x->codes != nullptr && !wide.constants) x.reset();
-  if (x && (x->storage != DType::kU8 || x->scales.size() != 1)) x.reset();
+  if (x && (x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1)) x.reset();
   return x;
 }
 
@@ -526,6 +526,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   if (arithmetic.centered_rows > 0) form.centered = CenterAttention(model, arithmetic.centered_rows);
   form.refit = FitSoftmaxSteps(model, device, arithmetic.softmax16);
   if (arithmetic.hardswish_range > 0) form.unfused = SplitHardSwish(model, arithmetic.hardswish_range);
+  if (arithmetic.gathers_planes_wrongly) form.gathers = GatherPlanes(model);
   for (Node* node : model.graph->nodes()) {
     const std::optional<Layer> layer = arithmetic.depthwise16_ratio > 0 ? LayerOf(node) : std::nullopt;
     if (layer && NearScales(model, *layer, arithmetic.depthwise16_ratio)) ++form.rescaled;

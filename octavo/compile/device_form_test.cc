@@ -187,9 +187,6 @@ TEST(DeviceForm, WhatGathersMoveWronglyIn8BitsIsWidened) {
   EXPECT_EQ(widened("", "Gather(%ad, %i)", "31"), 0);
   EXPECT_EQ(widened("", "Gather(%ad, %i) {axis=1}", "31"), 0);
   EXPECT_EQ(widened(constant, "Gather(%ad, %i)", "4,8"), 0);
-  EXPECT_EQ(widened(constant, "Gather(%ad, %i) {axis=1}", "1"), 1);
-  EXPECT_EQ(widened("", "GatherND(%ad, %i)", "1,2"), 1);
-  EXPECT_EQ(widened(constant, "GatherND(%ad, %i)", "1,2"), 1);
 }
 
 TEST(DeviceForm, AWidenedOperatorThatGives8BitsGivesThemThrough16) {

@@ -18,7 +18,6 @@ struct WidenedInput {
   std::string_view op;
   std::size_t input;
   bool (*when)(const Node&) = nullptr;  // null: always
-  bool constants = false;               // where its codes are constant too
 };
 
 // A float operator whose input, clipped to [-bound, bound], gives the same in fp16.
@@ -79,6 +78,8 @@ struct DeviceArithmetic {
   bool overflows_constants16 = false;
   // From 8 bits to 16 and back where the step of 16 bits is the bigger one: what comes out is something else.
   bool converts_coarse16_wrongly = false;
+  // A GatherND of planes, by 31 indices and more.
+  bool gathers_planes_wrongly = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};
