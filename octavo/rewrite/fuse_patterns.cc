@@ -63,6 +63,8 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
   }
   InferTypes(model);
   rules.push_back(NearestToGather(model.OpsetVersion()));
+  rules.push_back(LinearResizeOfVolume(model.OpsetVersion()));
+  rules.push_back(ResizeByFraction(model.OpsetVersion()));
   std::vector<PassCount> counts;
   const auto run = [&](const RuleSet& set) {
     for (const RuleCount& count : RunRules(model, set, RuleClass::kImproves).rules) {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include "octavo/emit/resize_taps.h"
 #include "octavo/rewrite/add_constant.h"
 #include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/rules/pattern.h"
@@ -161,79 +160,9 @@ class PlainPadRule final : public PatternRule<Padding> {
   }
 };
 
-struct Nearest {
-  Node* node;
-  Dims dims;
-  std::vector<ResizeTaps> axes;
-};
-
-// Before:  %y = Resize %x {mode="nearest"}, not each element the same number of times
-// After:   %y = Gather (Gather %x, rows), columns
-// Exact. The HTP knows one way to round only.
-class NearestToGatherRule final : public PatternRule<Nearest> {
- public:
-  explicit NearestToGatherRule(std::int64_t opset) : opset_(opset) {}
-  std::string_view name() const override { return "nearest-to-gather"; }
-  RuleClass rule_class() const override { return RuleClass::kExact; }
-  std::vector<std::string_view> roots() const override { return {"Resize"}; }
-  MatchOr<Nearest> Match(Node& node) const override {
-    const Value* x = node.input(0);
-    if (!node.domain().empty() || x == nullptr || node.output() == nullptr || x->type.quant) return Refusal{};
-    if (node.StringAttribute("mode", "nearest") != "nearest") return Refusal{};
-    const std::optional<Dims> dims = StaticShape(x->type), out = StaticShape(node.output()->type);
-    if (!dims || !out || dims->size() != out->size()) return Refusal{"its shapes are not known"};
-    const auto given = [](const Value* v) { return v != nullptr && !(v->data && v->data->elements() == 0); };
-    std::vector<std::int64_t> sizes;
-    std::vector<float> scales;
-    if (given(node.input(3))) {
-      if (!IsPlainConstant(node.input(3))) return Refusal{"its sizes are computed"};
-      sizes = node.input(3)->data->ToInts();
-    } else {
-      if (!IsPlainConstant(node.input(2))) return Refusal{"its scales are computed"};
-      scales = node.input(2)->data->ToFloats();
-    }
-    const ResizePlan plan = PlanResize(node, opset_, *dims, sizes, scales);
-    if (!plan.refused.empty()) return Refusal{plan.refused};
-    Nearest match{&node, *dims, {}};
-    for (const ResizeTaps& taps : plan.axes) {
-      if (taps.places.size() != 1 || taps.to != (*out)[taps.axis]) return Refusal{};
-      if (!Repeats(taps)) match.axes = plan.axes;
-    }
-    if (match.axes.empty()) return Refusal{};
-    return match;
-  }
-  void Apply(const Nearest& match, Rewriter& rewriter) const override {
-    Node& node = *match.node;
-    Graph& graph = *node.graph();
-    const std::string base = node.output()->name();
-    Value* x = node.input(0);
-    Dims dims = match.dims;
-    Node* gather = nullptr;
-    for (const ResizeTaps& taps : match.axes) {
-      dims[taps.axis] = taps.to;
-      gather = graph.AddNode("Gather", "", {x, AddInts(graph, base + "_at", taps.places[0])},
-                             {{graph.UniqueName(base + "_nearest"), TypeOf(x->type.dtype, dims)}}, &node);
-      gather->SetAttribute("axis", static_cast<std::int64_t>(taps.axis));
-      x = gather->output();
-    }
-    TakePlace(*gather, node, rewriter);
-  }
-
- private:
-  static bool Repeats(const ResizeTaps& taps) {
-    if (taps.from < 1 || taps.to % taps.from != 0) return false;
-    for (std::int64_t i = 0; i < taps.to; ++i) {
-      if (taps.places[0][static_cast<std::size_t>(i)] != i / (taps.to / taps.from)) return false;
-    }
-    return true;
-  }
-  std::int64_t opset_;
-};
-
 }  // namespace
 
 std::unique_ptr<Rule> TriluToWhere() { return std::make_unique<TriluToWhereRule>(); }
 std::unique_ptr<Rule> PlainPad() { return std::make_unique<PlainPadRule>(); }
-std::unique_ptr<Rule> NearestToGather(std::int64_t opset) { return std::make_unique<NearestToGatherRule>(opset); }
 
 }  // namespace octavo

@@ -18,7 +18,6 @@ testing::Ran Apply(const std::string& node, const std::string& out, const std::s
   RuleSet rules;
   rules.push_back(TriluToWhere());
   rules.push_back(PlainPad());
-  rules.push_back(NearestToGather(20));
   return testing::ApplyRules(
       "opset \"\" = 20\ngraph @g(%x: f32" + in + ") -> (%y) {\n" + constants + "%y: f32" + out + " = " + node + "\n}",
       rules, RuleClass::kExact, 0);
@@ -63,21 +62,6 @@ TEST(KnownMoves, WrappedPadsAreParts) {
       HasSubstr("more than once"));
   const testing::Ran off = Apply("Pad(%x, %p)", "[1,2,4,7]", "%p = constant s64[8] [0, 0, 0, 0, 0, 0, 0, 1]\n");
   EXPECT_THAT(off.text, HasSubstr("Pad("));
-}
-
-TEST(KnownMoves, NearestOfAnySizeIsGathered) {
-  const std::string sizes = "%s = constant s64[4] [1, 2, 5, 4]\n", up = "%s = constant s64[4] [1, 2, 8, 12]\n";
-  for (const char* nearest : {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"}) {
-    for (const char* at : {"half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"}) {
-      const std::string resize = "Resize(%x, _, _, %s) {mode=\"nearest\", nearest_mode=\"" + std::string(nearest) +
-                                 "\", coordinate_transformation_mode=\"" + at + "\"}";
-      EXPECT_THAT(Apply(resize, "[1,2,5,4]", sizes).text, Not(HasSubstr("Resize"))) << resize;
-      Apply(resize, "[1,2,8,12]", up);  // the same numbers, whatever it becomes
-    }
-  }
-  EXPECT_THAT(Apply("Resize(%x, _, %s) {mode=\"nearest\"}", "[1,2,8,12]", "%s = constant f32[4] [1, 1, 2, 2]\n").text,
-              HasSubstr("Resize"));  // each twice: the device has it
-  EXPECT_THAT(Apply("Resize(%x, _, _, %s) {mode=\"linear\"}", "[1,2,5,4]", sizes).text, HasSubstr("Resize"));
 }
 
 }  // namespace

@@ -50,8 +50,11 @@ std::unique_ptr<Rule> FewerDimsNorm();         // LayerNormalization and its lik
 std::unique_ptr<Rule> ScaleLog();              // log(a x + b), a big -> log(a x / 2^k + b / 2^k) + k log(2)
 std::unique_ptr<Rule> TriluToWhere();          // Trilu -> Where with a constant mask
 std::unique_ptr<Rule> PlainPad();              // Pad of some axes, that takes off or wraps around -> Pad, Slice, Concat
-// Resize to the nearest, not each as often as the others -> Gather along each axis. `opset`: the model's.
+// Resizes; `opset`: the model's. To the nearest, not each as often as the others -> Gather along each axis; linear of a
+// volume -> of its planes, then its lines; linear by a scale that makes no whole length -> of a longer axis, cut.
 std::unique_ptr<Rule> NearestToGather(std::int64_t opset);
+std::unique_ptr<Rule> LinearResizeOfVolume(std::int64_t opset);
+std::unique_ptr<Rule> ResizeByFraction(std::int64_t opset);
 std::unique_ptr<Rule> FewOperands();    // Mean of several -> Add, Mul; Max, Min, Sum, Mean of one -> nothing
 std::unique_ptr<Rule> FloatExponent();  // Pow to a constant integer -> to the same float
 std::unique_ptr<Rule> FlatMatMul();     // MatMul by a vector, or of five dimensions and more by a matrix -> of two
