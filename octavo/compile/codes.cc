@@ -43,4 +43,14 @@ Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType stor
       ->output();
 }
 
+Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* at) {
+  constexpr std::int64_t kTimes = 257;  // 257 * 255 = 65535
+  const std::string base = x->name() + "_wide";
+  Value* wide_scale =
+      graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(scale / static_cast<float>(kTimes)));
+  Value* wide_zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
+                                       TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{zero * kTimes}));
+  return Requantized(graph, x, wide_scale, wide_zero, DType::kU16, base, at);
+}
+
 }  // namespace octavo

@@ -30,4 +30,7 @@ Value* Dequantized(Graph& graph, TensorRef codes, Value* scale, Value* zero, std
 // DequantizeLinear(QuantizeLinear(x)) in the codes of `storage`, in front of `at`; names are made from `name`.
 Value* Requantized(Graph& graph, Value* x, Value* scale, Value* zero, DType storage, const std::string& name, Node* at);
 
+// The same in 16 bits that hold all of the u8 numbers of `scale` and `zero`.
+Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* at);
+
 }  // namespace octavo

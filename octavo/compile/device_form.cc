@@ -14,6 +14,7 @@
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/codes.h"
 #include "octavo/compile/gather_planes.h"
+#include "octavo/compile/concat_volumes.h"
 #include "octavo/compile/recode_constants.h"
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
@@ -291,18 +292,6 @@ bool TakeStridesOut(Model& model, const Layer& layer) {
   return true;
 }
 
-// Before: x
-// After:  DequantizeLinear(QuantizeLinear(x)), in 16 bits that hold all of the 8-bit numbers of `scale` and `zero`
-Value* InWide(Graph& graph, Value* x, float scale, std::int64_t zero, Node* before) {
-  constexpr std::int64_t kTimes = 257;  // 257 * 255 = 65535
-  const std::string base = x->name() + "_wide";
-  Value* wide_scale =
-      graph.AddConstant(graph.UniqueName(base + "_scale"), TensorRef::Scalar(scale / static_cast<float>(kTimes)));
-  Value* wide_zero = graph.AddConstant(graph.UniqueName(base + "_zero_point"),
-                                       TensorRef::FromInts(DType::kU16, {}, std::vector<std::int64_t>{zero * kTimes}));
-  return Requantized(graph, x, wide_scale, wide_zero, DType::kU16, base, before);
-}
-
 // The codes of the input that is to be widened, where it has 8 bits.
 std::optional<Codes> Narrow(const Node& node, const WidenedInput& wide) {
   const bool meant = node.Is(wide.op) && (wide.when == nullptr || wide.when(node));
@@ -516,7 +505,8 @@ bool HoldMoved(Model& model, Node* node, const DeviceDescriptor& device) {
 DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   const DeviceArithmetic& arithmetic = ArithmeticOf(device);
   DeviceForm form;
-  if (WantsWide(model, arithmetic)) HaveSixteenBits(model);
+  const bool joins = arithmetic.concat_copies_volumes && JoinsVolumes(model);
+  if (joins || WantsWide(model, arithmetic)) HaveSixteenBits(model);
   const bool has_16_bits = model.OpsetVersion() >= kSixteenBits;
   const bool clips_to_inputs = model.OpsetVersion() >= 11;  // bounds of a Clip are inputs
   if (!arithmetic.lacked.empty()) {
@@ -533,6 +523,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   }
   form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
   if (arithmetic.overflows_constants16) form.recoded = RecodeConstants(model);
+  if (joins && has_16_bits) form.joined = ConvertBeforeConcat(model);
   if (arithmetic.converts_coarse16_wrongly) form.bridged = BridgeWidths(model);
   for (Node* node : model.graph->nodes()) {
     if (arithmetic.averages_tiles_wrongly && PadTiles(node)) ++form.pads;

@@ -80,6 +80,9 @@ struct DeviceArithmetic {
   bool converts_coarse16_wrongly = false;
   // A GatherND of planes, by 31 indices and more.
   bool gathers_planes_wrongly = false;
+  // A Concat of volumes in 8 bits copies the codes of some operands, a LeakyRelu's above all, that have other
+  // parameters than its result.
+  bool concat_copies_volumes = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};
