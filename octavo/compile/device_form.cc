@@ -15,6 +15,7 @@
 #include "octavo/compile/codes.h"
 #include "octavo/compile/gather_planes.h"
 #include "octavo/compile/concat_volumes.h"
+#include "octavo/compile/pad_codes.h"
 #include "octavo/compile/recode_constants.h"
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
@@ -521,6 +522,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
     const std::optional<Layer> layer = arithmetic.depthwise16_ratio > 0 ? LayerOf(node) : std::nullopt;
     if (layer && NearScales(model, *layer, arithmetic.depthwise16_ratio)) ++form.rescaled;
   }
+  if (arithmetic.pads_right_wrongly) form.padded = PadCodes(model);
   form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
   if (arithmetic.overflows_constants16) form.recoded = RecodeConstants(model);
   if (joins && has_16_bits) form.joined = ConvertBeforeConcat(model);

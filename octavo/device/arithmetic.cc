@@ -171,6 +171,7 @@ constexpr DeviceArithmetic kArithmetics[] = {
      .overflows_constants16 = true,
      .converts_coarse16_wrongly = true,
      .gathers_planes_wrongly = true,
+     .pads_right_wrongly = true,
      .concat_copies_volumes = true,
      .floors_moved_floats = true,
      .coarse_after_sums = kQnnCoarse,

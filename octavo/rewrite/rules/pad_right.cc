@@ -1,19 +1,14 @@
-#include <algorithm>
+#include "octavo/rewrite/pad_right.h"
 
-#include "octavo/rewrite/add_constant.h"
-#include "octavo/rewrite/plain_constant.h"
 #include "octavo/rewrite/rules/pattern.h"
 #include "octavo/rewrite/rules/rules.h"
 
 namespace octavo {
 namespace {
 
-constexpr std::size_t kMostDims = 4;  // with five it is right
-
 struct AtTheRight {
-  Node* node;
+  RightPad pad;
   Node* conv;  // that can pad by itself; or null
-  Dims dims, pads;
 };
 
 // Before:  %p = Pad %x, [0, 0, 0, 0, 0, 0, 1, 1]
@@ -27,80 +22,29 @@ class PadRightRule final : public PatternRule<AtTheRight> {
   RuleClass rule_class() const override { return RuleClass::kExact; }
   std::vector<std::string_view> roots() const override { return {"Pad"}; }
   MatchOr<AtTheRight> Match(Node& node) const override {
-    const Value *x = node.input(0), *pads = node.input(1);
-    if (!node.domain().empty() || x == nullptr || node.output() == nullptr || node.input(3) != nullptr)
-      return Refusal{};
-    if (!IsPlainConstant(pads)) return Refusal{"its pads are computed"};
-    const std::optional<Dims> dims = StaticShape(x->type);
-    if (!dims) return Refusal{"the shape of its input is not known"};
-    const std::size_t rank = dims->size();
-    AtTheRight match{&node, nullptr, *dims, pads->data->ToInts()};
-    if (rank < 2 || rank > kMostDims || match.pads.size() != 2 * rank) return Refusal{};
-    if (match.pads[rank - 1] != 0 || match.pads.back() <= 0) return Refusal{};
-    if (std::all_of(match.pads.begin() + static_cast<std::ptrdiff_t>(rank), match.pads.end() - 1,
-                    [](std::int64_t p) { return p <= 0; })) {
-      return Refusal{};
+    MatchOr<RightPad> read = ReadRightPad(node);
+    if (std::holds_alternative<Refusal>(read)) return std::get<Refusal>(read);
+    AtTheRight match{std::move(std::get<RightPad>(read)), nullptr};
+    Node* user = SoleUser(node.output());
+    const Value* value = node.input(2);
+    const bool zeros = value == nullptr || ScalarOf(value) == 0.0f;
+    if (user != nullptr && zeros && user->input(0) == node.output() && !PadsWith(match.pad, *user).empty()) {
+      match.conv = user;
     }
-    if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
-    if (std::any_of(match.pads.begin(), match.pads.end(), [](std::int64_t p) { return p < 0; })) {
-      return Refusal{"it takes off, too"};
-    }
-    const std::string mode = node.StringAttribute("mode", "constant");
-    if (mode != "constant" && mode != "edge") return Refusal{};
-    match.conv = mode == "constant" ? Taker(node, rank) : nullptr;
     return match;
   }
   void Apply(const AtTheRight& m, Rewriter& rewriter) const override {
-    Node& node = *m.node;
-    Graph& graph = *node.graph();
-    const std::size_t rank = m.dims.size(), last = rank - 1;
+    Node& node = *m.pad.node;
     if (m.conv != nullptr) {
-      std::vector<std::int64_t> pads = PadsOf(*m.conv, rank);
-      for (std::size_t i = 2; i < rank; ++i) {
-        pads[i - 2] += m.pads[i];
-        pads[rank - 4 + i] += m.pads[rank + i];
-      }
-      m.conv->SetAttribute("auto_pad", std::string("NOTSET"));
-      m.conv->SetAttribute("pads", pads);
+      GivePads(*m.conv, PadsWith(m.pad, *m.conv));
       m.conv->SetInput(0, node.input(0));
       rewriter.Touch(m.conv);
       rewriter.EraseIfDead(node);
       return;
     }
-    const std::string base = node.output()->name();
-    Dims pads = m.pads, out, taken;
-    pads[last] = 1;
-    for (std::size_t i = 0; i < rank; ++i) out.push_back(m.dims[i] + pads[i] + pads[rank + i]);
-    for (std::int64_t i = 1; i < out[last]; ++i) taken.push_back(i);
-    std::vector<Value*> inputs = {node.input(0), AddInts(graph, base + "_pads", pads)};
-    if (node.input(2) != nullptr) inputs.push_back(node.input(2));
-    Node* pad = graph.AddNode("Pad", "", inputs,
-                              {{graph.UniqueName(base + "_padded"), TypeOf(node.input(0)->type.dtype, out)}}, &node);
-    pad->SetAttribute("mode", node.StringAttribute("mode", "constant"));
-    Node* gather = graph.AddNode("Gather", "", {pad->output(), AddInts(graph, base + "_at", taken)},
-                                 {{graph.UniqueName(base + "_taken"), {}}}, &node);
-    gather->SetAttribute("axis", static_cast<std::int64_t>(last));
-    rewriter.Touch(pad);
+    Node* gather = AddPadAndGather(m.pad);
+    rewriter.Touch(gather->input(0)->producer());
     TakePlace(*gather, node, rewriter);
-  }
-
- private:
-  // The convolution that alone reads the Pad and can do what it does; null: there is none.
-  static Node* Taker(const Node& pad, std::size_t rank) {
-    const std::vector<std::int64_t> pads = pad.input(1)->data->ToInts();
-    Node* conv = SoleUser(pad.output());
-    if (conv == nullptr || !conv->Is("Conv") || conv->input(0) != pad.output() || rank < 3) return nullptr;
-    if (pads[0] != 0 || pads[1] != 0 || pads[rank] != 0 || pads[rank + 1] != 0) return nullptr;
-    const Value* value = pad.input(2);
-    if (value != nullptr && ScalarOf(value) != 0.0f) return nullptr;
-    const std::string by_itself = conv->StringAttribute("auto_pad", "NOTSET");
-    if (by_itself != "NOTSET" && by_itself != "VALID") return nullptr;
-    return PadsOf(*conv, rank).size() == 2 * (rank - 2) ? conv : nullptr;
-  }
-  static std::vector<std::int64_t> PadsOf(const Node& conv, std::size_t rank) {
-    const std::vector<std::int64_t>* pads = conv.IntsAttribute("pads");
-    const bool none = pads == nullptr || conv.StringAttribute("auto_pad", "NOTSET") == "VALID";
-    return none ? std::vector<std::int64_t>(2 * (rank - 2), 0) : *pads;
   }
 };
 
