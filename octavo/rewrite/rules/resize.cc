@@ -92,6 +92,7 @@ class LinearResizeOfVolumeRule final : public PatternRule<Resized> {
   MatchOr<Resized> Match(Node& node) const override {
     if (node.StringAttribute("mode", "nearest") != "linear" || node.input(0) == nullptr) return Refusal{};
     if (!node.input(0)->type.shape || node.input(0)->type.shape->size() != kNpuDims) return Refusal{};
+    if (!IsFloat(node.input(0)->type.dtype)) return Refusal{"its numbers are integers, which are rounded once"};
     MatchOr<Resized> match = ReadResize(node, opset_);
     if (std::holds_alternative<Refusal>(match)) return match;
     const auto& axes = std::get<Resized>(match).axes;

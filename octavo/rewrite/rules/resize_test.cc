@@ -116,6 +116,17 @@ TEST(Resizes, OfVolumesThatStay) {
               HasSubstr("computed"));
 }
 
+TEST(Resizes, OfIntegersStay) {
+  RuleSet rules;
+  rules.push_back(LinearResizeOfVolume(20));
+  const testing::Ran ran =
+      testing::ApplyRules("opset \"\" = 20\ngraph @g(%x: u8[1,2,3,4,5]) -> (%y) {\n" + Scales("1, 1, 2, 2, 2", 5) +
+                              "%y: u8[1,2,6,8,10] = " + Linear("half_pixel", true) + "\n}",
+                          rules, RuleClass::kOneLsb, -1);
+  EXPECT_THAT(ran.text, Not(HasSubstr("Reshape")));
+  EXPECT_THAT(ran.refusal, HasSubstr("rounded once"));
+}
+
 TEST(Resizes, ByAScaleThatMakesNoWholeLength) {
   for (const char* kind : kKinds) {
     const testing::Ran ran =
