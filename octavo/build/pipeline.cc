@@ -485,6 +485,7 @@ BuildResult Build(const BuildOptions& options) {
     if (device.whole_graph) {
       Model form = ReadOnnx(files.model);
       const bool unpacked = packed && UnpackWeights(form, weight_only) > 0;
+      InferMissingTypes(form, true);  // a model that others quantized need not say its shapes
       if (ToDeviceForm(form, device).changed() || unpacked) {
         source = WriteOnnx(form, out.path() / "device_form.onnx");
       }
