@@ -18,6 +18,7 @@ std::vector<PassCount> FusePatterns(Model& model, bool quantized) {
     rules.push_back(FuseSoftmax());
     rules.push_back(FuseHardSwish());
     rules.push_back(FuseLinear());
+    rules.push_back(ScaleOfProduct());
   }
   rules.push_back(GatherNdToGather());
   rules.push_back(GatherAll());

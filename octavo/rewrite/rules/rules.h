@@ -28,6 +28,7 @@ std::unique_ptr<Rule> FuseSoftmax();          // exp(x) / sum(exp(x)) -> Softmax
 std::unique_ptr<Rule> FuseHardSwish();        // x clip(x + 3, 0, 6) / 6 -> HardSwish
 std::unique_ptr<Rule> OneHotProduct();        // one-hot rows times a matrix -> Gather of its rows
 std::unique_ptr<Rule> FuseLinear();           // MatMul, Add (, Mul) with constants -> Gemm between Reshapes
+std::unique_ptr<Rule> ScaleOfProduct();       // Mul, Div of a MatMul by one number -> into the layer of a factor
 std::unique_ptr<Rule> ReciprocalToDiv();      // Reciprocal(x) -> 1 / x
 std::unique_ptr<Rule> MaxToRelu();            // max(x, 0)
 std::unique_ptr<Rule> AverageToGlobal();      // AveragePool over all of an image -> GlobalAveragePool
