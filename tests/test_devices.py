@@ -674,6 +674,30 @@ def test_codes_of_eight_bits_and_coarser_ones_of_sixteen(octavo, tmp_path):
 
 
 @needs_qnn
+def test_a_concat_of_a_concat_with_a_sigmoid(octavo, tmp_path):
+    """A detector's head: the device converts the Sigmoid's codes to those of the inner Concat, and not on to those of the outer one. The oracle is
+    ONNX Runtime on quantized.onnx."""
+    from onnx import numpy_helper, parser
+    rng = np.random.default_rng(41)
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]> g (float[1,8,16,16] x) => (float[1,8,320] y, float[1,8,256] z)
+        <int64[3] shape = {1, 8, -1}> {
+        a = Conv(x, u)  b = Conv(x, v)  s = Sigmoid(b)  c = Concat<axis=1>(a, s)  d = Reshape(c, shape)
+        h = Conv<strides=[2, 2]>(x, w)  e = Reshape(h, shape)  y = Concat<axis=2>(d, e)  z = Relu(d) }""")
+    for name, channels, size in (("u", 4, 0.3), ("v", 4, 1), ("w", 8, 0.5)):
+        init = (rng.normal(size=(channels, 8, 1, 1)) * size).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(abs(init) if name == "w" else init, name))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    (tmp_path / "data").mkdir()
+    for k in range(12):
+        np.savez(tmp_path / "data" / f"{k:02}.npz", x=rng.uniform(-0.5, 1, (1, 8, 16, 16)).astype(np.float32))
+    octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--precision", "uint8", "--data", tmp_path / "data", "--samples", "8",
+           "-o", tmp_path / "out", env=qnn_env())
+    emulated, cpu = emulator_and_cpu(tmp_path / "out")
+    concats = [n for n in onnx.load(str(tmp_path / "out" / "quantized.onnx")).graph.node if n.op_type == "Concat"]
+    assert len(concats) == 2 and cpu > 30 and emulated > cpu - 0.5
+
+
+@needs_qnn
 @pytest.mark.parametrize("precision", ["uint8", "w8a16", "fp16"])
 def test_functions_written_out_are_one_operator(octavo, tmp_path, precision):
     """A Gelu of tanh and a Softmax as JAX writes them: codes for cubes of 30 and for exponentials have steps that say nothing."""

@@ -16,6 +16,7 @@
 #include "octavo/compile/concat_volumes.h"
 #include "octavo/compile/gather_planes.h"
 #include "octavo/compile/pad_codes.h"
+#include "octavo/compile/recode_concats.h"
 #include "octavo/compile/recode_constants.h"
 #include "octavo/compile/softmax_steps.h"
 #include "octavo/compile/split_depthwise.h"
@@ -525,6 +526,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   if (arithmetic.pads_right_wrongly) form.padded = PadCodes(model);
   form.split = SplitDepthwise(model, arithmetic.depthwise16_channels);
   if (arithmetic.overflows_constants16) form.recoded = RecodeConstants(model);
+  if (arithmetic.converts_concats_once) form.concats = RecodeConcats(model);
   if (joins && has_16_bits) form.joined = ConvertBeforeConcat(model);
   if (arithmetic.converts_coarse16_wrongly) form.bridged = BridgeWidths(model);
   for (Node* node : model.graph->nodes()) {

@@ -24,6 +24,7 @@ struct DeviceForm {
   std::int64_t bounded = 0;   // float operators kept apart from what they read
   std::int64_t ordered = 0;   // sums whose constant comes first
   std::int64_t recoded = 0;   // constants in the codes that they become
+  std::int64_t concats = 0;   // inputs of Concats, in the codes that they become
   std::int64_t bridged = 0;   // conversions between 8 bits and coarser 16
   std::int64_t gathers = 0;   // GatherNDs of planes that became a Gather
   std::int64_t padded = 0;    // Pads at the right and below

@@ -86,6 +86,9 @@ struct DeviceArithmetic {
   // A Concat of volumes in 8 bits copies the codes of some operands, a LeakyRelu's above all, that have other
   // parameters than its result.
   bool concat_copies_volumes = false;
+  // A Concat in 8 bits of what another Concat gives in other codes: what that one converted of a table is not converted
+  // again.
+  bool converts_concats_once = false;
   bool floors_moved_floats = false;  // float numbers that were only moved are rounded down to 8 bits
   // Float operators that are coarse where they read a sum of products or of two tensors: what fuses them.
   std::span<const BoundedInput> coarse_after_sums = {};
