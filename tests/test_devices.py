@@ -297,12 +297,14 @@ VOLUMES = {
     "blocks": "blocks = Col2Im<strides=[2, 2]>(k, image, block)", "overlap": "overlap = Col2Im<strides=[2, 2], pads=[1, 1, 1, 1]>(k, inner, block)",
     "dense": "d1 = Slice(k, zero, eighteen, one)\n dense = Col2Im(d1, dense_image, two_three)",
     "right": "right = Pad(i, at_right)", "conv": "c1 = Pad(i, at_right)\n conv = Conv<strides=[2, 2], group=16>(c1, taps)",
+    "ones": "o1 = Pad(i, at_end, unit)\n ones = MatMul(i, o1)", "end": "e1 = Pad(i, at_end, unit)\n end = Conv<group=16>(e1, taps)",
 }
 VOLUME_CONSTANTS = """float[4] four = {0.5, 1.0, 1.5, 2.0}, float[4,1,1,1,1] four6 = {0.5, 1.0, 1.5, 2.0}, float[2] two = {0.5, 1.5},
  float[8] eight = {0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.7}, int64[4,4] rows = {0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9},
  int64[5,4] columns = {0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9, 8, 9, 10, 11}, int64[3] flat = {20, 16, 4},
  int64[2] image = {9, 11}, int64[2] inner = {7, 9}, int64[2] block = {3, 3}, int64[1] zero = {0}, int64[1] eighteen = {18},
  int64[1] one = {1}, int64[2] dense_image = {5, 7}, int64[2] two_three = {2, 3}, int64[8] at_right = {0, 0, 0, 0, 0, 0, 1, 1},
+ int64[8] at_end = {0, 0, 0, 0, 0, 0, 0, 1}, float unit = {1.0},
  float[16,1,3,3] taps = {%s}""" % ", ".join(f"{((7 * i) % 11 - 5) / 10:.1f}" for i in range(144))
 
 

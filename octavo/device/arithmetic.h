@@ -80,8 +80,7 @@ struct DeviceArithmetic {
   bool converts_coarse16_wrongly = false;
   // A GatherND of planes, by 31 indices and more.
   bool gathers_planes_wrongly = false;
-  // A Pad at the end of the last axis and of another, and not at the beginning of the last, is filled with what lies in
-  // memory.
+  // A Pad at the end of the last axis, and not at its beginning, is filled with what lies in memory.
   bool pads_right_wrongly = false;
   // A Concat of volumes in 8 bits copies the codes of some operands, a LeakyRelu's above all, that have other
   // parameters than its result.

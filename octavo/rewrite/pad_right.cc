@@ -25,10 +25,6 @@ MatchOr<RightPad> ReadRightPad(Node& node) {
   RightPad match{&node, *dims, pads->data->ToInts()};
   if (rank < 2 || rank > kMostDims || match.pads.size() != 2 * rank) return Refusal{};
   if (match.pads[rank - 1] != 0 || match.pads.back() <= 0) return Refusal{};
-  if (std::all_of(match.pads.begin() + static_cast<std::ptrdiff_t>(rank), match.pads.end() - 1,
-                  [](std::int64_t p) { return p <= 0; })) {
-    return Refusal{};
-  }
   if (x->type.quant || node.output()->type.quant) return Refusal{"the value is quantized"};
   if (std::any_of(match.pads.begin(), match.pads.end(), [](std::int64_t p) { return p < 0; })) {
     return Refusal{"it takes off, too"};

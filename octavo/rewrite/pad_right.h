@@ -1,5 +1,5 @@
-// Pads at the end of the last axis and of another one, which the HTP fills with what lies in memory: shared by the rule
-// for float models and the pass for those that are quantized.
+// Pads at the end of the last axis, which the HTP fills with what lies in memory: shared by the rule for float models and
+// the pass for those that are quantized.
 #pragma once
 
 #include <vector>
@@ -14,8 +14,8 @@ struct RightPad {
   Dims dims, pads;  // of its input; in front of all axes, then behind them
 };
 
-// A Pad in up to four dimensions with elements at the end of the last axis and of another one, and none at the
-// beginning of the last; a refusal for others. (With five dimensions it is right.)
+// A Pad in up to four dimensions with elements at the end of the last axis and none at its beginning; a refusal for
+// others. (With five dimensions it is right.)
 MatchOr<RightPad> ReadRightPad(Node& node);
 
 // The pads that `conv` has once it does what `pad` in front of it does with its own zeros; empty: it cannot. What `pad`

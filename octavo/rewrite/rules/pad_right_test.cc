@@ -1,4 +1,4 @@
-// A Pad at the end of the last axis and of others, before and after.
+// A Pad at the end of the last axis, before and after.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -32,6 +32,7 @@ TEST(PadRight, HasAColumnAtTheLeftThatIsNotTaken) {
     EXPECT_THAT(ran.text, HasSubstr("[0, 0, 0, 1, 0, 0, 1, 2]")) << mode;
     EXPECT_THAT(ran.text, HasSubstr("%y: f32[1,2,5,7] = Gather(")) << mode;
     EXPECT_THAT(Apply(Padded("0, 0, 2, 0, 0, 1, 0, 1", "1,3,6,6", mode)).text, HasSubstr("Gather(")) << mode;
+    EXPECT_THAT(Apply(Padded("0, 0, 0, 0, 0, 0, 0, 1", "1,2,4,6", mode)).text, HasSubstr("Gather(")) << mode;
   }
 }
 
