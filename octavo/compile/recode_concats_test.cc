@@ -22,10 +22,11 @@ struct Case {
 
 // y = Concat(a, moved(Concat(b, op(b)))), %a and %b : f32[2,3].
 Model Of(const Case& c) {
-  std::string text =
-      std::string("ir_version = 10\nopset \"\" = 21\ngraph @g(%a: f32[2,6], %b: f32[2,3]) -> (%y") +
-      (c.also.empty() ? "" : ", %z") + (") {\n%shape = constant s64[2] [2, 6]\n%one = constant f32[] 0.00392\n%zero = constant ") + c.dtype + "[] 0\n%mid = constant " + c.dtype + "[] 100\n%half = constant f32[] 0.01\n%middle = constant " + c.dtype +
-      "[] 120\n%p = constant f32[] " + c.inner + "\n%r = constant f32[] " + c.outer + "\n";
+  std::string text = "ir_version = 10\nopset \"\" = 21\ngraph @g(%a: f32[2,6], %b: f32[2,3]) -> (%y";
+  text += c.also.empty() ? ") {\n" : ", %z) {\n";
+  text += "%shape = constant s64[2] [2, 6]\n%one = constant f32[] 0.00392\n%half = constant f32[] 0.01\n";
+  text += "%zero = constant " + c.dtype + "[] 0\n%mid = constant " + c.dtype + "[] 100\n%middle = constant " + c.dtype +
+          "[] 120\n%p = constant f32[] " + c.inner + "\n%r = constant f32[] " + c.outer + "\n";
   const auto coded = [&](const std::string& v, const std::string& of, const std::string& shape,
                          const std::string& params) {
     text += "%" + v + "q: " + c.dtype + shape + " = QuantizeLinear(%" + of + ", " + params + ")\n%" + v + "d: f32" +

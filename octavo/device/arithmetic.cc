@@ -146,11 +146,11 @@ constexpr double kQnnHardSwish = 1.55;
 // number, and a sum behind a Conv or MatMul.
 // A Where or Concat of u16 numbers in [-4, 4] and of zeros in steps of 1 gave the least number for the zeros (1 dB); in
 // steps of 0.1 and less, and in 8 bits, 0.
-// Concat(a, Concat(b, c)) of u8, the Concats in different codes, and c too, with or without a Reshape, two Transposes, a
-// Slice or a DepthToSpace between the two: where c is a Sigmoid, Tanh, HardSigmoid, Gelu, Elu, Abs, Sqrt, Exp, Log, Sin,
-// Ceil, Pow or SiLU its codes came out in those of the inner Concat, read as if they were of the outer one (9 steps off
-// where the zero points are 9 apart). A convolution, a MaxPool, a Resize, a Relu, a Mul, and 16 bits are right, and so
-// is a Concat beside other operators than a Concat.
+// Concat(a, Concat(b, c)) of u8, the Concats in different codes, and c too, with or without a Reshape, two Transposes,
+// a Slice or a DepthToSpace between the two: where c is a Sigmoid, Tanh, HardSigmoid, Gelu, Elu, Abs, Sqrt, Exp, Log,
+// Sin, Ceil, Pow or SiLU, its codes came out in those of the inner Concat, read as if they were of the outer one (9
+// steps off where the zero points are 9 apart). A convolution, a MaxPool, a Resize, a Relu, a Mul, and 16 bits are
+// right, and so is a Concat read by other operators than a Concat.
 // Float numbers that a Split, a Reshape and a Concat moved came out half a step of 8 bits too low (mean; 0.56 steps
 // root mean square); with a Clip before the QuantizeLinear 0.29, which is what rounding makes.
 // A GatherND of planes or volumes ([N, a, b] by [n, 1]) by 31 indices and more was wrong in 5 of 7 tables, in 8 bits

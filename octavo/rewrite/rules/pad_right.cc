@@ -15,9 +15,9 @@ struct AtTheRight {
 // After:   %y = Conv %x {pads=[0, 0, 1, 1]}, where %y = Conv %p alone reads the zeros; else
 //          %p = Gather (Pad %x, [0, 0, 0, 1, 0, 0, 1, 1]), [1, 2, ...] {axis=3}
 // Exact. The HTP fills a Pad with what lies in memory that has elements at the end of the last axis and none at its
-// beginning: where it has some at the end of another axis too, or where a MatMul, a Softmax, a Conv, or a float Add reads
-// it (in tiles of 32; the column of ones of a linear attention came out at -2 dB). It makes the same of two Pads, of a
-// Slice behind one, and of a Concat.
+// beginning: where it has some at the end of another axis too, or where a MatMul, a Softmax, a Conv, or a float Add
+// reads it (in tiles of 32; the column of ones of a linear attention came out at -2 dB). It makes the same of two Pads,
+// of a Slice behind one, and of a Concat.
 class PadRightRule final : public PatternRule<AtTheRight> {
  public:
   std::string_view name() const override { return "pad-right"; }
