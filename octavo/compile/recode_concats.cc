@@ -113,9 +113,9 @@ Node* Recode(Graph& graph, Node* outer, std::size_t i, const Params& to) {
   for (Value* input : inner->inputs()) {
     const Node* maker = input->producer();
     const bool same = maker != nullptr && maker->Is("DequantizeLinear") && ParamsOf(*maker) == from;
-    inputs.push_back(same ? input
-                          : Requantized(graph, input, from->scale, from->zero, DType::kU8,
-                                        input->name() + "_recoded", outer));
+    inputs.push_back(
+        same ? input
+             : Requantized(graph, input, from->scale, from->zero, DType::kU8, input->name() + "_recoded", outer));
   }
   Node* copy = nullptr;
   Value* moved = Copied(graph, *inner, std::move(inputs), to, outer, &copy);

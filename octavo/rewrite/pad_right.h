@@ -1,5 +1,5 @@
-// Pads at the end of the last axis, which the HTP fills with what lies in memory: shared by the rule for float models and
-// the pass for those that are quantized.
+// Pads at the end of the last axis, which the HTP fills with what lies in memory: shared by the rule for float models
+// and the pass for those that are quantized.
 #pragma once
 
 #include <vector>
