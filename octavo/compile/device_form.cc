@@ -14,7 +14,7 @@
 #include "octavo/compile/center_attention.h"
 #include "octavo/compile/codes.h"
 #include "octavo/compile/concat_volumes.h"
-#include "octavo/compile/gather_planes.h"
+#include "octavo/compile/gathers.h"
 #include "octavo/compile/pad_codes.h"
 #include "octavo/compile/recode_concats.h"
 #include "octavo/compile/recode_constants.h"
@@ -296,8 +296,7 @@ bool TakeStridesOut(Model& model, const Layer& layer) {
 
 // The codes of the input that is to be widened, where it has 8 bits.
 std::optional<Codes> Narrow(const Node& node, const WidenedInput& wide) {
-  const bool meant = node.Is(wide.op) && (wide.when == nullptr || wide.when(node));
-  std::optional<Codes> x = meant ? Behind(node.input(wide.input)) : std::nullopt;
+  std::optional<Codes> x = node.Is(wide.op) ? Behind(node.input(wide.input)) : std::nullopt;
   if (x && (x->codes != nullptr || x->storage != DType::kU8 || x->scales.size() != 1)) x.reset();
   return x;
 }
@@ -519,6 +518,7 @@ DeviceForm ToDeviceForm(Model& model, const DeviceDescriptor& device) {
   form.refit = FitSoftmaxSteps(model, device, arithmetic.softmax16);
   if (arithmetic.hardswish_range > 0) form.unfused = SplitHardSwish(model, arithmetic.hardswish_range);
   if (arithmetic.gathers_planes_wrongly) form.gathers = GatherPlanes(model);
+  if (arithmetic.gathers_rows_wrongly) form.gathers += GatherColumns(model);
   for (Node* node : model.graph->nodes()) {
     const std::optional<Layer> layer = arithmetic.depthwise16_ratio > 0 ? LayerOf(node) : std::nullopt;
     if (layer && NearScales(model, *layer, arithmetic.depthwise16_ratio)) ++form.rescaled;

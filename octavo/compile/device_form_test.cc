@@ -172,23 +172,6 @@ TEST(DeviceForm, AnInputThatIsRoundedTwiceIn8BitsIsWidenedWithoutAChange) {
   EXPECT_FALSE(ToDeviceForm(model, *FindDevice("cpu")).changed());
 }
 
-TEST(DeviceForm, WhatGathersMoveWronglyIn8BitsIsWidened) {
-  const auto widened = [](const std::string& table, const std::string& op, const std::string& indices) {
-    Model model =
-        Parse("ir_version = 10\nopset \"\" = 21\ngraph @g(" + std::string(table.empty() ? "%a: u8[2,2], " : "") +
-              "%i: s64[" + indices + "]) -> (%q) {\n%s = constant f32[] 0.5\n%z = constant u8[] 3\n" + table +
-              "%ad: f32[2,2] = DequantizeLinear(%a, %s, %z)\n%y: f32[*] = " + op +
-              "\n%q: u8[*] = QuantizeLinear(%y, %s, %z)\n}\n");
-    return ToDeviceForm(model, *FindDevice("qnn")).widened;
-  };
-  const std::string constant = "%a = constant u8[2,2] [1, 2, 3, 4]\n";
-  EXPECT_EQ(widened("", "Gather(%ad, %i)", "4,8"), 1);
-  EXPECT_EQ(widened("", "Gather(%ad, %i)", "n"), 1);
-  EXPECT_EQ(widened("", "Gather(%ad, %i)", "31"), 0);
-  EXPECT_EQ(widened("", "Gather(%ad, %i) {axis=1}", "31"), 0);
-  EXPECT_EQ(widened(constant, "Gather(%ad, %i)", "4,8"), 0);
-}
-
 TEST(DeviceForm, AWidenedOperatorThatGives8BitsGivesThemThrough16) {
   const auto normal = [](const std::string& y) {
     return Parse(

@@ -17,7 +17,6 @@ namespace octavo {
 struct WidenedInput {
   std::string_view op;
   std::size_t input;
-  bool (*when)(const Node&) = nullptr;  // null: always
 };
 
 // A float operator whose input, clipped to [-bound, bound], gives the same in fp16.
@@ -80,6 +79,8 @@ struct DeviceArithmetic {
   bool converts_coarse16_wrongly = false;
   // A GatherND of planes, by 31 indices and more.
   bool gathers_planes_wrongly = false;
+  // Codes that a Gather moves in rows of 8, 16 and 32 bytes, by 32 indices and more.
+  bool gathers_rows_wrongly = false;
   // A Pad at the end of the last axis, and not at its beginning, is filled with what lies in memory.
   bool pads_right_wrongly = false;
   // A Concat of volumes in 8 bits copies the codes of some operands, a LeakyRelu's above all, that have other

@@ -10,14 +10,19 @@ struct Scaled {
   Node* node;
   Value* product;
   LinearLayer layer;
+  std::size_t
+      constant;  // the factor of the product that is a constant, and takes the scale itself; kNone: a layer does
   double scale;
 };
+
+constexpr std::size_t kNone = 2;
 
 // Before:  %q = Gemm %x, w, b               After:  %q = Gemm %x, s * w, s * b
 //          %p = MatMul (Transpose %q), %k           %y = MatMul (Transpose %q), %k
 //          %y = Mul %p, s
-// s is one number (Div: 1 / s), %k computed; either factor may come of the layer, through data movement that nobody
-// else reads. Improves: an operation and its rounding less. Attention scales its scores so.
+// s is one number (Div: 1 / s); either factor may come of the layer, through data movement that nobody else reads, or
+// be a constant, which takes the scale itself. Improves: an operation and its rounding less. Attention scales its
+// scores so.
 class ScaleOfProductRule final : public PatternRule<Scaled> {
  public:
   std::string_view name() const override { return "scale-of-product"; }
@@ -33,7 +38,6 @@ class ScaleOfProductRule final : public PatternRule<Scaled> {
     if (!s || product == nullptr || product->is_constant()) return Refusal{};
     Node* matmul = product->producer();
     if (matmul == nullptr || !matmul->Is("MatMul") || !matmul->domain().empty()) return Refusal{};
-    if (IsFloatConstant(matmul->input(0)) || IsFloatConstant(matmul->input(1))) return Refusal{};
     if (SoleUser(product) != &node) return Refusal{"others read the product"};
     if (node.input(which)->data->dims.size() > 1) return Refusal{"the scale has dimensions"};
     if (product->type.quant || node.output()->type.quant) return Refusal{"the product is quantized"};
@@ -41,17 +45,28 @@ class ScaleOfProductRule final : public PatternRule<Scaled> {
     if (!std::isfinite(scale) || scale == 0) return Refusal{"the scale is 0 or not finite"};
     if (!Rewriter::CanBypass(node, *product)) return Refusal{"it gives a graph output its name"};
     for (std::size_t i = 0; i < 2; ++i) {
+      if (IsFloatConstant(matmul->input(i))) return Scaled{&node, product, {}, i, scale};
+    }
+    for (std::size_t i = 0; i < 2; ++i) {
       const Value* factor = Unmoved(matmul->input(i));
       if (factor == nullptr) continue;
       MatchOr<LinearLayer> layer = MatchLinearLayer(factor, false);
-      if (auto* found = std::get_if<LinearLayer>(&layer)) return Scaled{&node, product, *found, scale};
+      if (auto* found = std::get_if<LinearLayer>(&layer)) return Scaled{&node, product, *found, kNone, scale};
     }
     return Refusal{"neither factor is a layer's alone"};
   }
 
   void Apply(const Scaled& match, Rewriter& rewriter) const override {
-    const std::vector<double> factors(static_cast<std::size_t>(match.layer.channels), match.scale);
-    ScaleAndShift(match.layer, factors, {}, rewriter);
+    if (match.constant != kNone) {
+      Node& matmul = *match.product->producer();
+      const TensorRef& data = *matmul.input(match.constant)->data;
+      std::vector<double> values = ToDoubles(data);
+      for (double& v : values) v *= match.scale;
+      rewriter.ReplaceConstant(matmul, match.constant, FromDoubles(data.dims, values));
+    } else {
+      const std::vector<double> factors(static_cast<std::size_t>(match.layer.channels), match.scale);
+      ScaleAndShift(match.layer, factors, {}, rewriter);
+    }
     rewriter.Bypass(*match.node, match.product);
   }
 

@@ -49,6 +49,13 @@ TEST(ScaleOfProduct, DivAndTheSecondFactor) {
   EXPECT_THAT(ran.text, Not(HasSubstr(" = Div(")));
 }
 
+TEST(ScaleOfProduct, AConstantTakesIt) {
+  const Ran ran =
+      Apply("%c = constant f32[1,1,2] [4, 8]\n%p: f32[2,1,4] = MatMul(%c, %z)\n%y: f32[2,1,4] = Mul(%p, %s)\n");
+  EXPECT_THAT(ran.text, HasSubstr("[1, 2]"));
+  EXPECT_THAT(ran.text, Not(HasSubstr(" = Mul(")));
+}
+
 TEST(ScaleOfProduct, OthersStay) {
   const std::string product = std::string(kQuery) + "%p: f32[2,4,4] = MatMul(%q, %z)\n";
   EXPECT_EQ(Apply(product + "%y: f32[2,4,4] = Mul(%p, %row)\n").refusal, "");
