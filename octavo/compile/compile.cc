@@ -437,6 +437,7 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
     }
     const double seconds = report.seconds;
     report = {};
+    LogDebug("the model is compiled in parts: " + refusal);
     report.in_parts = refusal;
     ForgetFolder(folder, report.in_parts);
     report.ep_version = devices.front().version;

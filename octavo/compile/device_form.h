@@ -27,7 +27,7 @@ struct DeviceForm {
   std::int64_t concats = 0;   // inputs of Concats, in the codes that they become
   std::int64_t bridged = 0;   // conversions between 8 bits and coarser 16
   std::int64_t gathers = 0;   // Gathers and GatherNDs that became others
-  std::int64_t padded = 0;    // Pads at the right and below
+  std::int64_t padded = 0;    // Pads at the end of the last axis
   std::int64_t joined = 0;    // volumes in 8 bits that are converted before they are joined
   std::int64_t unfused = 0;   // products with a Sigmoid of one factor, and HardSwishes as two operators
   bool operator==(const DeviceForm&) const = default;

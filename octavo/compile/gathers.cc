@@ -53,7 +53,8 @@ bool RowsToColumns(Graph& graph, Node* node) {
   if (!node->Is("Gather") || node->output() == nullptr || node->input(1) == nullptr) return false;
   const std::optional<Codes> codes = Behind(node->input(0));
   if (!codes || codes->scales.size() != 1 || codes->dequantize->input(2) == nullptr) return false;
-  if (codes->codes != nullptr && BitWidth(codes->storage) == 8) return false;
+  const int bits = BitWidth(codes->storage);
+  if ((bits != 8 && bits != 16) || (bits == 8 && codes->codes != nullptr)) return false;
   const std::optional<Dims> dims = StaticShape(node->input(0)->type), at = StaticShape(node->input(1)->type);
   if (!dims || dims->empty() || !at || ElementCount(*at) < kMany) return false;
   const auto rank = static_cast<std::int64_t>(dims->size()), places = static_cast<std::int64_t>(at->size());
@@ -61,7 +62,7 @@ bool RowsToColumns(Graph& graph, Node* node) {
   if (axis < 0) axis += rank;
   if (axis < 0 || axis >= rank) return false;
   const std::uint64_t bytes =
-      ElementCount(std::span(*dims).subspan(static_cast<std::size_t>(axis) + 1)) * BitWidth(codes->storage) / 8;
+      ElementCount(std::span(*dims).subspan(static_cast<std::size_t>(axis) + 1)) * static_cast<std::uint64_t>(bits) / 8;
   if (bytes != 8 && bytes != 16 && bytes != 32) return false;
 
   Value *x = node->input(0), *y = node->output();

@@ -80,6 +80,7 @@ TEST(GatherColumns, OthersStay) {
   EXPECT_TRUE(stays(Rows("u8", "4,10", "64,10", "")));
   EXPECT_TRUE(stays(Rows("u8", "4,4", "64,4", "")));
   EXPECT_TRUE(stays(Rows("u16", "4,32", "64,32", "")));
+  EXPECT_TRUE(stays(Rows("s32", "4,2", "64,2", "")));
   EXPECT_TRUE(stays(Rows("u8", "8,4", "8,64", " {axis=1}")));
   const std::string table = "[4,4] [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]\n";
   EXPECT_FALSE(stays(Rows("u16", "4,4", "64,4", "", 64, "%a = constant u16" + table)));

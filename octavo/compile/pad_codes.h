@@ -1,4 +1,4 @@
-// Pads of codes at the end of the last axis and of another one (rewrite/pad_right.h).
+// Pads of codes at the end of the last axis (rewrite/pad_right.h).
 #pragma once
 
 #include <cstdint>

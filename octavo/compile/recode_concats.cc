@@ -11,11 +11,13 @@
 #include <vector>
 
 #include "octavo/compile/codes.h"
-#include "octavo/ir/make_type.h"
 #include "octavo/ops/op_table.h"
 
 namespace octavo {
 namespace {
+
+// Of a chain of Concats each copies all before it.
+constexpr std::int64_t kMostCopies = 1000;
 
 // One scale and zero point of u8.
 struct Params {
@@ -54,7 +56,9 @@ Node* Maker(const Value* v, const Params& params) {
   return quantize->input(0)->producer();
 }
 
+// A Pad's own number need not be among the codes that it had.
 bool Moves(const Node& node) {
+  if (node.Is("Pad") && node.input(2) != nullptr) return false;
   const OpInfo& info = FindOp(node);
   return info.category == OpCategory::kDataMovement && info.flow == ParamFlow::kSameAsInput &&
          node.outputs().size() == 1;
@@ -138,7 +142,7 @@ std::int64_t RecodeConcats(Model& model) {
     if (node->Is("Concat")) concats.push_back(node);
   }
   std::int64_t count = 0;
-  while (!concats.empty()) {
+  while (!concats.empty() && count < kMostCopies) {
     Node* outer = concats.front();
     concats.pop_front();
     const std::optional<Params> to = outer->output() == nullptr ? std::nullopt : Becomes(*outer->output());

@@ -11,7 +11,8 @@ namespace octavo {
 //          elementwise operator computes c
 // After:   y = Concat(a, move(x')), x' = Concat(b, c'), x' in the codes of y, c' in those that x had
 // `move`: any number of operators that only move elements. The same numbers come out: c is still rounded to the codes
-// of x first. What else reads x keeps it. Returns how many inputs of Concats were changed.
+// of x first. What else reads x keeps it. Returns how many inputs of Concats were changed,
+// 1000 at most.
 std::int64_t RecodeConcats(Model& model);
 
 }  // namespace octavo

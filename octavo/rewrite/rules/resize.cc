@@ -1,7 +1,6 @@
 // Resizes in the form that an NPU takes or computes rightly.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <tuple>
 
 #include "octavo/emit/resize_taps.h"
@@ -87,7 +86,7 @@ class LinearResizeOfVolumeRule final : public PatternRule<Resized> {
  public:
   explicit LinearResizeOfVolumeRule(std::int64_t opset) : opset_(opset) {}
   std::string_view name() const override { return "linear-resize-of-volume"; }
-  RuleClass rule_class() const override { return RuleClass::kOneLsb; }
+  RuleClass rule_class() const override { return RuleClass::kImproves; }
   std::vector<std::string_view> roots() const override { return {"Resize"}; }
   MatchOr<Resized> Match(Node& node) const override {
     if (node.StringAttribute("mode", "nearest") != "linear" || node.input(0) == nullptr) return Refusal{};
@@ -97,7 +96,8 @@ class LinearResizeOfVolumeRule final : public PatternRule<Resized> {
     if (std::holds_alternative<Refusal>(match)) return match;
     const auto& axes = std::get<Resized>(match).axes;
     if (axes.empty()) return Refusal{};
-    if (axes.front().axis < kDepth) return Refusal{"it goes along samples or channels"};
+    if (std::any_of(axes.begin(), axes.end(), [](const auto& a) { return a.axis < kDepth; }))
+      return Refusal{"it goes along samples or channels"};
     if (node.IntAttribute("exclude_outside", 0) != 0) return Refusal{"what lies outside is excluded"};
     return match;
   }
@@ -149,7 +149,7 @@ class ResizeByFractionRule final : public PatternRule<Longer> {
  public:
   explicit ResizeByFractionRule(std::int64_t opset) : opset_(opset) {}
   std::string_view name() const override { return "resize-by-fraction"; }
-  RuleClass rule_class() const override { return RuleClass::kOneLsb; }
+  RuleClass rule_class() const override { return RuleClass::kImproves; }
   std::vector<std::string_view> roots() const override { return {"Resize"}; }
   MatchOr<Longer> Match(Node& node) const override {
     if (node.StringAttribute("mode", "nearest") != "linear" || node.input(0) == nullptr) return Refusal{};

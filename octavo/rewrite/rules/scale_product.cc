@@ -39,7 +39,8 @@ class ScaleOfProductRule final : public PatternRule<Scaled> {
     Node* matmul = product->producer();
     if (matmul == nullptr || !matmul->Is("MatMul") || !matmul->domain().empty()) return Refusal{};
     if (SoleUser(product) != &node) return Refusal{"others read the product"};
-    if (node.input(which)->data->dims.size() > 1) return Refusal{"the scale has dimensions"};
+    const auto& shape = product->type.shape;
+    if (node.input(which)->data->dims.size() > (shape ? shape->size() : 0)) return Refusal{"the scale adds dimensions"};
     if (product->type.quant || node.output()->type.quant) return Refusal{"the product is quantized"};
     const double scale = node.Is("Mul") ? *s : 1.0 / static_cast<double>(*s);
     if (!std::isfinite(scale) || scale == 0) return Refusal{"the scale is 0 or not finite"};

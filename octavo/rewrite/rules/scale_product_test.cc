@@ -26,6 +26,7 @@ graph @g(%x: f32[4,3], %z: f32[2,2,4]) -> (%y) {
   %row = constant f32[4] [2, 4, 1, 3]
   %half = constant s64[3] [2, 2, 4]
   %none = constant f32[] 0
+  %zero = constant s64[1] [0]
 )" + nodes + "}",
                              rules, RuleClass::kImproves, 1e-6F);
 }
@@ -54,6 +55,13 @@ TEST(ScaleOfProduct, AConstantTakesIt) {
       Apply("%c = constant f32[1,1,2] [4, 8]\n%p: f32[2,1,4] = MatMul(%c, %z)\n%y: f32[2,1,4] = Mul(%p, %s)\n");
   EXPECT_THAT(ran.text, HasSubstr("[1, 2]"));
   EXPECT_THAT(ran.text, Not(HasSubstr(" = Mul(")));
+}
+
+TEST(ScaleOfProduct, AScaleThatAddsDimensionsStays) {
+  EXPECT_EQ(Apply("%v: f32[3] = ReduceSum(%x, %zero) {keepdims=0}\n%c = constant f32[3] [4, 8, 2]\n"
+                  "%p: f32[] = MatMul(%v, %c)\n%y: f32[1] = Mul(%p, %t)\n")
+                .refusal,
+            "the scale adds dimensions");
 }
 
 TEST(ScaleOfProduct, OthersStay) {
