@@ -259,30 +259,41 @@ CONSTANTS = """float[4,1,1] slopes = {0.1, 0.2, 0.3, 0.4}, float two = {2.0}, in
     ", ".join(["0.0"] * 64), ", ".join(f"{((7 * i) % 11 - 5) / 10:.1f}" for i in range(32)))
 
 
-@needs_qnn
-@pytest.mark.parametrize("precision", ["uint8", "w8a16", "fp16"])
-def test_operators_that_the_provider_has_not_are_one_context(octavo, tmp_path, precision):
-    """Each gives what the quantized form gives on the CPU; numbers keep away from the places where functions jump."""
+def lost_on_device(octavo, tmp_path, precision, nodes, constants, shapes, draw, lost):
+    """A model of `nodes` (an output's name -> the nodes that give it), over inputs of `shapes` drawn by draw(rng, shape), built for qnn: one
+    context, and outputs that lose more than `lost` dB against the quantized form on the CPU, or have 20 dB and less: name -> both."""
     from onnx import parser
-    outs = ", ".join(f"float[?] {name}" for name in OPERATORS)
-    text = f"<ir_version: 9, opset_import: [\"\" : 20]>\ng (float[1,4,8,16] h) => ({outs})\n<{CONSTANTS}>\n{{\n"
-    model = parser.parse_model(text + "\n".join(" " + nodes for nodes in OPERATORS.values()) + "\n}")
+    ins = ", ".join(f"float[{','.join(map(str, s))}] {n}" for n, s in shapes.items())
+    outs = ", ".join(f"float[?] {name}" for name in nodes)
+    text = f"<ir_version: 9, opset_import: [\"\" : 20]>\ng ({ins}) => ({outs})\n<{constants}>\n{{\n"
+    model = parser.parse_model(text + "\n".join(" " + of for of in nodes.values()) + "\n}")
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     onnx.save(model, str(tmp_path / "m.onnx"))
     (tmp_path / "data").mkdir()
     rng = np.random.default_rng(6)
     for i in range(6):
-        x = rng.permuted(np.broadcast_to(np.arange(16) * 0.5 - 3.75, (1, 4, 8, 16)), axis=3)
-        np.savez(tmp_path / "data" / f"{i}.npz", h=x.astype(np.float32))
+        np.savez(tmp_path / "data" / f"{i}.npz", **{n: draw(rng, s).astype(np.float32) for n, s in shapes.items()})
     octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--precision", precision, "--data", tmp_path / "data",
            "-o", tmp_path / "out", "--samples", "4", "--validate-samples", "2", env=qnn_env())
     m = manifest(tmp_path / "out")
     assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
     emulated = {o["name"]: o["sqnr_db"] for o in m["validate"]["outputs"]}
     on_cpu = dict(zip(emulated, m["validate"]["quantized_on_cpu_sqnr_db"]))
-    coarse = {n: (emulated[n], on_cpu[n]) for n in OPERATORS if not emulated[n] > min(on_cpu[n], 50) - 1.5 or not emulated[n] > 20}
-    assert coarse == {}
+    return {n: (emulated[n], on_cpu[n]) for n in nodes if not emulated[n] > min(on_cpu[n], 50) - lost or not emulated[n] > 20}
+
+
+def normals(rng, shape):
+    return rng.normal(size=shape).clip(-3, 3)
+
+
+@needs_qnn
+@pytest.mark.parametrize("precision", ["uint8", "w8a16", "fp16"])
+def test_operators_that_the_provider_has_not_are_one_context(octavo, tmp_path, precision):
+    """Each gives what the quantized form gives on the CPU; numbers keep away from the places where functions jump."""
+    def steps(rng, shape):
+        return rng.permuted(np.broadcast_to(np.arange(16) * 0.5 - 3.75, shape), axis=3)
+    assert lost_on_device(octavo, tmp_path, precision, OPERATORS, CONSTANTS, {"h": (1, 4, 8, 16)}, steps, 1.5) == {}
 
 
 # What works over volumes, over windows of an image, and on its right and lower edge: nodes from v : [1, 4, 6, 9, 8],
@@ -313,28 +324,9 @@ VOLUME_CONSTANTS = """float[4] four = {0.5, 1.0, 1.5, 2.0}, float[4,1,1,1,1] fou
 def test_volumes_windows_and_edges_are_one_context(octavo, tmp_path, precision):
     """Each gives what the quantized form gives on the CPU; wrong ones had 14 dB and less. In 8 bits the device's LayerNormalization
     and its sums lose 2 to 4 dB. The inputs' zero points lie inside the range of their codes."""
-    from onnx import parser
-    outs = ", ".join(f"float[?] {name}" for name in VOLUMES)
     shapes = {"v": (1, 4, 6, 9, 8), "m": (1, 4, 10, 12), "k": (1, 36, 20), "i": (1, 16, 28, 28)}
-    ins = ", ".join(f"float[{','.join(map(str, s))}] {n}" for n, s in shapes.items())
-    text = f"<ir_version: 9, opset_import: [\"\" : 20]>\ng ({ins}) => ({outs})\n<{VOLUME_CONSTANTS}>\n{{\n"
-    model = parser.parse_model(text + "\n".join(" " + nodes for nodes in VOLUMES.values()) + "\n}")
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    (tmp_path / "data").mkdir()
-    rng = np.random.default_rng(6)
-    for i in range(6):
-        np.savez(tmp_path / "data" / f"{i}.npz", **{n: rng.normal(size=s).clip(-3, 3).astype(np.float32) for n, s in shapes.items()})
-    octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--precision", precision, "--data", tmp_path / "data",
-           "-o", tmp_path / "out", "--samples", "4", "--validate-samples", "2", env=qnn_env())
-    m = manifest(tmp_path / "out")
-    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
-    emulated = {o["name"]: o["sqnr_db"] for o in m["validate"]["outputs"]}
-    on_cpu = dict(zip(emulated, m["validate"]["quantized_on_cpu_sqnr_db"]))
     lost = 4.5 if precision == "uint8" else 1.5
-    coarse = {n: (emulated[n], on_cpu[n]) for n in VOLUMES if not emulated[n] > min(on_cpu[n], 50) - lost or not emulated[n] > 20}
-    assert coarse == {}
+    assert lost_on_device(octavo, tmp_path, precision, VOLUMES, VOLUME_CONSTANTS, shapes, normals, lost) == {}
 
 
 def conv_nodes(rng, init, name, x, y, c_in, c_out):

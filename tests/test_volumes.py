@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from conftest import manifest
-from test_devices import needs_qnn, qnn_env
+from test_devices import lost_on_device, needs_qnn, normals, qnn_env
 
 SHAPE = (1, 1, 8, 8, 8)
 
@@ -76,27 +76,9 @@ SCALES = """float[4] half_of = {1.0, 1.0, 0.5, 0.5}, float[4] more_of = {1.0, 1.
 @pytest.mark.parametrize("precision", ["uint8", "w8a16", "fp16"])
 def test_resizes_by_scales_and_of_volumes_are_one_context(octavo, tmp_path, precision):
     """The device makes its coordinates of sizes: 2 to 12 dB where a scale does not make a whole length."""
-    from onnx import parser
     shapes = {"i": (1, 8, 9, 7), "v": (1, 4, 3, 5, 7)}
-    ins = ", ".join(f"float[{','.join(map(str, s))}] {n}" for n, s in shapes.items())
-    outs = ", ".join(f"float[?] {name}" for name in RESIZES)
-    text = f"<ir_version: 9, opset_import: [\"\" : 20]>\ng ({ins}) => ({outs})\n<{SCALES}>\n{{\n"
-    model = parser.parse_model(text + "\n".join(" " + nodes for nodes in RESIZES.values()) + "\n}")
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    (tmp_path / "data").mkdir()
-    rng = np.random.default_rng(6)
-    for i in range(6):
-        np.savez(tmp_path / "data" / f"{i}.npz", **{n: rng.normal(size=s).clip(-3, 3).astype(np.float32) for n, s in shapes.items()})
-    octavo("build", "--onnx", tmp_path / "m.onnx", "--device", "qnn", "--precision", precision, "--data", tmp_path / "data",
-           "-o", tmp_path / "out", "--samples", "4", "--validate-samples", "2", env=qnn_env())
-    m = manifest(tmp_path / "out")
-    assert m["compile"]["ep_context_nodes"] == 1 and m["compile"]["cpu_fallback_nodes"] == []
-    emulated = {o["name"]: o["sqnr_db"] for o in m["validate"]["outputs"]}
-    on_cpu = dict(zip(emulated, m["validate"]["quantized_on_cpu_sqnr_db"]))
     lost = 4.5 if precision == "uint8" else 1.5  # ties are rounded up at each of a volume's steps
-    assert {n: (emulated[n], on_cpu[n]) for n in RESIZES if not emulated[n] > max(20, min(on_cpu[n], 50) - lost)} == {}
+    assert lost_on_device(octavo, tmp_path, precision, RESIZES, SCALES, shapes, normals, lost) == {}
 
 
 @needs_qnn
