@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "octavo/ir/make_type.h"
+#include "octavo/ir/users.h"
 
 namespace octavo {
 
@@ -20,6 +21,14 @@ std::optional<Codes> Behind(const Value* v) {
   out.storage = zero == nullptr ? dequantize->input(0)->type.dtype : zero->data->dtype;
   if (out.scales.empty() || out.zeros.size() != out.scales.size()) return std::nullopt;
   return out;
+}
+
+Node* OnlyQuantize(const Value* v) {
+  Node* quantize = SoleUser(v);
+  if (quantize == nullptr || !quantize->Is("QuantizeLinear") || quantize->input(0) != v) return nullptr;
+  const Value *scale = quantize->input(1), *zero = quantize->input(2);
+  if (scale == nullptr || !scale->data || scale->data->elements() != 1) return nullptr;
+  return zero != nullptr && zero->data && zero->data->elements() == 1 ? quantize : nullptr;
 }
 
 Value* Dequantized(Graph& graph, TensorRef codes, Value* scale, Value* zero, std::int64_t axis, const std::string& name,

@@ -22,6 +22,9 @@ struct Codes {
 // nullopt where `v` is null, is not made by a DequantizeLinear, or its parameters are computed.
 std::optional<Codes> Behind(const Value* v);
 
+// The QuantizeLinear that alone reads `v`, in one constant scale and zero point; null: there is none.
+Node* OnlyQuantize(const Value* v);
+
 // DequantizeLinear of constant codes, in front of `at`; `axis` is that of the scales where there are several. `zero`
 // may be null. Names are made from `name`.
 Value* Dequantized(Graph& graph, TensorRef codes, Value* scale, Value* zero, std::int64_t axis, const std::string& name,

@@ -431,13 +431,13 @@ CompileReport CompileModelFor(const fs::path& model, const fs::path& out, const 
   }
   if (!refusal.empty() && !device.whole_graph) ThrowUnsupported(refusal, model.filename().string());
   if (!refusal.empty()) {
+    LogDebug("the model is compiled in parts: " + refusal);
     for (const fs::path& file : FilesIn(folder)) {
       std::error_code error;
       if (before.count(file) == 0) fs::remove(file, error);
     }
     const double seconds = report.seconds;
     report = {};
-    LogDebug("the model is compiled in parts: " + refusal);
     report.in_parts = refusal;
     ForgetFolder(folder, report.in_parts);
     report.ep_version = devices.front().version;

@@ -13,17 +13,10 @@ constexpr std::size_t kVolumeDims = 5;
 // The QuantizeLinear to u8, in constant parameters for the whole tensor, that alone reads a Concat of volumes; else
 // null.
 const Node* ResultOf(const Node& concat) {
-  const Value* y = concat.output();
-  if (!concat.Is("Concat") || y == nullptr || y->is_graph_output() || y->uses().size() != 1) return nullptr;
-  const Node* quantize = y->uses().begin()->node;
-  if (!quantize->Is("QuantizeLinear") || y->uses().begin()->index != 0) return nullptr;
-  const Value *scale = quantize->input(1), *zero = quantize->input(2);
-  if (scale == nullptr || !scale->data || scale->data->elements() != 1) return nullptr;
-  if (zero == nullptr || !zero->data || zero->data->dtype != DType::kU8) return nullptr;
-  const Value* codes = quantize->output();
-  const bool volume = (y->type.shape && y->type.shape->size() == kVolumeDims) ||
-                      (codes->type.shape && codes->type.shape->size() == kVolumeDims);
-  return volume ? quantize : nullptr;
+  const Node* quantize = concat.Is("Concat") ? OnlyQuantize(concat.output()) : nullptr;
+  if (quantize == nullptr || quantize->input(2)->data->dtype != DType::kU8) return nullptr;
+  const auto volume = [](const Value& v) { return v.type.shape && v.type.shape->size() == kVolumeDims; };
+  return volume(*concat.output()) || volume(*quantize->output()) ? quantize : nullptr;
 }
 
 // The operands of `concat` that are u8 in other parameters than `quantize`'s.

@@ -74,7 +74,9 @@ bool RowsToColumns(Graph& graph, Node* node) {
   std::vector<std::int64_t> there, back;
   Dims out;
   for (std::int64_t i = 0; i < rank; ++i) {
-    if (i != axis) there.push_back(i), out.push_back((*dims)[static_cast<std::size_t>(i)]);
+    if (i == axis) continue;
+    there.push_back(i);
+    out.push_back((*dims)[static_cast<std::size_t>(i)]);
   }
   there.push_back(axis);
   out.insert(out.end(), at->begin(), at->end());

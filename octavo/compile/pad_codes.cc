@@ -10,15 +10,6 @@
 namespace octavo {
 namespace {
 
-// The QuantizeLinear in constant parameters that alone reads `v`; null: there is none.
-Node* OnlyQuantize(const Value* v) {
-  Node* quantize = SoleUser(v);
-  if (quantize == nullptr || !quantize->Is("QuantizeLinear") || quantize->input(0) != v) return nullptr;
-  const Value *scale = quantize->input(1), *zero = quantize->input(2);
-  if (scale == nullptr || !scale->data || scale->data->elements() != 1) return nullptr;
-  return zero != nullptr && zero->data && zero->data->elements() == 1 ? quantize : nullptr;
-}
-
 // Whether a Pad fills with zeros: a constant, of codes too, or none given.
 bool FillsWithZeros(const Node& pad) {
   const Value* value = pad.input(2);

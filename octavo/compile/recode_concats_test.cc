@@ -24,6 +24,7 @@ struct Case {
 Model Of(const Case& c) {
   std::string text = "ir_version = 10\nopset \"\" = 21\ngraph @g(%a: f32[2,6], %b: f32[2,3]) -> (%y";
   text += c.also.empty() ? ") {\n" : ", %z) {\n";
+  text += "%pads = constant s64[4] [0, 0, 0, 0]\n%far = constant f32[] -1e9\n";
   text += "%shape = constant s64[2] [2, 6]\n%one = constant f32[] 0.00392\n%half = constant f32[] 0.01\n";
   text += "%zero = constant " + c.dtype + "[] 0\n%mid = constant " + c.dtype + "[] 100\n%middle = constant " + c.dtype +
           "[] 120\n%p = constant f32[] " + c.inner + "\n%r = constant f32[] " + c.outer + "\n";
@@ -83,7 +84,8 @@ TEST(RecodeConcats, TheInnerHasTheCodesOfTheOuterAndTheSameNumbers) {
 }
 
 TEST(RecodeConcats, OthersStay) {
-  for (const Case& c : {Case{.op = "Transpose(%bd) {perm=[0, 1]}"}, Case{.moved = "Relu(%id)"}, Case{.dtype = "u16"}}) {
+  for (const Case& c : {Case{.op = "Transpose(%bd) {perm=[0, 1]}"}, Case{.moved = "Relu(%id)"},
+                        Case{.moved = "Pad(%id, %pads, %far)"}, Case{.dtype = "u16"}}) {
     Model model = Of(c);
     EXPECT_EQ(RecodeConcats(model), 0) << c.op << c.moved << c.dtype;
   }
@@ -93,10 +95,12 @@ TEST(RecodeConcats, OthersStay) {
   EXPECT_TRUE(Verify(model).empty());
 }
 
-TEST(RecodeConcats, OneInAnother) {
-  std::string text =
-      "ir_version = 10\nopset \"\" = 21\ngraph @g(%b: f32[2,3]) -> (%y) {\n%zero = constant u8[] 0\n"
-      "%s0 = constant f32[] 0.01\n%s1 = constant f32[] 0.02\n%s2 = constant f32[] 0.03\n%s3 = constant f32[] 0.05\n";
+// Concats of a Sigmoid, each but the first of the one before it, each in codes of its own.
+Model Chain(int concats) {
+  std::string text = "ir_version = 10\nopset \"\" = 21\ngraph @g(%b: f32[2,3]) -> (%y) {\n%zero = constant u8[] 0\n";
+  for (int i = 0; i <= concats; ++i) {
+    text += "%s" + std::to_string(i) + " = constant f32[] " + std::to_string(0.01 * (i + 1)) + "\n";
+  }
   const auto coded = [&](const std::string& v, const std::string& of, int columns, int params) {
     const std::string with = "%s" + std::to_string(params) + ", %zero)\n", dims = "[2," + std::to_string(columns) + "]";
     text += "%" + v + "q: u8" + dims + " = QuantizeLinear(%" + of + ", " + with + "%" + v + "d: f32" + dims +
@@ -105,12 +109,24 @@ TEST(RecodeConcats, OneInAnother) {
   coded("b", "b", 3, 0);
   text += "%o: f32[2,3] = Sigmoid(%bd)\n";
   coded("o", "o", 3, 0);
-  for (int i = 1; i < 4; ++i) {
+  for (int i = 1; i <= concats; ++i) {
     const std::string of = i == 1 ? "o" : "c" + std::to_string(i - 1), to = "c" + std::to_string(i);
     text += "%" + to + ": f32[2," + std::to_string(3 * (i + 1)) + "] = Concat(%" + of + "d, %bd) {axis=1}\n";
     coded(to, to, 3 * (i + 1), i);
   }
-  Model model = Parse(text + "%y: f32[2,12] = Identity(%c3d)\n}");
+  const std::string all = std::to_string(3 * (concats + 1));
+  return Parse(text + "%y: f32[2," + all + "] = Identity(%c" + std::to_string(concats) + "d)\n}");
+}
+
+TEST(RecodeConcats, CopiesAreBounded) {
+  Model model = Chain(60);  // 1,770 copies without a bound
+  EXPECT_EQ(RecodeConcats(model), 1000);
+  model.graph->EraseDead();
+  EXPECT_EQ(Verify(model), std::vector<std::string>{});
+}
+
+TEST(RecodeConcats, OneInAnother) {
+  Model model = Chain(3);
   const Model before = Clone(model);
   EXPECT_GT(RecodeConcats(model), 1);
   model.graph->EraseDead();

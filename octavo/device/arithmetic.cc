@@ -143,10 +143,11 @@ constexpr double kQnnHardSwish = 1.55;
 // Float numbers that a Split, a Reshape and a Concat moved came out half a step of 8 bits too low (mean; 0.56 steps
 // root mean square); with a Clip before the QuantizeLinear 0.29, which is what rounding makes.
 // A GatherND of planes or volumes ([N, a, b] by [n, 1]) by 31 indices and more was wrong in 5 of 7 tables, in 8 bits
-// and in 16; of rows and of numbers it was right (30), and so was a Gather. But that moves what
-// lies behind its axis: rows of 8, 16 and 32 bytes of codes by 32 indices and more came out as others (the last one, or
-// those of all but the first plane), for 8 lengths of the axis, 1 and 4 planes, constant tables of 8 bits excepted;
-// rows of 1 to 4, 6, 10, 20, 40 and 64 bytes and more, those by 31 indices, and all along the last axis were right.
+// and in 16; of rows and of numbers it was right (30).
+// A Gather moves rows, what lies behind its axis. Those of 8, 16 and 32 bytes of codes, by 32 indices and more, came out
+// as others (the last one, or those of all but the first plane), for 8 lengths of the axis, 1 and 4 planes, constant
+// tables of 8 bits excepted; rows of 1 to 4, 6, 10, 20, 40 and 64 bytes and more, those by 31 indices, and all along the
+// last axis were right.
 constexpr DeviceArithmetic kArithmetics[] = {
     {.device = "qnn",
      .conv16_lost_bits = 8,

@@ -79,9 +79,9 @@ Node* AddResize(const Node& old, Value* x, const Dims& out, const std::vector<fl
 // Before:  %y[n, c, d, h, w] = Resize %x {mode="linear"}
 // After:   %p = Resize (Reshape %x, [n, c d, h, w]) {mode="linear"}
 //          %y = Reshape (Resize (Reshape %p, [n c, 1, d, h' w']) {mode="linear"}), [n, c, d', h', w']
-// OneLsb: the same weights, in another order. Scales stay scales: coordinates are made of what was given. The HTP has
-// 3 dB and less for the first in float, and behind a convolution in codes. Lines lie in one channel each because it
-// rounds 8 bits up in rows of 512 and more in several.
+// Improves: the same weights, in another order, rounded otherwise. Scales stay scales: coordinates are made of what was
+// given. The HTP has 3 dB and less for the first in float, and behind a convolution in codes. Lines lie in one channel
+// each because it rounds 8 bits up in rows of 512 and more in several.
 class LinearResizeOfVolumeRule final : public PatternRule<Resized> {
  public:
   explicit LinearResizeOfVolumeRule(std::int64_t opset) : opset_(opset) {}
@@ -143,8 +143,8 @@ struct Longer {
 
 // Before:  %y = Resize %x, scales=[1, 1, 1, 1.5] {mode="linear"}        (%x : [1, 2, 4, 5], %y : [1, 2, 4, 7])
 // After:   %y = Slice (Resize (Gather %x, [0, 1, 2, 3, 4, 4] {axis=3}), sizes=[1, 2, 4, 9]), 0 to 7
-// Exact, to the rounding of coordinates. The HTP makes its coordinates of sizes alone (11 dB where 5 times 1.5 is no
-// whole number); of 6 elements and 9 it makes the right ones.
+// Improves: the same, to the rounding of coordinates. The HTP makes its coordinates of sizes alone (11 dB where 5
+// times 1.5 is no whole number); of 6 elements and 9 it makes the right ones.
 class ResizeByFractionRule final : public PatternRule<Longer> {
  public:
   explicit ResizeByFractionRule(std::int64_t opset) : opset_(opset) {}
