@@ -17,6 +17,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A Conv with a bias that is large beside its products; `coded`: between 16-bit codes, as nothing here would write it.
 Model LargeBias(bool coded) {
@@ -78,6 +79,17 @@ TEST(CompileStage, ADefaultSessionThatComputesSomethingElseIsWarnedOf) {
   manifest.quantize.effective_activations = "u16";
   ValidateArtifact(a, b, {}, *data, options, manifest);
   EXPECT_THAT(TakeWarnings(), ElementsAre(HasSubstr("graph optimizations change what the model computes")));
+}
+
+TEST(CompileStage, TheManifestSaysWhyAModelIsInParts) {
+  CompileReport report;
+  report.compiled = true;
+  Manifest manifest;
+  Record(report, manifest);
+  EXPECT_THAT(ToJson(manifest), Not(HasSubstr("in_parts")));
+  report.in_parts = "out of memory";
+  Record(report, manifest);
+  EXPECT_THAT(ToJson(manifest), HasSubstr("\"in_parts\": \"out of memory\""));
 }
 
 }  // namespace
